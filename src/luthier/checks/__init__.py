@@ -1,0 +1,36 @@
+"""What must hold before the first step. One function per check, one line here.
+
+A check takes a ``Prepared`` run and returns findings, each with a stable code, a place, a cause and a mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from luthier.checks.machine import disk_space
+from luthier.checks.model import finite_weights, ids_fit
+from luthier.checks.parameters import gradients_flow
+from luthier.checks.rows import terminator_supervised
+from luthier.types import Finding
+
+if TYPE_CHECKING:
+    from luthier.prepare import Prepared
+
+CHECKS: list[Callable[[Prepared], list[Finding]]] = [
+    ids_fit,
+    finite_weights,
+    terminator_supervised,
+    gradients_flow,
+    disk_space,
+]
+
+
+def run_checks(prepared: Prepared) -> list[Finding]:
+    """All of them, in order. A check that needs a sound model comes after the one that tests it."""
+    findings: list[Finding] = []
+    for check in CHECKS:
+        if check is gradients_flow and any(finding.severity == "error" for finding in findings):
+            continue  # ids outside the vocabulary or non-finite weights make a trial step meaningless
+        findings += check(prepared)
+    return findings

@@ -1,0 +1,57 @@
+"""Every chosen parameter can learn: a gradient reaches it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from luthier.engine.fit import choose, train_mode
+from luthier.types import Finding
+
+if TYPE_CHECKING:
+    from luthier.prepare import Prepared
+
+NUDGE = 1e-3
+
+
+def gradients_flow(prepared: Prepared) -> list[Finding]:
+    """Two trial steps on a few short rows, undone afterwards.
+
+    The second matters: a LoRA's A has no gradient while its B is zero. Nothing is left changed: weights, gradients,
+    mode and random state are as before.
+    """
+    parameters = prepared.adaptation.parameters
+    rows = sorted(prepared.train.rows, key=lambda row: len(row["input_ids"]))[:4]
+    if not parameters or not rows:
+        return []
+    backbone, model = prepared.backbone, prepared.backbone.model
+    mode = [(module, module.training) for module in model.modules()]
+    choose(model, prepared.adaptation)
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    reached: set[str] = set()
+    with torch.random.fork_rng():
+        train_mode(backbone, prepared.adaptation)
+        for _ in range(2):
+            prepared.objective.loss(backbone, prepared.objective.collate(rows).to(backbone.device)).total.backward()
+            reached |= {name for name, p in parameters.items() if p.grad is not None and p.grad.abs().sum() > 0}
+            with torch.no_grad():
+                for p in parameters.values():
+                    if p.grad is not None and p.grad.norm() > 0:
+                        p.add_(p.grad, alpha=-NUDGE / float(p.grad.norm()))
+            model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(before[name])
+    for module, training in mode:
+        module.training = training
+    return _unreached([name for name in parameters if name not in reached], len(parameters))
+
+
+def _unreached(names: list[str], of: int) -> list[Finding]:
+    if not names:
+        return []
+    what = f"{len(names)} of {of} trainable tensors receive no gradient: {', '.join(names[:3])}"
+    severity = "error" if len(names) == of else "warning"
+    mend = "choose other targets: these would stay as they are"
+    return [Finding("method.no-gradient", "method", what, mend, severity=severity)]

@@ -1,0 +1,1 @@
+"""The face: verbs on the command line. It holds no logic."""

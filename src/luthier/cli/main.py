@@ -1,0 +1,111 @@
+"""``luthier VERB ...``: parse, call, print. Heavy imports wait until a verb runs, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+EPILOG = "A recipe's keys are told by `luthier schema`; ready recipes by `luthier ls recipes`."
+STOPPED = {"SIGTERM": 143, "SIGINT": 130}
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="luthier",
+        description="Adapt a pretrained model to a task: any method, any objective, one engine.",
+        epilog=EPILOG,
+    )
+    top.add_argument("--version", action="store_true", help="print the version")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB")
+
+    for name, text in (
+        ("tune", "train: from a recipe to a run folder; the same command goes on where it was stopped"),
+        ("check", "everything that is wrong with a recipe, its data and its model, before a step is taken"),
+    ):
+        verb = verbs.add_parser(name, help=text, description=text, epilog=EPILOG)
+        verb.add_argument("recipe", nargs="?", help="a recipe file (or give --task, --model and --data)")
+        verb.add_argument("overrides", nargs="*", metavar="key=value", help="for example lora.rank=16 epochs=2")
+        for key in ("task", "model", "data", "method"):
+            verb.add_argument(f"--{key}", help=f"the recipe's `{key}`")
+        _json(verb)
+
+    verb = verbs.add_parser("predict", help="answer inputs with a finished run")
+    verb.add_argument("run", help="a run folder")
+    verb.add_argument("inputs", nargs="*", help="texts; without any, lines of standard input")
+    verb.add_argument("--data", help="a file of rows to answer instead (JSONL, CSV, ...)")
+    verb.add_argument("--max-new-tokens", type=int, help="for tasks that write text")
+    _json(verb)
+
+    verb = verbs.add_parser("evaluate", help="the task's metrics with intervals, on files of labelled rows")
+    verb.add_argument("run", help="a run folder")
+    verb.add_argument("--data", required=True, nargs="+", help="files of rows")
+    _json(verb)
+
+    verb = verbs.add_parser("chat", help="talk to a finished run")
+    verb.add_argument("run", help="a run folder")
+    verb.add_argument("--system", help="the system turn")
+    verb.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    verb.add_argument("--max-new-tokens", type=int, default=256)
+    _json(verb)
+
+    verb = verbs.add_parser("embed", help="one vector per row, from a pretrained model or a run")
+    verb.add_argument("model", help="a model (folder, hub id, starter:minilm) or a run folder")
+    verb.add_argument("--data", required=True, help="a file of rows with text")
+    verb.add_argument("--to", required=True, help="file to write: .npy or .safetensors")
+    verb.add_argument(
+        "--pooling", choices=("mean", "first", "last"), help="default: mean; last where the model is causal"
+    )
+    _json(verb)
+
+    verb = verbs.add_parser("export", help="write a run's model in another form, and check that it answers the same")
+    verb.add_argument("run", help="a run folder")
+    verb.add_argument("form", help="merged")
+    verb.add_argument("--to", help="folder to write")
+    _json(verb)
+
+    verb = verbs.add_parser("ls", help="what there is: tasks, methods, objectives, recipes, runs")
+    verb.add_argument("what", nargs="?", choices=("tasks", "methods", "objectives", "recipes", "runs"))
+    verb.add_argument("--out", default="runs", help="folder of the runs")
+    _json(verb)
+
+    verb = verbs.add_parser("copy", help="copy a ready recipe, and the data it names, to edit it")
+    verb.add_argument("recipe", help="a name of `luthier ls recipes`")
+    verb.add_argument("to", nargs="?", default=".", help="folder")
+    _json(verb)
+
+    verbs.add_parser("schema", help="the JSON schema of a recipe")
+    return top
+
+
+def _json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="answer in JSON on standard output")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Exit codes: 0 done, 2 refused (the findings are printed), 130 or 143 stopped by a signal after saving."""
+    given = parser().parse_args(arguments)
+    if given.version:
+        from importlib.metadata import version
+
+        print(version("luthier"))
+        sys.exit(0)
+    if not given.verb:
+        parser().print_help()
+        sys.exit(2)
+    # Forked tokenizer threads would deadlock; a message about it on every start helps no one.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from luthier.cli import verbs
+    from luthier.types import Refused
+
+    try:
+        sys.exit(verbs.VERBS[given.verb](given))
+    except Refused as refused:
+        verbs.print_findings(refused.findings, as_json=getattr(given, "json", False))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)

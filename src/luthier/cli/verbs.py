@@ -1,0 +1,210 @@
+"""What each verb calls, and how its answer is printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from luthier.types import Finding, Refused
+
+
+def say(value: Any) -> None:
+    """JSON on standard output."""
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def print_findings(findings: list[Finding], *, as_json: bool) -> None:
+    from luthier.reports.console import Console
+
+    if as_json:
+        say({"ok": not any(f.severity == "error" for f in findings), "findings": [vars(f) for f in findings]})
+    else:
+        Console().findings(findings)
+
+
+def _source(given: argparse.Namespace) -> tuple[str | None, list[str], dict[str, Any]]:
+    """The recipe's path, overrides, and the keys given as options."""
+    keys = {key: value for key in ("task", "model", "data", "method") if (value := getattr(given, key))}
+    overrides = list(given.overrides)
+    recipe = given.recipe
+    if recipe and "=" in recipe and not Path(recipe).exists():
+        recipe, overrides = None, [recipe, *overrides]
+    if recipe is None and not keys:
+        mend = "give a recipe file, or --task, --model and --data; `luthier ls recipes` lists ready ones"
+        raise Refused(Finding("recipe.missing", "command line", "there is no recipe", mend))
+    return recipe, overrides, keys
+
+
+def tune(given: argparse.Namespace) -> int:
+    from luthier.cli.main import STOPPED
+    from luthier.conduct import tune
+    from luthier.reports.console import Console
+
+    recipe, overrides, keys = _source(given)
+    run = tune(recipe, overrides, console=Console(quiet=given.json), **keys)
+    if given.json:
+        say({"run": str(run.folder), "status": run.info["status"], "result": run.result})
+    return 0 if run.finished else STOPPED["SIGTERM"]
+
+
+def check(given: argparse.Namespace) -> int:
+    from luthier.conduct import check
+    from luthier.reports.console import Console
+    from luthier.reports.rows import marked_rows
+
+    recipe, overrides, keys = _source(given)
+    findings, prepared = check(recipe, overrides, **keys)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    shown = marked_rows(prepared) if prepared else []
+    if given.json:
+        data = prepared.data if prepared else {}
+        say({"ok": not errors, "findings": [vars(f) for f in findings], "data": data, "rows": shown})
+        return 2 if errors else 0
+    console = Console()
+    if prepared:
+        console.recipe(prepared.resolved.rows())
+        console.rows(shown)
+    console.findings(findings)
+    console.note(
+        "nothing is wrong"
+        if not findings
+        else f"{len(errors)} error(s), {len(findings) - len(errors)} other finding(s)"
+    )
+    return 2 if errors else 0
+
+
+def predict(given: argparse.Namespace) -> int:
+    from luthier.run import load
+
+    run = load(given.run)
+    inputs: list[Any] = given.inputs
+    if given.data:
+        from luthier.data.read import read_rows
+
+        rows, findings = read_rows(given.data, base=Path.cwd())
+        if findings:
+            raise Refused(*findings)
+        inputs = [row for _, row in rows]
+    elif not inputs:
+        inputs = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    options = {"max_new_tokens": given.max_new_tokens} if given.max_new_tokens else {}
+    answers = run.predict(inputs, **options)
+    if given.json:
+        say([{"input": one, **answer} for one, answer in zip(inputs, answers, strict=True)])
+    else:
+        task = run.predictor.task
+        for answer in answers:
+            print(task.shown_answer(answer))
+    return 0
+
+
+def evaluate(given: argparse.Namespace) -> int:
+    from luthier.run import load
+
+    found = load(given.run).evaluate(given.data)
+    if given.json:
+        say(found)
+        return 0
+    print(f"{found['rows']} rows")
+    for name, metric in found["metrics"].items():
+        span = f"  ({metric['low']:.4f} to {metric['high']:.4f})" if "low" in metric else ""
+        print(f"{name:<16} {metric['value']:.4f}{span}")
+    return 0
+
+
+def chat(given: argparse.Namespace) -> int:
+    """A conversation on the terminal; with --json, one line in, one JSON answer out."""
+    from luthier.run import load
+
+    run = load(given.run)
+    if run.info["task"] == "classify":
+        raise Refused(
+            Finding("run.task", given.run, "this run sorts texts, it does not write", "use `luthier predict`")
+        )
+    messages = [{"role": "system", "content": given.system}] if given.system else []
+    options = {"max_new_tokens": given.max_new_tokens, "temperature": given.temperature}
+    talking = sys.stdin.isatty() and not given.json
+    while True:
+        if talking:
+            print("you: ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return 0
+        messages.append({"role": "user", "content": line.rstrip("\n")})
+        given_input = messages if run.info["task"] == "chat" else line.rstrip("\n")
+        (answer,) = run.predict([given_input], **options)
+        messages.append({"role": "assistant", "content": answer["text"]})
+        print(json.dumps(answer, ensure_ascii=False) if given.json else answer["text"], flush=True)
+
+
+def embed(given: argparse.Namespace) -> int:
+    from luthier.embed import embed_file
+
+    told = embed_file(given.model, given.data, given.to, given.pooling)
+    if given.json:
+        say(told)
+    else:
+        print(f"{told['rows']} vectors of {told['width']} numbers ({told['pooling']} pooling) in {told['file']}")
+    return 0
+
+
+def export(given: argparse.Namespace) -> int:
+    from luthier.run import load
+
+    told = load(given.run).export(given.form, given.to)
+    if given.json:
+        say(told)
+    else:
+        print(f"{told['folder']}: outputs differ by at most {told['difference']:.1e} (bound {told['bound']:.0e})")
+    return 0
+
+
+def ls(given: argparse.Namespace) -> int:
+    from luthier.catalogue import catalogue
+
+    found = catalogue(Path(given.out), given.what)
+    if given.json:
+        say(found)
+        return 0
+    for kind, entries in found.items():
+        print(kind)
+        for entry in entries:
+            print(f"  {entry['name']:<28} {entry['what']}")
+    return 0
+
+
+def copy(given: argparse.Namespace) -> int:
+    from luthier.catalogue import copy_recipe
+
+    written = copy_recipe(given.recipe, Path(given.to))
+    if given.json:
+        say([str(path) for path in written])
+    else:
+        for path in written:
+            print(path)
+    return 0
+
+
+def schema(given: argparse.Namespace) -> int:
+    from luthier.recipe import json_schema
+
+    say(json_schema())
+    return 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "tune": tune,
+    "check": check,
+    "predict": predict,
+    "evaluate": evaluate,
+    "chat": chat,
+    "embed": embed,
+    "export": export,
+    "ls": ls,
+    "copy": copy,
+    "schema": schema,
+}

@@ -1,0 +1,69 @@
+"""Examples as features: encoded once, rows that are too long dealt with as the recipe says, and everything counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.types import Example, Features, Finding, Refused
+
+NAMED = 20
+
+
+@dataclass
+class Encoded:
+    """Features of the rows that are used, what was found, and what was left out and why."""
+
+    rows: list[Features] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    skipped: dict[str, int] = field(default_factory=dict)
+    tokens: int = 0
+    longest: int = 0
+
+
+def encode(objective: Any, examples: Sequence[Example], limit: int, policy: str, where: str) -> Encoded:
+    """``objective.encode`` of every example. ``policy``: "error", "truncate" or "drop" for rows over ``limit`` tokens.
+
+    Each row's ``row`` is the index of its example in ``examples`` of the result.
+    """
+    encoded = Encoded()
+    overlong: list[tuple[int, Example]] = []
+    for example in examples:
+        try:
+            several = objective.encode(example)
+        except Refused as refused:
+            encoded.findings += refused.findings
+            continue
+        long = max(features["full_length"] for features in several)
+        encoded.longest = max(encoded.longest, long)
+        if long > limit:
+            overlong.append((long, example))
+            if policy == "drop":
+                encoded.skipped["too long"] = encoded.skipped.get("too long", 0) + 1
+                continue
+        if not any(objective.units(features) for features in several):
+            encoded.findings.append(_nothing(example, long, limit))
+            continue
+        for features in several:
+            encoded.rows.append(features | {"row": len(encoded.examples)})
+            encoded.tokens += len(features["input_ids"])
+        encoded.examples.append(example)
+    if overlong:
+        encoded.findings.append(_too_long(overlong, len(examples), limit, policy, where))
+    return encoded
+
+
+def _too_long(overlong: list[tuple[int, Example]], rows: int, limit: int, policy: str, where: str) -> Finding:
+    longest, example = max(overlong, key=lambda found: found[0])
+    done = {"error": "no policy is set", "truncate": "cut to the limit", "drop": "left out"}[policy]
+    what = f"{len(overlong)} of {rows} rows are over {limit} tokens (longest: {longest}, at {example.source}): {done}"
+    mend = "raise `max_length`, or set `overlong:` to truncate or drop"
+    return Finding("data.too-long", where, what, mend, severity="error" if policy == "error" else "warning")
+
+
+def _nothing(example: Example, length: int, limit: int) -> Finding:
+    cut = f" after the cut to {limit} tokens" if length > limit else ""
+    what = f"nothing of this row is supervised{cut}"
+    return Finding("data.nothing-supervised", str(example.source), what, "give it an answer, or leave the row out")

@@ -1,0 +1,91 @@
+"""The turns of a conversation: read from a row's list, and checked for roles, contents and order."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+from luthier.data.files import kind
+from luthier.types import Message
+
+Report = Callable[[str, str, str, str], None]
+"""(code, field, what, mend) → noted as a finding of the row."""
+
+ROLES = {role: role for role in ("system", "user", "assistant", "tool")}
+SHAREGPT_ROLES = ROLES | {"human": "user", "gpt": "assistant", "function": "tool", "observation": "tool"}
+KINDRED = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant"}
+KINDRED |= {"developer": "system", "function": "tool", "observation": "tool", "chatgpt": "assistant"}
+
+
+def read_turns(value: Any, at: str, report: Report, roles: Mapping[str, str] = ROLES) -> list[Message]:
+    """Turns written as role and content, or as from and value, with the roles named in ours (``roles``).
+
+    What else a turn holds (``tool_calls``, ``name``) is kept. Problems are reported under ``at[index].key``; the
+    turns that have none are returned.
+    """
+    if not isinstance(value, list):
+        report("data.type", at, f"must be a list of turns, this is {kind(value)}", "")
+        return []
+    if not value:
+        report("data.empty-target", at, "has no turn", "")
+    turns = [_turn(turn, f"{at}[{index}]", report, roles) for index, turn in enumerate(value)]
+    return [turn for turn in turns if turn is not None]
+
+
+def _turn(turn: Any, at: str, report: Report, roles: Mapping[str, str]) -> Message | None:
+    if not isinstance(turn, dict):
+        report("data.type", at, f"a turn must be an object, this is {kind(turn)}", "")
+        return None
+    who, says = "from" if "from" in turn else "role", "value" if "value" in turn else "content"
+    role = _role(turn.get(who), f"{at}.{who}", report, roles)
+    content = _content(turn.get(says), f"{at}.{says}", report, role, bool(turn.get("tool_calls")))
+    # None stands for "not there": tables fill a key that only some turns have.
+    rest = {key: part for key, part in turn.items() if key not in (who, says) and part is not None}
+    return {"role": role, "content": content, **rest} if role else None
+
+
+def _role(name: Any, at: str, report: Report, roles: Mapping[str, str]) -> str | None:
+    if isinstance(name, str) and name in roles:
+        return roles[name]
+    if not isinstance(name, str):
+        report("data.type", at, f"must be the name of a role, this is {kind(name)}", "")
+        return None
+    near = difflib.get_close_matches(name.lower(), roles, n=1)
+    guess = KINDRED.get(name.lower()) or (near[0] if near else None)
+    mend = f"did you mean {guess!r}?" if guess else ""
+    report("data.role-unknown", at, f"{name!r} is not a role; the roles are {', '.join(roles)}", mend)
+    return None
+
+
+def _content(content: Any, at: str, report: Report, role: str | None, calls_tools: bool) -> str | None:
+    if content is None:
+        if not (role == "assistant" and calls_tools):
+            report("data.null-content", at, "is null, which only a turn with tool_calls may be", "")
+        return None
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if not isinstance(content, str):
+        report("data.type", at, f"must be text, this is {kind(content)}", "")
+        return None
+    if role == "assistant" and not content.strip() and not calls_tools:
+        report("data.empty-target", at, "the assistant's turn is empty: the model would learn to say nothing", "")
+    return content
+
+
+def check_order(turns: list[Message], at: str, report: Report) -> None:
+    """After an optional system turn: the user first, no speaker twice in a row, the assistant last."""
+    roles = [turn["role"] for turn in turns]
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    problem = ""
+    if not spoken or spoken[0] != "user":
+        problem = f"the first turn{' after the system turn' if spoken != roles else ''} must be the user's"
+    elif twice := next((b for a, b in pairwise(spoken) if a == b and b in ("user", "assistant")), None):
+        problem = f"two {twice} turns stand in a row"
+    elif any(b == "tool" and a not in ("assistant", "tool") for a, b in pairwise(spoken)):
+        problem = "a tool's turn must follow the assistant's"
+    elif spoken[-1] != "assistant":
+        problem = "the last turn must be the assistant's: there is no answer to learn"
+    if problem:
+        report("data.role-order", at, f"{problem} (roles: {', '.join(roles) or 'none'})", "")

@@ -1,0 +1,1 @@
+"""argmin: the loop, optimizer, schedule, precision, processes, checkpoints. Knows no method, objective or task."""

@@ -1,0 +1,56 @@
+"""Which rows make which step, and how a step's rows are cut into micro-batches.
+
+The order of rows is a pure function of (seed, epoch, data hash); micro-batches are a pure function of the rows' lengths
+and the token budget. Neither knows of processes, workers or where a run was resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+
+class Order:
+    """The rows of each optimizer step, counted from 0, over as many epochs as asked for."""
+
+    def __init__(self, rows: int, batch_size: int, seed: int, data_hash: str):
+        self.rows, self.batch_size, self.seed, self.data_hash = rows, batch_size, seed, data_hash
+        self.steps_per_epoch = math.ceil(rows / batch_size)
+        self._permutation = lru_cache(maxsize=2)(self._draw)
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        digest = hashlib.sha256(f"{self.seed}:{epoch}:{self.data_hash}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:16], "big")).permutation(self.rows)
+
+    def step(self, step: int) -> list[int]:
+        """Row indices of a step; the last step of an epoch may be smaller."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        start = place * self.batch_size
+        return self._permutation(epoch)[start : start + self.batch_size].tolist()
+
+
+def micro_batches(lengths: Sequence[int], budget: int, *, padded: bool, at_least: int = 1) -> list[list[int]]:
+    """Cut rows (given by their lengths) into groups of at most ``budget`` tokens, pads counted where ``padded``.
+
+    Rows of like length come together, so padding is small. At least ``at_least`` groups are made where there are
+    enough rows, so that each process has one. A row longer than the budget is a group of its own.
+    """
+    if at_least > 1:
+        total = max(lengths) * len(lengths) if padded else sum(lengths)
+        budget = min(budget, math.ceil(total / at_least))
+    groups: list[list[int]] = []
+    current: list[int] = []
+    used = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        length = lengths[index]
+        cost = lengths[current[0]] * (len(current) + 1) if padded and current else used + length
+        if current and cost > budget:
+            groups.append(current)
+            current, used = [], 0
+        current.append(index)
+        used += length
+    return [*groups, current] if current else groups

@@ -1,0 +1,328 @@
+"""The loop. There is one, it is read from top to bottom, and it knows no method, objective or task by name.
+
+θ* = argmin E[L]: each optimizer step takes a global batch of rows, cuts it into micro-batches by a token budget, adds
+up the gradient of the SUM of losses, and divides once by the global count. So micro-batches, packing and processes
+change speed and memory, and never the result.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luthier.engine import checkpoint
+from luthier.engine.batching import Order, micro_batches
+from luthier.engine.checkpoint import Checkpoint
+from luthier.engine.optimizer import build, load_state_tensors, set_learning_rate, state_tensors
+from luthier.engine.parallel import Processes
+from luthier.engine.precision import autocast, matmul_route
+from luthier.engine.recovery import out_of_memory, peak_memory_mb, stop_on_signal
+from luthier.engine.schedule import learning_rate
+from luthier.models.backbone import Backbone
+from luthier.types import Adaptation, Batch, Features, Finding, LossTerms, Refused
+
+Emit = Callable[[dict[str, Any]], None]
+NAN_PATIENCE = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of the loop, all resolved."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    schedule: str
+    warmup: int
+    weight_decay: float
+    max_grad_norm: float
+    micro_tokens: int
+    eval_every: int
+    save_every: int
+    patience: int | None
+    keep: int
+    seed: int
+    metric: str
+    higher_is_better: bool
+    precision: str
+    matmul: str
+    recipe_hash: str
+    data_hash: str
+    final: str = "best"
+
+
+@dataclass
+class Progress:
+    """What changes from step to step; with parameters and optimizer state it is a checkpoint."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    skipped: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    stopped: str = ""
+    micro_tokens: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def fit(
+    backbone: Backbone,
+    adaptation: Adaptation,
+    objective: Any,
+    rows: list[Features],
+    plan: Plan,
+    *,
+    evaluate: Callable[[], dict[str, float]] | None,
+    emit: Emit,
+    processes: Processes,
+    folder: Path,
+    resume: Checkpoint | None = None,
+) -> Progress:
+    """Train ``adaptation.parameters``; return how it went, with the best (or last) weights in the model.
+
+    ``folder`` is where checkpoints go; ``resume`` is the one to go on from.
+
+    Raises Refused when the loss is not finite for three steps running; nothing non-finite ever reaches the weights.
+    """
+    model, parameters = backbone.model, adaptation.parameters
+    choose(model, adaptation)
+    optimizer = build(parameters, plan.learning_rate, plan.weight_decay)
+    progress = _resume(resume, adaptation, optimizer)
+    order = Order(len(rows), plan.batch_size, plan.seed, plan.data_hash)
+    began = time.monotonic() - progress.seconds
+
+    with stop_on_signal() as stop, matmul_route(plan.matmul):
+        while progress.step < plan.steps and not progress.stopped:
+            step = progress.step
+            rate = learning_rate(plan.learning_rate, plan.schedule, step, plan.steps, plan.warmup)
+            set_learning_rate(optimizer, rate)
+            train_mode(backbone, adaptation)
+            indices = order.step(step)
+
+            sums = _gradient_of_sum(backbone, objective, [rows[i] for i in indices], plan, progress, processes, emit)
+            for parameter in parameters.values():
+                if parameter.grad is not None:
+                    parameter.grad.div_(max(sums.count, 1e-12))
+            norm = float(torch.nn.utils.clip_grad_norm_(list(parameters.values()), plan.max_grad_norm))
+
+            if math.isfinite(norm) and math.isfinite(sums.total):
+                optimizer.step()
+                progress.skipped = 0
+            else:
+                _not_finite(step, sums, progress, emit)
+            optimizer.zero_grad(set_to_none=True)
+
+            progress.step = step + 1
+            progress.tokens += sums.tokens
+            progress.seconds = time.monotonic() - began
+            emit(_record(progress, sums, rate, norm, backbone))
+
+            last = progress.step == plan.steps
+            if evaluate and (progress.step % plan.eval_every == 0 or last):
+                _judge(evaluate(), plan, progress, emit)
+            if any(processes.sum(float(bool(stop)))):
+                progress.stopped = stop.signal or "signal"
+            if progress.step % plan.save_every == 0 or last or progress.stopped or progress.best_step == progress.step:
+                _save(folder, plan, adaptation, optimizer, progress, processes)
+
+    if plan.final == "best" and progress.best_step and not progress.stopped.startswith("SIG"):
+        _load_best(folder, plan, adaptation, progress)
+    return progress
+
+
+def choose(model: torch.nn.Module, adaptation: Adaptation) -> None:
+    """The one place that sets ``requires_grad``: the chosen parameters, by identity, and no others. They are fp32."""
+    chosen = {id(parameter) for parameter in adaptation.parameters.values()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
+        if id(parameter) in chosen:
+            parameter.data = parameter.data.float()
+
+
+def trunk_is_frozen(backbone: Backbone, adaptation: Adaptation) -> bool:
+    """Whether nothing that trains lies in the trunk, so that its hidden states never change."""
+    inside = {id(parameter) for parameter in backbone.trunk.parameters()}
+    return inside.isdisjoint(id(parameter) for parameter in adaptation.parameters.values())
+
+
+def train_mode(backbone: Backbone, adaptation: Adaptation) -> None:
+    """Dropout on where something trains; a wholly frozen trunk gives its plain hidden states."""
+    backbone.model.train()
+    if trunk_is_frozen(backbone, adaptation):
+        backbone.trunk.eval()
+
+
+@dataclass
+class _Sums:
+    total: float = 0.0
+    count: float = 0.0
+    tokens: int = 0
+    rows: int = 0
+    report: dict[str, tuple[float, float]] = field(default_factory=dict)
+    bad_rows: list[int] = field(default_factory=list)
+
+
+def _gradient_of_sum(
+    backbone: Backbone,
+    objective: Any,
+    rows: list[Features],
+    plan: Plan,
+    progress: Progress,
+    processes: Processes,
+    emit: Emit,
+) -> _Sums:
+    """Leave Σ gradients in ``.grad``. When memory runs out the micro-batch is halved and the step begins again."""
+    progress.micro_tokens = progress.micro_tokens or plan.micro_tokens
+    while True:
+        failed, sums = False, _Sums()
+        try:
+            sums = _accumulate(backbone, objective, rows, plan, progress, processes)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            failed = True
+        if not any(processes.sum(float(failed))):
+            break
+        backbone.model.zero_grad(set_to_none=True)
+        if progress.micro_tokens <= min(size(row) for row in rows):
+            what = f"one row of {max(size(row) for row in rows)} tokens does not fit in memory"
+            mend = "shorten rows (`max_length`), set `gradient_checkpointing: true`, or take a smaller model"
+            raise Refused(Finding("machine.memory", f"step {progress.step}", what, mend))
+        progress.micro_tokens //= 2
+        text = f"out of memory: {progress.micro_tokens} tokens at a time from here on; still {len(rows)} rows a step"
+        emit({"step": progress.step, "kind": "event", "event": "oom", "text": text})
+    trained = [parameter for parameter in backbone.model.parameters() if parameter.requires_grad]
+    processes.sum_gradients(trained)
+    sums.total, sums.count, tokens = processes.sum(sums.total, sums.count, sums.tokens)
+    sums.tokens, sums.rows = int(tokens), len(rows)
+    return sums
+
+
+def _accumulate(
+    backbone: Backbone, objective: Any, rows: list[Features], plan: Plan, progress: Progress, processes: Processes
+) -> _Sums:
+    sums = _Sums()
+    budget = 2**62 if objective.couples else progress.micro_tokens
+    groups = micro_batches(
+        [size(row) for row in rows], budget, padded=backbone.layout == "padded", at_least=processes.world
+    )
+    for index, group in processes.share(groups):
+        batch = objective.collate([rows[i] for i in group]).to(backbone.device)
+        # Dropout's draws depend on the step and the micro-batch alone: resuming or evaluating can't shift them.
+        torch.manual_seed(plan.seed * 1_000_003 + progress.step * 1_009 + index)
+        with autocast(plan.precision, backbone.device):
+            terms: LossTerms = objective.loss(backbone, batch)
+        if terms.total.requires_grad:
+            terms.total.backward()
+        _add(sums, terms, batch)
+    return sums
+
+
+def _add(sums: _Sums, terms: LossTerms, batch: Batch) -> None:
+    total = float(terms.total.detach())
+    if not math.isfinite(total):
+        sums.bad_rows += batch.rows
+    sums.total += total
+    sums.count += terms.count
+    sums.tokens += batch.tokens
+    for name, (value, count) in terms.report.items():
+        old = sums.report.get(name, (0.0, 0.0))
+        sums.report[name] = (old[0] + value, old[1] + count)
+
+
+def size(row: Features) -> int:
+    """Tokens of a row, or of its cached hidden states."""
+    return len(row["hidden_LD"]) if "hidden_LD" in row else len(row["input_ids"])
+
+
+def _not_finite(step: int, sums: _Sums, progress: Progress, emit: Emit) -> None:
+    progress.skipped += 1
+    where = f"rows {sums.bad_rows}" if sums.bad_rows else "the gradient"
+    text = f"not finite in step {step + 1}: {where}; the step was skipped and no weight changed"
+    emit({"step": step + 1, "kind": "event", "event": "nan", "text": text, "rows": sums.bad_rows})
+    if progress.skipped >= NAN_PATIENCE:
+        what = f"the loss or gradient was not finite for {NAN_PATIENCE} steps running (last: {where})"
+        mend = "look at the rows named in metrics.jsonl, lower learning_rate, or use `precision: fp32`"
+        raise Refused(Finding("train.not-finite", f"step {step + 1}", what, mend))
+
+
+def _record(progress: Progress, sums: _Sums, rate: float, norm: float, backbone: Backbone) -> dict[str, Any]:
+    watched = {name: value / count for name, (value, count) in sums.report.items() if count}
+    return {
+        "step": progress.step,
+        "kind": "train",
+        "loss": sums.total / max(sums.count, 1e-12),
+        **watched,
+        "learning_rate": rate,
+        "grad_norm": norm,
+        "tokens": sums.tokens,
+        "rows": sums.rows,
+        "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1),
+        "memory_mb": peak_memory_mb(backbone.device),
+        "seconds": round(progress.seconds, 3),
+    }
+
+
+def _judge(metrics: dict[str, float], plan: Plan, progress: Progress, emit: Emit) -> None:
+    """Keep the best; stop when it has not improved for ``patience`` evaluations."""
+    emit({"step": progress.step, "kind": "eval", **metrics})
+    progress.history.append({"step": progress.step, **metrics})
+    value = metrics[plan.metric]
+    better = progress.best is None or (value > progress.best if plan.higher_is_better else value < progress.best)
+    if better and math.isfinite(value):
+        progress.best, progress.best_step, progress.stale = value, progress.step, 0
+    else:
+        progress.stale += 1
+    if plan.patience and progress.stale >= plan.patience:
+        progress.stopped = f"{plan.metric} has not improved for {progress.stale} evaluations"
+
+
+def _save(
+    folder: Path,
+    plan: Plan,
+    adaptation: Adaptation,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    processes: Processes,
+) -> None:
+    if processes.main:
+        tensors = {
+            "parameters": {name: p.detach() for name, p in adaptation.parameters.items()},
+            "optimizer": state_tensors(optimizer, adaptation.parameters),
+        }
+        state = {key: value for key, value in vars(progress).items() if key != "stopped" or not value.startswith("SIG")}
+        checkpoint.save(folder, progress.step, tensors=tensors, state=state, recipe_hash=plan.recipe_hash)
+        checkpoint.rotate(folder, plan.keep, progress.best_step or None, plan.recipe_hash)
+    processes.barrier()
+
+
+def _resume(found: Checkpoint | None, adaptation: Adaptation, optimizer: torch.optim.Optimizer) -> Progress:
+    if found is None:
+        return Progress()
+    _restore(adaptation, found)
+    load_state_tensors(optimizer, adaptation.parameters, found.tensors("optimizer"))
+    return Progress(**found.state)
+
+
+def _load_best(folder: Path, plan: Plan, adaptation: Adaptation, progress: Progress) -> None:
+    if progress.best_step == progress.step:
+        return
+    found, findings = checkpoint.latest(folder, plan.recipe_hash, step=progress.best_step)
+    if found is None:
+        raise Refused(*findings)
+    _restore(adaptation, found)
+
+
+@torch.no_grad()
+def _restore(adaptation: Adaptation, found: Checkpoint) -> None:
+    tensors = found.tensors("parameters")
+    for name, parameter in adaptation.parameters.items():
+        parameter.copy_(tensors[name])

@@ -1,0 +1,74 @@
+"""The processes of a run, as accelerate finds them (one, or those that torchrun or `accelerate launch` started).
+
+Gradients are summed over processes once a step, after the last micro-batch, and divided by the global count by the
+loop; so the number of processes never changes the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Processes:
+    """Who am I among how many, on which device, and sums over all."""
+
+    def __init__(self) -> None:
+        from accelerate import PartialState
+
+        # Without cpu=True, accelerate takes a launched group of CPU processes for independent ones.
+        state = PartialState(cpu=not torch.cuda.is_available())
+        self.rank, self.world, self.device = state.process_index, state.num_processes, state.device
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: list[list[int]]) -> list[tuple[int, list[int]]]:
+        """This process's (index, item) pairs: every ``world``-th, so a deal from long to short stays even."""
+        return [(i, item) for i, item in enumerate(items) if i % self.world == self.rank]
+
+    def sum(self, *values: float) -> list[float]:
+        """Sums of numbers over all processes, in double precision."""
+        if self.world == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients over processes, one flat buffer at a time; a missing gradient counts as zeros."""
+        if self.world == 1:
+            return
+        grads: list[Tensor] = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            grads.append(parameter.grad)
+        flat = torch._utils._flatten_dense_tensors(grads)
+        dist.all_reduce(flat)
+        for grad, summed in zip(grads, torch._utils._unflatten_dense_tensors(flat, grads), strict=True):
+            grad.copy_(summed)
+
+    def gather(self, items: list[object]) -> list[object]:
+        """The items of all processes, in rank order, on every process."""
+        if self.world == 1:
+            return items
+        parts: list[list[object]] = [[] for _ in range(self.world)]
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def agree(self, text: str) -> str:
+        """The main process's word, on every process."""
+        if self.world == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]

@@ -1,0 +1,1 @@
+"""How good is it: outputs of a model on rows, metrics by the field's libraries, intervals by bootstrap."""

@@ -1,0 +1,43 @@
+"""Generation, for evaluation and for use: transformers' own, on prompts encoded as training encoded them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+
+from luthier.data.collate import lay_out
+from luthier.models.backbone import Backbone, evaluating
+from luthier.types import Features
+
+
+def terminators(backbone: Backbone) -> list[int]:
+    """Every id that ends an answer: the generation configuration's, and the tokenizer's."""
+    configured = backbone.model.generation_config.eos_token_id
+    found = set(configured) if isinstance(configured, list) else {configured}
+    return sorted(int(i) for i in found | {backbone.tokenizer.eos_token_id} if i is not None)
+
+
+def generate(
+    backbone: Backbone, prompts: Sequence[list[int]], *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0,
+    stop: Sequence[int] = (), batch_size: int = 8,
+) -> list[list[int]]:  # fmt: skip
+    """The ids that follow each prompt, without the terminator. Greedy at temperature 0."""
+    ends = sorted({*terminators(backbone), *stop})
+    pad = backbone.tokenizer.pad_token_id if backbone.tokenizer.pad_token_id is not None else ends[0]
+    answers: list[list[int]] = []
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    with evaluating(backbone.model), backbone.attention("sdpa"), torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for first in range(0, len(prompts), batch_size):
+            rows: list[Features] = [{"input_ids": ids} for ids in prompts[first : first + batch_size]]
+            tensors = lay_out(rows, "padded", pad, side="left")
+            inputs = {key: tensors[key].to(backbone.device) for key in ("input_ids", "attention_mask")}
+            grown = cast(Any, backbone.model).generate(
+                **inputs, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad, **sampling
+            )
+            for row in grown[:, inputs["input_ids"].shape[1] :].tolist():
+                cut = next((at for at, token in enumerate(row) if token in ends), len(row))
+                answers.append(row[:cut])
+    return answers

@@ -1,0 +1,98 @@
+"""Outputs of a model for every row, and vectors of rows; in the order of the rows, leaving no trace in the model.
+
+Axes: K rows, D hidden width, T tokens of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.data.collate import lay_out
+from luthier.engine.batching import micro_batches
+from luthier.engine.fit import size
+from luthier.engine.parallel import Processes
+from luthier.engine.precision import autocast, matmul_route
+from luthier.models.backbone import Backbone, evaluating
+from luthier.types import Batch, Features
+
+
+class Reader:
+    """Runs a model over rows in token-budget batches, in evaluation mode, without gradients."""
+
+    def __init__(
+        self, backbone: Backbone, *, micro_tokens: int, precision: str = "fp32", matmul: str = "default",
+        processes: Processes | None = None,
+    ):  # fmt: skip
+        self.backbone, self.micro_tokens = backbone, micro_tokens
+        self.precision, self.matmul, self.processes = precision, matmul, processes
+
+    def outputs(self, objective: Any, rows: Sequence[Features]) -> list[Any]:
+        """``objective.outputs`` of every row."""
+        found: dict[int, Any] = {}
+        for indices in self._groups(rows):
+            batch = objective.collate([rows[i] for i in indices]).to(self.backbone.device)
+            with self._quietly():
+                found.update(zip(indices, objective.outputs(self.backbone, batch), strict=True))
+        return self._together(found, len(rows))
+
+    def vectors(self, rows: Sequence[Features], pooling: str) -> Tensor:
+        """One fp32 vector per row, (K, D): the mean over its tokens, or its first or last token."""
+        found: dict[int, Tensor] = {}
+        for indices in self._groups(rows):
+            batch = self._batch([rows[i] for i in indices])
+            with self._quietly():
+                pooled_KD = pool(self.backbone.hidden(batch).float(), batch, pooling).cpu()
+            found.update(zip(indices, pooled_KD, strict=True))
+        return torch.stack(self._together(found, len(rows)))
+
+    def hidden(self, rows: Sequence[Features], reads: str) -> list[Tensor]:
+        """The hidden states that a head reads of each row: (1, D) for "first" and "last", (L, D) for "all"."""
+        found: dict[int, Tensor] = {}
+        for indices in self._groups(rows):
+            batch = self._batch([rows[i] for i in indices])
+            with self._quietly():
+                hidden_TD = self.backbone.hidden(batch).cpu()
+            starts, lengths = batch["starts"].tolist(), batch["lengths"].tolist()
+            for i, start, length in zip(indices, starts, lengths, strict=True):
+                chosen = {"first": slice(start, start + 1), "last": slice(start + length - 1, start + length)}
+                found[i] = hidden_TD[chosen.get(reads, slice(start, start + length))].clone()
+        return self._together(found, len(rows))
+
+    def _batch(self, rows: list[Features]) -> Batch:
+        tensors = lay_out(rows, self.backbone.layout, self.backbone.tokenizer.pad_token_id or 0)
+        return Batch(tensors, [row["row"] for row in rows]).to(self.backbone.device)
+
+    def _groups(self, rows: Sequence[Features]) -> Iterator[list[int]]:
+        groups = micro_batches([size(row) for row in rows], self.micro_tokens, padded=self.backbone.layout == "padded")
+        yield from (group for _, group in (self.processes.share(groups) if self.processes else enumerate(groups)))
+
+    def _together(self, found: dict[int, Any], count: int) -> list[Any]:
+        if self.processes and self.processes.world > 1:
+            found = dict(self.processes.gather(list(found.items())))  # type: ignore[arg-type]
+        return [found[i] for i in range(count)]
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        with (
+            evaluating(self.backbone.model),
+            torch.no_grad(),
+            matmul_route(self.matmul),
+            autocast(self.precision, self.backbone.device),
+        ):
+            yield
+
+
+def pool(hidden_TD: Tensor, batch: Batch, pooling: str) -> Tensor:
+    """(T, D) → (K, D)."""
+    starts_K, lengths_K = batch["starts"], batch["lengths"]
+    if pooling != "mean":
+        return hidden_TD[starts_K if pooling == "first" else starts_K + lengths_K - 1]
+    owner_T = torch.repeat_interleave(torch.arange(len(lengths_K), device=hidden_TD.device), lengths_K)
+    real_T = torch.cat([torch.arange(s, s + n) for s, n in zip(starts_K.tolist(), lengths_K.tolist(), strict=True)])
+    summed_KD = hidden_TD.new_zeros(len(lengths_K), hidden_TD.shape[1])
+    return summed_KD.index_add(0, owner_T, hidden_TD[real_T.to(hidden_TD.device)]) / lengths_K[:, None]

@@ -1,0 +1,74 @@
+"""Train a part of the model as it is: the head, the last n blocks, the norms, the biases.
+
+Biases alone are BitFit (Ben Zaken et al. 2022, arXiv 2106.10199). A head that was not in the checkpoint always trains.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import nn
+
+from luthier.methods.common import MethodOptions, save_whole
+from luthier.models.backbone import Backbone
+from luthier.types import Adaptation, Finding, Refused
+
+DEFAULTS = {"learning_rate": 1e-3}
+
+
+Part = Literal["head", "norms", "biases", "embedding"]
+
+
+class Options(MethodOptions):
+    train: list[Part] = Field(default=["head"])
+    last: int = Field(0, ge=0, description="the last n blocks, and what follows them in the trunk")
+
+
+def adapt(backbone: Backbone, options: Options) -> Adaptation:
+    chosen, findings = backbone.head_parameters() if "head" in options.train else {}, []
+    parts: dict[str, dict[str, nn.Parameter]] = {
+        part: _part(backbone, part) for part in options.train if part != "head"
+    }
+    if options.last:
+        parts[f"last {options.last} blocks"] = _last(backbone, options.last)
+    for part, parameters in parts.items():
+        if not parameters:
+            findings.append(_nothing(part))
+        chosen |= parameters
+    if not chosen:
+        findings.append(_nothing("head"))
+    if findings:
+        raise Refused(*findings)
+    chosen |= {name: p for name, p in backbone.model.named_parameters() if name in backbone.fresh}
+    return Adaptation("freeze", chosen, save_whole(backbone))
+
+
+def _nothing(part: str) -> Finding:
+    mend = "choose among head, norms, biases, embedding, or `freeze.last: n`"
+    return Finding("method.no-target", "freeze.train", f"this model has no {part} to train", mend)
+
+
+def _part(backbone: Backbone, part: Part) -> dict[str, nn.Parameter]:
+    found = {}
+    for module_name, module in backbone.model.named_modules():
+        for name, parameter in module.named_parameters(module_name, recurse=False):
+            is_norm = "norm" in type(module).__name__.lower()
+            is_bias = name.endswith("bias")
+            is_embedding = module_name == backbone.seams.embedding
+            if {"head": False, "norms": is_norm, "biases": is_bias, "embedding": is_embedding}[part]:
+                found[name] = parameter
+    return found
+
+
+def _last(backbone: Backbone, count: int) -> dict[str, nn.Parameter]:
+    blocks = backbone.seams.blocks
+    if count > len(blocks):
+        what = f"`last: {count}` is more than the {len(blocks)} blocks of this model"
+        raise Refused(Finding("method.no-target", "freeze.last", what, f"give 1 to {len(blocks)}, or `method: full`"))
+    named = list(backbone.model.named_parameters())
+    own = {id(p) for block in blocks for p in backbone.model.get_submodule(block).parameters()}
+    final = max(i for i, (_, p) in enumerate(named) if id(p) in own)
+    chosen = tuple(f"{block}." for block in blocks[-count:])
+    after = {name: p for name, p in named[final + 1 :] if p is not backbone.model.get_input_embeddings().weight}
+    return {name: p for name, p in named if name.startswith(chosen)} | after

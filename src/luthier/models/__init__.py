@@ -1,0 +1,1 @@
+"""f, g: pretrained backbones from transformers, with their roles, seams and heads named."""

@@ -1,0 +1,153 @@
+"""Attention over packed rows: each sequence sees itself alone, and no pad token is computed.
+
+Registered with transformers' ``AttentionInterface``, so any model that asks the interface for its attention can be
+packed without a line of its code changed. The sequences of a packed row are told by ``cu_seq_lens_q``, the keyword
+that transformers passes down for variable-length attention.
+
+Axes: T tokens of the packed row, H heads, G key/value heads, E width of a head, K sequences, L longest sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+PACKED = "luthier_packed"
+
+
+def register() -> None:
+    """Make ``attn_implementation="luthier_packed"`` known. Safe to call again."""
+    AttentionInterface.register(PACKED, packed_attention)
+
+
+def packed_attention(
+    module: nn.Module,
+    query_1HTE: Tensor,
+    key_1GTE: Tensor,
+    value_1GTE: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Block-diagonal attention. Returns (1, T, H, E), as the interface expects.
+
+    Raises NotImplementedError for what a packed row cannot express here; the model is then padded instead.
+    """
+    if cu_seq_lens_q is None or s_aux is not None or position_bias is not None:
+        raise NotImplementedError("packed attention needs cu_seq_lens, and knows no attention sinks or position bias")
+    causal = bool(module.is_causal) if is_causal is None else is_causal
+    lengths = (cu_seq_lens_q[1:] - cu_seq_lens_q[:-1]).tolist()
+    groups = query_1HTE.shape[1] // key_1GTE.shape[1]
+    scale = query_1HTE.shape[-1] ** -0.5 if scaling is None else scaling
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if groups > 1:
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        if softcap is not None or query.device.type != "cpu":
+            return _padded(query, key, value, lengths, scale, causal, sliding_window, softcap, dropout)
+        return _each(query, key, value, lengths, scale, causal, sliding_window, dropout)
+
+    return _PlainMatmul.run(attend, query_1HTE, key_1GTE, value_1GTE), None
+
+
+def _each(
+    query_1HTE: Tensor, key_1HTE: Tensor, value_1HTE: Tensor, lengths: list[int],
+    scale: float, causal: bool, window: int | None, dropout: float,
+) -> Tensor:  # fmt: skip
+    """One fused attention per sequence: no mask is built, nothing is padded. The faster way on a CPU."""
+    parts = []
+    for query, key, value in zip(*(x.split(lengths, dim=2) for x in (query_1HTE, key_1HTE, value_1HTE)), strict=True):
+        length = query.shape[2]
+        mask = _band(length, window, causal, query.device) if window is not None and length > window else None
+        plain_causal = causal and mask is None
+        parts.append(F.scaled_dot_product_attention(query, key, value, mask, dropout, plain_causal, scale=scale))
+    return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+def _padded(
+    query_1HTE: Tensor, key_1HTE: Tensor, value_1HTE: Tensor, lengths: list[int],
+    scale: float, causal: bool, window: int | None, softcap: float | None, dropout: float,
+) -> Tensor:  # fmt: skip
+    """Pad inside the attention only (the linear layers around it never see a pad token): one launch for all rows."""
+    device, longest = query_1HTE.device, max(lengths)
+    lengths_K = torch.tensor(lengths, device=device)
+    real_KL = torch.arange(longest, device=device) < lengths_K[:, None]
+    slots_T = real_KL.flatten().nonzero().squeeze(1)
+
+    def spread(x_1HTE: Tensor) -> Tensor:
+        x_THE = x_1HTE[0].transpose(0, 1)
+        out = x_THE.new_zeros(len(lengths) * longest, *x_THE.shape[1:]).index_copy(0, slots_T, x_THE)
+        return out.view(len(lengths), longest, *x_THE.shape[1:]).transpose(1, 2)
+
+    query_KHLE, key_KHLE, value_KHLE = spread(query_1HTE), spread(key_1HTE), spread(value_1HTE)
+    scores_KHLL = torch.matmul(query_KHLE * scale, key_KHLE.transpose(2, 3))
+    if softcap is not None:
+        scores_KHLL = softcap * torch.tanh(scores_KHLL / softcap)
+    hidden_K1LL = ~real_KL[:, None, None, :]
+    if causal or (window is not None and longest > window):
+        hidden_K1LL = hidden_K1LL | ~_band(longest, window, causal, device)
+    scores_KHLL = scores_KHLL.masked_fill(hidden_K1LL, torch.finfo(scores_KHLL.dtype).min)
+    weights_KHLL = F.softmax(scores_KHLL, dim=-1, dtype=torch.float32).to(value_KHLE.dtype)
+    out_KHLE = torch.matmul(F.dropout(weights_KHLL, dropout) if dropout else weights_KHLL, value_KHLE)
+    return out_KHLE.transpose(1, 2).flatten(0, 1).index_select(0, slots_T)[None]
+
+
+def _band(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor:
+    """(L, L), True where position i may look at j: j <= i if causal, |i - j| < window if there is one."""
+    distance_LL = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None, :]
+    seen_LL = distance_LL >= 0 if causal else torch.ones_like(distance_LL, dtype=torch.bool)
+    return seen_LL if window is None else seen_LL & (distance_LL.abs() < window)
+
+
+class _PlainMatmul(torch.autograd.Function):
+    """Runs attention, forward and backward, with torch's own fp32 matmul whatever the setting around it.
+
+    The oneDNN route that speeds up large linear layers makes the many small matmuls inside CPU attention three times
+    slower, and the backward pass would otherwise run under the setting in force at that time.
+    """
+
+    @staticmethod
+    def run(attend: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        if torch.get_float32_matmul_precision() == "highest":
+            return attend(*inputs)
+        if not torch.is_grad_enabled():
+            with plain_matmul():
+                return attend(*inputs)
+        return _PlainMatmul.apply(attend, *inputs)
+
+    @staticmethod
+    def forward(ctx: Any, attend: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        with torch.enable_grad(), plain_matmul():
+            ctx.inner = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
+            ctx.out = attend(*ctx.inner)
+        return ctx.out.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = [x for x in ctx.inner if x.requires_grad]
+        with plain_matmul():
+            found = iter(torch.autograd.grad(ctx.out, wanted, grads[0]))
+        return (None, *(next(found) if x.requires_grad else None for x in ctx.inner))
+
+
+@contextmanager
+def plain_matmul() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,69 @@
+"""The head of any transformers model, applied to chosen hidden states alone.
+
+A model with a head is ``forward = head(trunk(inputs))``, with the model's own details in between (soft-capping,
+scaling, a pooler, dropout). Answering for the trunk with hidden states computed before gives the head exactly as its
+authors wrote it, for any architecture: at the supervised positions only, or on packed rows.
+
+Axes: N chosen positions, V vocabulary, K rows, L positions of a row, D hidden width, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as TrunkOutput
+
+
+class _Answer(nn.Module):
+    """Stands in for the trunk and returns the hidden states that it was given."""
+
+    def __init__(self, hidden_KLD: Tensor, trunk: nn.Module):
+        super().__init__()
+        self.hidden_KLD = hidden_KLD
+        # A list hides the pooler from the module tree: it is the trunk's, and is only borrowed.
+        self.pooler = [getattr(trunk, "pooler", None)]
+
+    def forward(self, *_: object, **__: object) -> TrunkOutput:
+        pooled = self.pooler[0](self.hidden_KLD) if self.pooler[0] is not None else None
+        return TrunkOutput(last_hidden_state=self.hidden_KLD, pooler_output=pooled)
+
+
+@contextmanager
+def answered(model: PreTrainedModel, hidden_KLD: Tensor) -> Iterator[None]:
+    """Within this context ``model``'s trunk returns ``hidden_KLD``."""
+    modules, prefix = model._modules, model.base_model_prefix
+    trunk = modules[prefix]
+    assert trunk is not None
+    modules[prefix] = _Answer(hidden_KLD, trunk)
+    try:
+        yield
+    finally:
+        modules[prefix] = trunk
+
+
+def head_logits(model: PreTrainedModel, hidden_KLD: Tensor, mask_KL: Tensor | None = None) -> Tensor:
+    """The model's logits for given hidden states: (K, L, V) of a language model, (K, C) of a classifier."""
+    with answered(model, hidden_KLD):
+        return model(inputs_embeds=hidden_KLD, attention_mask=mask_KL).logits
+
+
+def positions_read(model: PreTrainedModel, width: int) -> str:
+    """Which hidden states of a row a classifier's head reads: "first", "last" or "all".
+
+    Asked of the head itself: the gradient of its logits is nonzero at just those positions.
+    """
+    was_training = model.training
+    model.eval()
+    like = next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    hidden_13D = torch.randn(1, 3, width, generator=generator).to(like.device, like.dtype).requires_grad_()
+    with torch.enable_grad():
+        logits = head_logits(model, hidden_13D, torch.ones(1, 3, dtype=torch.long, device=like.device))
+        (grad_13D,) = torch.autograd.grad(logits.square().sum(), hidden_13D)
+    model.train(was_training)
+    read = (grad_13D[0].abs().sum(-1) > 0).tolist()
+    return {(True, False, False): "first", (False, False, True): "last"}.get(tuple(read), "all")

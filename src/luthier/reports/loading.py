@@ -1,0 +1,71 @@
+"""The code of a model card: the shortest program that loads the final model and asks it something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HEADS = {"classify": "SequenceClassification", "chat": "CausalLM", "complete": "CausalLM"}
+ASK_CLASS = """\
+with torch.no_grad():
+    logits = model(**tokenizer("A sentence to judge.", return_tensors="pt")).logits[0]
+"""
+READ_CLASS = {
+    "classification": "print(model.config.id2label[logits.argmax().item()], logits.softmax(-1).tolist())\n",
+    "multi_label": "print({model.config.id2label[i]: p for i, p in enumerate(logits.sigmoid().tolist())})\n",
+    "regression": "print(logits.item())\n",
+}
+ASK_CHAT = """\
+messages = [{"role": "user", "content": "Hello!"}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+"""
+ASK_TEXT = """\
+inputs = tokenizer("Once upon a time", return_tensors="pt")
+"""
+GENERATE = """\
+written = model.generate(**inputs, max_new_tokens=100)
+print(tokenizer.decode(written[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+"""
+FEATURES = """\
+import luthier
+
+run = luthier.load("..")  # the run folder
+print(run.predict(["A sentence to judge."]))
+"""
+
+
+def loading_code(run: dict[str, Any], classes: list[str]) -> str:
+    """Python that runs in the folder that holds the model: plain PEFT for lora, Luthier for frozen features,
+    plain transformers for every other method. ``classes`` are the label names in the order of their ids."""
+    if run["method"] == "features":
+        return FEATURES
+    head = HEADS.get(run["task"], "Model")
+    peft = run["method"] == "lora"
+    kind = f"AutoPeftModelFor{head}" if peft else f"AutoModelFor{head}" if head != "Model" else "AutoModel"
+    imports = (
+        f"from peft import {kind}\nfrom transformers import AutoTokenizer"
+        if peft
+        else (f"from transformers import {kind}, AutoTokenizer")
+    )
+    loaded = f"model = {kind}.from_pretrained(folder{_sizes(run, classes) if peft else ''}).eval()"
+    start = f'{imports}\n\nfolder = "."  # the folder that holds this card\n{loaded}\n'
+    torch = "import torch\n" if run["task"] == "classify" else ""
+    return f"{torch}{start}tokenizer = AutoTokenizer.from_pretrained(folder)\n\n{_ask(run)}"
+
+
+def _sizes(run: dict[str, Any], classes: list[str]) -> str:
+    """The base model's own config knows nothing of the new head: how many outputs, and what they are called."""
+    if run["task"] != "classify":
+        return ""
+    if run.get("objective") == "regression" or not classes:
+        return ", num_labels=1"
+    names = dict(enumerate(classes))
+    shown = f", id2label={names!r}" if len(classes) <= 20 else ""
+    return f", num_labels={len(classes)}{shown}"
+
+
+def _ask(run: dict[str, Any]) -> str:
+    if run["task"] == "classify":
+        return ASK_CLASS + READ_CLASS.get(run.get("objective", ""), "print(logits.tolist())\n")
+    if run["task"] in ("chat", "complete"):
+        return (ASK_CHAT if run["task"] == "chat" else ASK_TEXT) + GENERATE
+    return ""

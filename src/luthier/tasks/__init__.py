@@ -1,0 +1,13 @@
+"""What a person wants. One file per task, one line here.
+
+A task module has ``Options``, ``DEFAULTS`` and ``Task``: what a row must hold, the default objective, how an answer is
+decoded, which metrics count.
+"""
+
+from luthier.registry import Registry
+
+TASKS = Registry(
+    classify="luthier.tasks.classify",
+    chat="luthier.tasks.chat",
+    complete="luthier.tasks.complete",
+)

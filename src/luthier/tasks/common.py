@@ -1,0 +1,69 @@
+"""What every task promises, and what it may ask of a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from luthier.evaluate.intervals import Metrics
+from luthier.models.backbone import Backbone
+from luthier.types import Example, Features, Finding
+
+Encoder = Callable[[Example], list[Features]]
+
+
+class Ask(Protocol):
+    """A model that answers: its outputs for examples, and the backbone for those that generate."""
+
+    backbone: Backbone
+
+    def outputs(self, examples: Sequence[Example]) -> list[Any]: ...
+
+
+class Task(Protocol):
+    """A person's word for what is wanted. The engine never sees one."""
+
+    formats: tuple[str, ...]
+    """Formats of rows that this task takes, the first being the one to suggest."""
+    labels: Sequence[str]
+    sample_options: dict[str, Any]
+    """Options of ``answer`` for the report's samples."""
+    metric: str
+    higher_is_better: bool
+
+    def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
+        """Learn from the rows what the model must know (labels), and say what is wrong with them."""
+
+    def unknown(self, examples: Sequence[Example]) -> list[Finding]:
+        """What of these rows the model, as ``study`` or ``from_config`` left it, can't know."""
+
+    def objective(self) -> str: ...
+
+    def config(self) -> dict[str, Any]:
+        """What goes into the model's config: label names and ids."""
+
+    def from_config(self, config: Any) -> None:
+        """Know again, from a saved model's config, what ``study`` learned."""
+
+    def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
+        """A row as features: ``input_ids``, what its loss needs, ``weight`` and ``full_length`` (before any cut)."""
+
+    def plain(self, outputs: list[Any], rows: Sequence[Features]) -> dict[str, float]: ...
+
+    def with_intervals(self, outputs: list[Any], rows: Sequence[Features]) -> Metrics: ...
+
+    def parse(self, given: Any) -> Example:
+        """An input as a person types it (a string, or a row) as an Example without a target."""
+
+    def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]: ...
+
+    def terminators(self, backbone: Backbone) -> list[int]:
+        """The ids of which one must end a supervised answer; none where answers are not tokens."""
+
+    def shown(self, example: Example) -> tuple[str, str]:
+        """(input, target) as a reader should see them."""
+
+    def shown_answer(self, answer: dict[str, Any]) -> str: ...
+
+    def right(self, example: Example, answer: dict[str, Any]) -> bool | None:
+        """Whether an answer is right, or None where that is no yes or no."""

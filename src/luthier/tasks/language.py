@@ -1,0 +1,69 @@
+"""What the tasks that write text share: metrics on supervised tokens, and answers by generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from luthier.evaluate import language
+from luthier.evaluate.generate import generate, terminators
+from luthier.evaluate.intervals import Metrics
+from luthier.models.backbone import Backbone
+from luthier.tasks.common import Ask
+from luthier.types import Example, Features, Finding
+
+
+class LanguageTask:
+    metric = "loss"
+    higher_is_better = False
+    sample_options = {"max_new_tokens": 64}
+    labels: tuple[str, ...] = ()
+
+    def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
+        return []
+
+    def unknown(self, examples: Sequence[Example]) -> list[Finding]:
+        return []
+
+    def objective(self) -> str:
+        return "next_token"
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+    def from_config(self, config: Any) -> None:
+        pass
+
+    def plain(self, outputs: list[Any], rows: Sequence[Features]) -> dict[str, float]:
+        return language.plain(outputs)
+
+    def with_intervals(self, outputs: list[Any], rows: Sequence[Features]) -> Metrics:
+        return language.with_intervals(outputs)
+
+    def prompt(self, ask: Ask, example: Example) -> list[int]:
+        raise NotImplementedError
+
+    def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
+        """Generated text. Options: max_new_tokens (256), temperature (0: greedy), seed."""
+        prompts = [self.prompt(ask, example) for example in examples]
+        settings = {"max_new_tokens": 256, **options}
+        grown = generate(ask.backbone, prompts, stop=self.terminators(ask.backbone), **settings)
+        return [{"text": str(ask.backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()} for ids in grown]
+
+    def terminators(self, backbone: Backbone) -> list[int]:
+        """The ids of which one must end an answer."""
+        return terminators(backbone)
+
+    def shown_answer(self, answer: dict[str, Any]) -> str:
+        return answer["text"]
+
+    def right(self, example: Example, answer: dict[str, Any]) -> bool | None:
+        return None
+
+
+def cut(features: Features, limit: int, overlong: str) -> Features:
+    """Truncate a row to ``limit`` tokens where the policy says so; ``full_length`` keeps what it was."""
+    full = len(features["input_ids"])
+    if full > limit and overlong == "truncate":
+        features |= {"input_ids": features["input_ids"][:limit], "supervised": features["supervised"][:limit]}
+    return features | {"full_length": full}

@@ -1,0 +1,148 @@
+"""The shared vocabulary: what is passed between the rooms of the house.
+
+Axes in tensor names:  B rows of a batch, T tokens, N supervised positions, D hidden width,
+V vocabulary, C classes, K sequences in a packed row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Message = dict[str, Any]
+"""One turn of a conversation: ``{"role": ..., "content": ...}``, with ``tool_calls`` where it has them."""
+
+Features = dict[str, Any]
+"""One encoded row: at least ``row`` (its index in the data set), ``input_ids`` and what its loss needs."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a row was read: a file and its line (counted from 1), or its position where there are no lines."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+INLINE = Source("input", 1)
+"""The source of a row that was typed or passed in, not read from a file."""
+
+
+@dataclass
+class Example:
+    """One row after normalising: typed parts, and the place that it came from.
+
+    A task fills the parts that it needs and leaves the others empty.
+    """
+
+    source: Source
+    text: str | None = None
+    messages: list[Message] | None = None
+    tools: list[dict[str, Any]] | None = None
+    label: str | float | list[str] | None = None
+    weight: float = 1.0
+
+
+@dataclass
+class Batch:
+    """Named tensors, and the rows they came from, so that any failure can name its rows.
+
+    ``tensors`` holds ``input_ids`` and ``position_ids`` (B, T), the layout's own keys (``attention_mask`` of a
+    padded batch, ``cu_seq_lens`` of a packed one) and what the objective put there.
+    """
+
+    tensors: dict[str, Tensor]
+    rows: list[int]
+    tokens: int = 0
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
+        return Batch(moved, self.rows, self.tokens)
+
+
+@dataclass
+class LossTerms:
+    """What an objective returns for one micro-batch.
+
+    ``total`` is a SUM over supervised units and ``count`` how many (weights) it sums; the engine alone divides, once an
+    optimizer step, by the count over all micro-batches and processes. ``report`` holds (sum, count) pairs
+    that are watched and never optimised.
+    """
+
+    total: Tensor
+    count: float
+    report: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass
+class Adaptation:
+    """What a method made of a model.
+
+    ``parameters`` are the numbers that train, held by identity under the name that ``named_parameters`` gives them.
+    Only the engine sets ``requires_grad``. ``base`` is a context in which the model is what it was before the
+    method (None where the method changes the weights themselves). ``merge`` folds the method into the weights, for
+    methods that are linear. ``save`` writes the final model in the ecosystem's layout. A method that needs no gradient
+    gives ``solve(vectors_KD, targets) -> Solved`` and the ``pooling`` that makes one vector of a row: the trunk's
+    vectors are computed once and the classifier is fitted from them in one go.
+    """
+
+    method: str
+    parameters: dict[str, torch.nn.Parameter]
+    save: Callable[[Path], None]
+    base: Callable[[], AbstractContextManager[Any]] | None = None
+    merge: Callable[[], None] | None = None
+    solve: Callable[[Tensor, list[Any]], Solved] | None = None
+    pooling: str = ""
+
+
+class Solved(Protocol):
+    """A classifier on frozen vectors: a row of outputs per vector, and tensors and settings that rebuild it."""
+
+    def outputs(self, vectors_KD: Tensor) -> list[list[float]]: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check found: what, where, why it matters and how to mend it.
+
+    ``code`` is stable (``data.empty-target``); ``where`` is ``file:line:field`` or a recipe key;
+    ``severity`` is "error" (training would be wrong: refused), "warning" or "note".
+    """
+
+    code: str
+    where: str
+    what: str
+    mend: str = ""
+    why: str = ""
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}"
+        if self.why:
+            text += f" ({self.why})"
+        if self.mend:
+            text += f". {self.mend[0].upper()}{self.mend[1:]}"
+        return f"{text} [{self.code}]"
+
+
+class Refused(Exception):
+    """Luthier will not go on: the findings say why. The command line prints them and exits with 2."""
+
+    def __init__(self, *findings: Finding):
+        self.findings = list(findings)
+        super().__init__("\n".join(str(finding) for finding in findings))
