@@ -6,13 +6,14 @@ Names are imported when they are first used, so that ``import luthier`` and ``lu
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from luthier.conduct import check, tune
-    from luthier.run import Run, load
+    from luthier.runs.conduct import check, tune
+    from luthier.runs.run import Run, load
     from luthier.types import Finding, Refused
 
 __all__ = ["Finding", "Refused", "Run", "check", "load", "tune"]
 
-_HOMES = {"Run": "run", "load": "run", "tune": "conduct", "check": "conduct", "Finding": "types", "Refused": "types"}
+_HOMES = {"Run": "runs.run", "load": "runs.run", "tune": "runs.conduct", "check": "runs.conduct"}
+_HOMES |= {"Finding": "types", "Refused": "types"}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ def embed_file(model: str, data: str, to: str, pooling: str | None = None) -> di
     from luthier.engine.precision import choose_matmul
     from luthier.evaluate.outputs import Reader
     from luthier.models.load import load, locate
-    from luthier.run import Run
+    from luthier.runs.run import Run
 
     target = Path(to)
     if target.suffix not in (".npy", ".safetensors"):

@@ -51,6 +51,8 @@ class Example:
     tools: list[dict[str, Any]] | None = None
     label: str | float | list[str] | None = None
     weight: float = 1.0
+    ends: bool = True
+    """Whether the text ends here; a piece of a longer one goes on in the next row."""
 
 
 @dataclass

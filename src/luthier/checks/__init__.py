@@ -15,7 +15,7 @@ from luthier.checks.rows import terminator_supervised
 from luthier.types import Finding
 
 if TYPE_CHECKING:
-    from luthier.prepare import Prepared
+    from luthier.runs.prepared import Prepared
 
 CHECKS: list[Callable[[Prepared], list[Finding]]] = [
     ids_fit,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from luthier.types import Finding
 
 if TYPE_CHECKING:
-    from luthier.prepare import Prepared
+    from luthier.runs.prepared import Prepared
 
 # A checkpoint holds the weights and AdamW's two moments; one more is written before the oldest goes.
 COPIES_OF_WEIGHTS = 3

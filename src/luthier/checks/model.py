@@ -9,7 +9,7 @@ import torch
 from luthier.types import Finding
 
 if TYPE_CHECKING:
-    from luthier.prepare import Prepared
+    from luthier.runs.prepared import Prepared
 
 
 def ids_fit(prepared: Prepared) -> list[Finding]:

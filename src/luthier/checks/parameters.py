@@ -10,7 +10,7 @@ from luthier.engine.fit import choose, train_mode
 from luthier.types import Finding
 
 if TYPE_CHECKING:
-    from luthier.prepare import Prepared
+    from luthier.runs.prepared import Prepared
 
 NUDGE = 1e-3
 

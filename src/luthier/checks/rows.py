@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from luthier.types import Finding
 
 if TYPE_CHECKING:
-    from luthier.prepare import Prepared
+    from luthier.runs.prepared import Prepared
 
 
 def terminator_supervised(prepared: Prepared) -> list[Finding]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
 EPILOG = "A recipe's keys are told by `luthier schema`; ready recipes by `luthier ls recipes`."
-STOPPED = {"SIGTERM": 143, "SIGINT": 130}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,9 +84,24 @@ def _json(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="answer in JSON on standard output")
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options may stand anywhere: argparse alone refuses words that follow one, as in `tune r.yaml --json epochs=1`."""
+    top = parser()
+    given, late = top.parse_known_args(arguments)
+    several = {"tune": "overrides", "check": "overrides", "predict": "inputs"}.get(given.verb)
+    if late and (several is None or any(word.startswith("-") for word in late)):
+        top.error(f"unrecognized arguments: {' '.join(late)}")
+    if several and late:
+        words = [*getattr(given, several), *late]
+        if several == "overrides" and given.recipe is None:
+            given.recipe, *words = words
+        setattr(given, several, words)
+    return given
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Exit codes: 0 done, 2 refused (the findings are printed), 130 or 143 stopped by a signal after saving."""
-    given = parser().parse_args(arguments)
+    given = parse(arguments)
     if given.version:
         from importlib.metadata import version
 
@@ -97,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     # Forked tokenizer threads would deadlock; a message about it on every start helps no one.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)  # from one library to the authors of another
     from luthier.cli import verbs
     from luthier.types import Refused
 

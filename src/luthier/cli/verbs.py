@@ -11,6 +11,8 @@ from typing import Any
 
 from luthier.types import Finding, Refused
 
+STOPPED = {"SIGTERM": 143, "SIGINT": 130}
+
 
 def say(value: Any) -> None:
     """JSON on standard output."""
@@ -40,21 +42,20 @@ def _source(given: argparse.Namespace) -> tuple[str | None, list[str], dict[str,
 
 
 def tune(given: argparse.Namespace) -> int:
-    from luthier.cli.main import STOPPED
-    from luthier.conduct import tune
     from luthier.reports.console import Console
+    from luthier.runs.conduct import tune
 
     recipe, overrides, keys = _source(given)
     run = tune(recipe, overrides, console=Console(quiet=given.json), **keys)
     if given.json:
         say({"run": str(run.folder), "status": run.info["status"], "result": run.result})
-    return 0 if run.finished else STOPPED["SIGTERM"]
+    return 0 if run.finished else STOPPED[run.info.get("signal", "SIGTERM")]
 
 
 def check(given: argparse.Namespace) -> int:
-    from luthier.conduct import check
     from luthier.reports.console import Console
     from luthier.reports.rows import marked_rows
+    from luthier.runs.conduct import check
 
     recipe, overrides, keys = _source(given)
     findings, prepared = check(recipe, overrides, **keys)
@@ -78,7 +79,7 @@ def check(given: argparse.Namespace) -> int:
 
 
 def predict(given: argparse.Namespace) -> int:
-    from luthier.run import load
+    from luthier.runs.run import load
 
     run = load(given.run)
     inputs: list[Any] = given.inputs
@@ -103,7 +104,7 @@ def predict(given: argparse.Namespace) -> int:
 
 
 def evaluate(given: argparse.Namespace) -> int:
-    from luthier.run import load
+    from luthier.runs.run import load
 
     found = load(given.run).evaluate(given.data)
     if given.json:
@@ -118,7 +119,7 @@ def evaluate(given: argparse.Namespace) -> int:
 
 def chat(given: argparse.Namespace) -> int:
     """A conversation on the terminal; with --json, one line in, one JSON answer out."""
-    from luthier.run import load
+    from luthier.runs.run import load
 
     run = load(given.run)
     if run.info["task"] == "classify":
@@ -153,7 +154,7 @@ def embed(given: argparse.Namespace) -> int:
 
 
 def export(given: argparse.Namespace) -> int:
-    from luthier.run import load
+    from luthier.runs.run import load
 
     told = load(given.run).export(given.form, given.to)
     if given.json:

@@ -34,7 +34,7 @@ def encode(objective: Any, examples: Sequence[Example], limit: int, policy: str,
         try:
             several = objective.encode(example)
         except Refused as refused:
-            encoded.findings += refused.findings
+            encoded.findings += [found for found in refused.findings if found not in encoded.findings]
             continue
         long = max(features["full_length"] for features in several)
         encoded.longest = max(encoded.longest, long)
@@ -43,27 +43,34 @@ def encode(objective: Any, examples: Sequence[Example], limit: int, policy: str,
             if policy == "drop":
                 encoded.skipped["too long"] = encoded.skipped.get("too long", 0) + 1
                 continue
-        if not any(objective.units(features) for features in several):
-            encoded.findings.append(_nothing(example, long, limit))
+        taught = any(objective.units(features) for features in several)
+        if not taught and long > limit:
+            encoded.skipped["target cut off"] = encoded.skipped.get("target cut off", 0) + 1
+            continue
+        if not taught:
+            encoded.findings.append(_nothing(example))
             continue
         for features in several:
             encoded.rows.append(features | {"row": len(encoded.examples)})
             encoded.tokens += len(features["input_ids"])
         encoded.examples.append(example)
     if overlong:
-        encoded.findings.append(_too_long(overlong, len(examples), limit, policy, where))
+        encoded.findings.append(_too_long(overlong, len(examples), limit, policy, where, encoded.skipped))
     return encoded
 
 
-def _too_long(overlong: list[tuple[int, Example]], rows: int, limit: int, policy: str, where: str) -> Finding:
+def _too_long(
+    overlong: list[tuple[int, Example]], rows: int, limit: int, policy: str, where: str, skipped: dict[str, int]
+) -> Finding:
     longest, example = max(overlong, key=lambda found: found[0])
     done = {"error": "no policy is set", "truncate": "cut to the limit", "drop": "left out"}[policy]
+    if policy == "truncate" and "target cut off" in skipped:
+        done += f"; {skipped['target cut off']} left out, because nothing of the target was left"
     what = f"{len(overlong)} of {rows} rows are over {limit} tokens (longest: {longest}, at {example.source}): {done}"
     mend = "raise `max_length`, or set `overlong:` to truncate or drop"
     return Finding("data.too-long", where, what, mend, severity="error" if policy == "error" else "warning")
 
 
-def _nothing(example: Example, length: int, limit: int) -> Finding:
-    cut = f" after the cut to {limit} tokens" if length > limit else ""
-    what = f"nothing of this row is supervised{cut}"
+def _nothing(example: Example) -> Finding:
+    what = "nothing of this row is supervised"
     return Finding("data.nothing-supervised", str(example.source), what, "give it an answer, or leave the row out")

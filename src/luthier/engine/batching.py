@@ -53,4 +53,14 @@ def micro_batches(lengths: Sequence[int], budget: int, *, padded: bool, at_least
             current, used = [], 0
         current.append(index)
         used += length
-    return [*groups, current] if current else groups
+    if current:
+        groups.append(current)
+    while len(groups) < min(at_least, len(lengths)):
+        _halve_fullest(groups, lengths)
+    return groups
+
+
+def _halve_fullest(groups: list[list[int]], lengths: Sequence[int]) -> None:
+    fullest = max((group for group in groups if len(group) > 1), key=lambda group: sum(lengths[i] for i in group))
+    at, middle = groups.index(fullest), math.ceil(len(fullest) / 2)
+    groups[at : at + 1] = [fullest[:middle], fullest[middle:]]

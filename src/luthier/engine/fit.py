@@ -10,67 +10,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from luthier.engine import checkpoint
-from luthier.engine.batching import Order, micro_batches
+from luthier.engine.accumulate import Sums, gradient_of_sum
+from luthier.engine.batching import Order
 from luthier.engine.checkpoint import Checkpoint
 from luthier.engine.optimizer import build, load_state_tensors, set_learning_rate, state_tensors
 from luthier.engine.parallel import Processes
-from luthier.engine.precision import autocast, matmul_route
-from luthier.engine.recovery import out_of_memory, peak_memory_mb, stop_on_signal
+from luthier.engine.plan import Emit, Plan, Progress
+from luthier.engine.precision import matmul_route
+from luthier.engine.recovery import peak_memory_mb, stop_on_signal
 from luthier.engine.schedule import learning_rate
 from luthier.models.backbone import Backbone
-from luthier.types import Adaptation, Batch, Features, Finding, LossTerms, Refused
+from luthier.types import Adaptation, Features, Finding, Refused
 
-Emit = Callable[[dict[str, Any]], None]
 NAN_PATIENCE = 3
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The numbers of the loop, all resolved."""
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    schedule: str
-    warmup: int
-    weight_decay: float
-    max_grad_norm: float
-    micro_tokens: int
-    eval_every: int
-    save_every: int
-    patience: int | None
-    keep: int
-    seed: int
-    metric: str
-    higher_is_better: bool
-    precision: str
-    matmul: str
-    recipe_hash: str
-    data_hash: str
-    final: str = "best"
-
-
-@dataclass
-class Progress:
-    """What changes from step to step; with parameters and optimizer state it is a checkpoint."""
-
-    step: int = 0
-    best: float | None = None
-    best_step: int = 0
-    stale: int = 0
-    skipped: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    stopped: str = ""
-    micro_tokens: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def fit(
@@ -107,7 +65,7 @@ def fit(
             train_mode(backbone, adaptation)
             indices = order.step(step)
 
-            sums = _gradient_of_sum(backbone, objective, [rows[i] for i in indices], plan, progress, processes, emit)
+            sums = gradient_of_sum(backbone, objective, [rows[i] for i in indices], plan, progress, processes, emit)
             for parameter in parameters.values():
                 if parameter.grad is not None:
                     parameter.grad.div_(max(sums.count, 1e-12))
@@ -117,7 +75,7 @@ def fit(
                 optimizer.step()
                 progress.skipped = 0
             else:
-                _not_finite(step, sums, progress, emit)
+                _not_finite(step, sums, [rows[i]["row"] for i in indices], progress, emit)
             optimizer.zero_grad(set_to_none=True)
 
             progress.step = step + 1
@@ -128,8 +86,8 @@ def fit(
             last = progress.step == plan.steps
             if evaluate and (progress.step % plan.eval_every == 0 or last):
                 _judge(evaluate(), plan, progress, emit)
-            if any(processes.sum(float(bool(stop)))):
-                progress.stopped = stop.signal or "signal"
+            if any(processes.sum(float(bool(stop)))) and not progress.stopped:
+                progress.stopped = stop.signal or "SIGTERM"  # another process was asked
             if progress.step % plan.save_every == 0 or last or progress.stopped or progress.best_step == progress.step:
                 _save(folder, plan, adaptation, optimizer, progress, processes)
 
@@ -160,101 +118,19 @@ def train_mode(backbone: Backbone, adaptation: Adaptation) -> None:
         backbone.trunk.eval()
 
 
-@dataclass
-class _Sums:
-    total: float = 0.0
-    count: float = 0.0
-    tokens: int = 0
-    rows: int = 0
-    report: dict[str, tuple[float, float]] = field(default_factory=dict)
-    bad_rows: list[int] = field(default_factory=list)
-
-
-def _gradient_of_sum(
-    backbone: Backbone,
-    objective: Any,
-    rows: list[Features],
-    plan: Plan,
-    progress: Progress,
-    processes: Processes,
-    emit: Emit,
-) -> _Sums:
-    """Leave Σ gradients in ``.grad``. When memory runs out the micro-batch is halved and the step begins again."""
-    progress.micro_tokens = progress.micro_tokens or plan.micro_tokens
-    while True:
-        failed, sums = False, _Sums()
-        try:
-            sums = _accumulate(backbone, objective, rows, plan, progress, processes)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            failed = True
-        if not any(processes.sum(float(failed))):
-            break
-        backbone.model.zero_grad(set_to_none=True)
-        if progress.micro_tokens <= min(size(row) for row in rows):
-            what = f"one row of {max(size(row) for row in rows)} tokens does not fit in memory"
-            mend = "shorten rows (`max_length`), set `gradient_checkpointing: true`, or take a smaller model"
-            raise Refused(Finding("machine.memory", f"step {progress.step}", what, mend))
-        progress.micro_tokens //= 2
-        text = f"out of memory: {progress.micro_tokens} tokens at a time from here on; still {len(rows)} rows a step"
-        emit({"step": progress.step, "kind": "event", "event": "oom", "text": text})
-    trained = [parameter for parameter in backbone.model.parameters() if parameter.requires_grad]
-    processes.sum_gradients(trained)
-    sums.total, sums.count, tokens = processes.sum(sums.total, sums.count, sums.tokens)
-    sums.tokens, sums.rows = int(tokens), len(rows)
-    return sums
-
-
-def _accumulate(
-    backbone: Backbone, objective: Any, rows: list[Features], plan: Plan, progress: Progress, processes: Processes
-) -> _Sums:
-    sums = _Sums()
-    budget = 2**62 if objective.couples else progress.micro_tokens
-    groups = micro_batches(
-        [size(row) for row in rows], budget, padded=backbone.layout == "padded", at_least=processes.world
-    )
-    for index, group in processes.share(groups):
-        batch = objective.collate([rows[i] for i in group]).to(backbone.device)
-        # Dropout's draws depend on the step and the micro-batch alone: resuming or evaluating can't shift them.
-        torch.manual_seed(plan.seed * 1_000_003 + progress.step * 1_009 + index)
-        with autocast(plan.precision, backbone.device):
-            terms: LossTerms = objective.loss(backbone, batch)
-        if terms.total.requires_grad:
-            terms.total.backward()
-        _add(sums, terms, batch)
-    return sums
-
-
-def _add(sums: _Sums, terms: LossTerms, batch: Batch) -> None:
-    total = float(terms.total.detach())
-    if not math.isfinite(total):
-        sums.bad_rows += batch.rows
-    sums.total += total
-    sums.count += terms.count
-    sums.tokens += batch.tokens
-    for name, (value, count) in terms.report.items():
-        old = sums.report.get(name, (0.0, 0.0))
-        sums.report[name] = (old[0] + value, old[1] + count)
-
-
-def size(row: Features) -> int:
-    """Tokens of a row, or of its cached hidden states."""
-    return len(row["hidden_LD"]) if "hidden_LD" in row else len(row["input_ids"])
-
-
-def _not_finite(step: int, sums: _Sums, progress: Progress, emit: Emit) -> None:
+def _not_finite(step: int, sums: Sums, rows: list[int], progress: Progress, emit: Emit) -> None:
     progress.skipped += 1
-    where = f"rows {sums.bad_rows}" if sums.bad_rows else "the gradient"
+    rows = sorted(sums.bad_rows or rows)
+    where = f"the {'loss' if sums.bad_rows else 'gradient'} of rows {rows}"
     text = f"not finite in step {step + 1}: {where}; the step was skipped and no weight changed"
-    emit({"step": step + 1, "kind": "event", "event": "nan", "text": text, "rows": sums.bad_rows})
+    emit({"step": step + 1, "kind": "event", "event": "nan", "text": text, "rows": rows})
     if progress.skipped >= NAN_PATIENCE:
         what = f"the loss or gradient was not finite for {NAN_PATIENCE} steps running (last: {where})"
         mend = "look at the rows named in metrics.jsonl, lower learning_rate, or use `precision: fp32`"
         raise Refused(Finding("train.not-finite", f"step {step + 1}", what, mend))
 
 
-def _record(progress: Progress, sums: _Sums, rate: float, norm: float, backbone: Backbone) -> dict[str, Any]:
+def _record(progress: Progress, sums: Sums, rate: float, norm: float, backbone: Backbone) -> dict[str, Any]:
     watched = {name: value / count for name, (value, count) in sums.report.items() if count}
     return {
         "step": progress.step,

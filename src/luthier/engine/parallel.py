@@ -7,6 +7,7 @@ loop; so the number of processes never changes the result.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -53,11 +54,11 @@ class Processes:
         for grad, summed in zip(grads, torch._utils._unflatten_dense_tensors(flat, grads), strict=True):
             grad.copy_(summed)
 
-    def gather(self, items: list[object]) -> list[object]:
+    def gather(self, items: list[Any]) -> list[Any]:
         """The items of all processes, in rank order, on every process."""
         if self.world == 1:
             return items
-        parts: list[list[object]] = [[] for _ in range(self.world)]
+        parts: list[list[Any]] = [[] for _ in range(self.world)]
         dist.all_gather_object(parts, items)
         return [item for part in parts for item in part]
 

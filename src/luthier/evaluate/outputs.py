@@ -7,29 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from luthier.data.collate import lay_out
+from luthier.engine.accumulate import size
 from luthier.engine.batching import micro_batches
-from luthier.engine.fit import size
 from luthier.engine.parallel import Processes
 from luthier.engine.precision import autocast, matmul_route
 from luthier.models.backbone import Backbone, evaluating
 from luthier.types import Batch, Features
 
 
+@dataclass(frozen=True)
 class Reader:
-    """Runs a model over rows in token-budget batches, in evaluation mode, without gradients."""
+    """Runs a model over rows in token-budget batches, in evaluation mode, without gradients.
 
-    def __init__(
-        self, backbone: Backbone, *, micro_tokens: int, precision: str = "fp32", matmul: str = "default",
-        processes: Processes | None = None,
-    ):  # fmt: skip
-        self.backbone, self.micro_tokens = backbone, micro_tokens
-        self.precision, self.matmul, self.processes = precision, matmul, processes
+    With ``processes`` the batches are shared among them, and every one gets all results.
+    """
+
+    backbone: Backbone
+    micro_tokens: int
+    precision: str = "fp32"
+    matmul: str = "default"
+    processes: Processes | None = None
 
     def outputs(self, objective: Any, rows: Sequence[Features]) -> list[Any]:
         """``objective.outputs`` of every row."""

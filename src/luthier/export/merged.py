@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 
 from luthier.models.load import load, locate
-from luthier.run import Run
+from luthier.runs.run import Run
 from luthier.types import Finding, Refused
 
 # Largest difference of an output, relative to the largest output, in fp32.

@@ -26,7 +26,7 @@ FILE = "features"
 
 class Options(MethodOptions):
     whole: ClassVar[bool] = False
-    classifier: Literal["logistic", "knn", "ridge", "torch"] = "logistic"
+    classifier: Literal["logistic", "knn", "ridge", "torch"] = Field("logistic", description="fitted to the vectors")
     pooling: Literal["mean", "first", "last"] | None = Field(
         None, description="default: mean; last where the trunk is causal"
     )

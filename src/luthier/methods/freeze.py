@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import nn
 
+from luthier.data.collate import lay_out
 from luthier.methods.common import MethodOptions, save_whole
-from luthier.models.backbone import Backbone
-from luthier.types import Adaptation, Finding, Refused
+from luthier.models.backbone import Backbone, evaluating
+from luthier.types import Adaptation, Batch, Finding, Refused
 
 DEFAULTS = {"learning_rate": 1e-3}
 
@@ -21,7 +23,7 @@ Part = Literal["head", "norms", "biases", "embedding"]
 
 
 class Options(MethodOptions):
-    train: list[Part] = Field(default=["head"])
+    train: list[Part] = Field(default=["head"], description="parts that train")
     last: int = Field(0, ge=0, description="the last n blocks, and what follows them in the trunk")
 
 
@@ -33,10 +35,10 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
     if options.last:
         parts[f"last {options.last} blocks"] = _last(backbone, options.last)
     for part, parameters in parts.items():
-        if not parameters:
+        if parameters.keys() <= backbone.fresh:  # a new head trains anyway: of the pretrained model this names nothing
             findings.append(_nothing(part))
         chosen |= parameters
-    if not chosen:
+    if not chosen and not findings:
         findings.append(_nothing("head"))
     if findings:
         raise Refused(*findings)
@@ -51,13 +53,14 @@ def _nothing(part: str) -> Finding:
 
 def _part(backbone: Backbone, part: Part) -> dict[str, nn.Parameter]:
     found = {}
+    names = {id(p): name for name, p in backbone.model.named_parameters()}  # a tied one has one name here
     for module_name, module in backbone.model.named_modules():
         for name, parameter in module.named_parameters(module_name, recurse=False):
             is_norm = "norm" in type(module).__name__.lower()
             is_bias = name.endswith("bias")
             is_embedding = module_name == backbone.seams.embedding
             if {"head": False, "norms": is_norm, "biases": is_bias, "embedding": is_embedding}[part]:
-                found[name] = parameter
+                found[names[id(parameter)]] = parameter
     return found
 
 
@@ -66,9 +69,25 @@ def _last(backbone: Backbone, count: int) -> dict[str, nn.Parameter]:
     if count > len(blocks):
         what = f"`last: {count}` is more than the {len(blocks)} blocks of this model"
         raise Refused(Finding("method.no-target", "freeze.last", what, f"give 1 to {len(blocks)}, or `method: full`"))
-    named = list(backbone.model.named_parameters())
-    own = {id(p) for block in blocks for p in backbone.model.get_submodule(block).parameters()}
-    final = max(i for i, (_, p) in enumerate(named) if id(p) in own)
-    chosen = tuple(f"{block}." for block in blocks[-count:])
-    after = {name: p for name, p in named[final + 1 :] if p is not backbone.model.get_input_embeddings().weight}
-    return {name: p for name, p in named if name.startswith(chosen)} | after
+    chosen = tuple(f"{name}." for name in [*blocks[-count:], *_called_after(backbone, blocks[-1])])
+    return {name: p for name, p in backbone.model.named_parameters() if name.startswith(chosen)}
+
+
+def _called_after(backbone: Backbone, block: str) -> set[str]:
+    """The modules of the trunk that run once ``block`` is done: a final norm, a pooler. Asked of the trunk itself.
+
+    Where a module is written says little: relative position embeddings may stand below the blocks that use them.
+    """
+    order: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: order.append(name))
+        for name, module in backbone.model.named_modules()
+        if name == block or any(True for _ in module.parameters(recurse=False))
+    ]
+    with evaluating(backbone.model), torch.no_grad():
+        batch = lay_out([{"input_ids": [5, 6, 7]}], backbone.layout)
+        backbone.hidden(Batch(batch, [0]).to(backbone.device))
+    for hook in hooks:
+        hook.remove()
+    last = order.index(block)
+    return set(order[last + 1 :]) - set(order[:last])

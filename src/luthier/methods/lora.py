@@ -20,6 +20,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from luthier.methods.common import MethodOptions
 from luthier.models.backbone import Backbone
@@ -31,12 +32,14 @@ TASK_TYPES = {"token_logits": "CAUSAL_LM", "sequence_logits": "SEQ_CLS", "hidden
 
 class Options(MethodOptions):
     whole: ClassVar[bool] = False
-    rank: int = Field(8, gt=0)
-    alpha: float = Field(16, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: int = Field(8, gt=0, description="of the update of each matrix")
+    alpha: float = Field(16, gt=0, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of what goes into the update, while training")
     targets: list[str] = Field(default=["all"], description="roles, layer names or a regular expression")
-    variant: Literal["lora", "dora", "pissa"] = "lora"
-    rslora: bool = False
+    variant: Literal["lora", "dora", "pissa"] = Field(
+        "lora", description="DoRA: direction and magnitude apart; PiSSA: begins in the largest singular vectors"
+    )
+    rslora: bool = Field(False, description="scaled by alpha / √rank instead")
     quantize: Literal["nf4"] | None = Field(
         None, description="QLoRA: frozen weights in 4 bits (needs bitsandbytes and a GPU)"
     )
@@ -65,11 +68,13 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
     model = backbone.model
     head = backbone.head_parameters() if backbone.needs == "sequence_logits" else {}
     known = {id(parameter) for parameter in model.parameters()}
+    targets = [linear.name for linear in backbone.seams.linears_by_role(options.targets)]
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,  # type: ignore[arg-type]
         lora_dropout=options.dropout,
-        target_modules=[linear.name for linear in backbone.seams.linears_by_role(options.targets)],
+        target_modules=targets,
+        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in targets),
         use_rslora=options.rslora,
         use_dora=options.variant == "dora",
         init_lora_weights="pissa" if options.variant == "pissa" else True,
@@ -81,7 +86,7 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
     initial = {name: p.detach().clone() for name, p in added.items()} if options.variant == "pissa" else {}
 
     def save(folder: Path) -> None:
-        _save(folder, config, added, head, initial)
+        _save(folder, config, added, head, _modules(backbone, head), initial)
 
     # PiSSA moves a part of the weights into the adapter, so switching it off does not give the base back.
     base = None if initial else lambda: _switched_off(model)
@@ -111,11 +116,18 @@ def _merge(model: nn.Module) -> None:
             module.merge(safe_merge=True)
 
 
+def _modules(backbone: Backbone, head: dict[str, nn.Parameter]) -> list[str]:
+    """The modules that hold ``head``: whole ones outside the trunk (PEFT saves a head whole and can't nest in it)."""
+    outside = set(backbone.seams.head)
+    return sorted({top if (top := name.partition(".")[0]) in outside else name.rpartition(".")[0] for name in head})
+
+
 def _save(
     folder: Path,
     config: LoraConfig,
     added: dict[str, nn.Parameter],
     head: dict[str, nn.Parameter],
+    modules: list[str],
     initial: dict[str, Tensor],
 ) -> None:
     """PEFT's layout: adapter_config.json and adapter_model.safetensors, opened by PeftModel.from_pretrained."""
@@ -126,7 +138,7 @@ def _save(
         tensors, settings = _pissa_as_lora(tensors, initial, settings)
     tensors |= {f"base_model.model.{name}": p.detach() for name, p in head.items()}
     if head:
-        settings["modules_to_save"] = sorted({name.rpartition(".")[0] for name in head})
+        settings["modules_to_save"] = modules
     settings |= {"inference_mode": True, "target_modules": sorted(config.target_modules or [])}
     save_file(
         {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors"

@@ -18,7 +18,7 @@ from luthier.options import Options as Section
 
 
 class Options(Section):
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
 
 
 class Objective(SequenceObjective):

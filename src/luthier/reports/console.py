@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from luthier.types import Finding
 
 SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+ALIKE = 10  # findings of one code that are spelled out
 LINE_EVERY_S = 60.0  # of the run's own time: a plain line appears at each tenth of the steps, and at least this often
 
 
@@ -63,11 +65,17 @@ class Console:
             members = [finding for finding in findings if finding.severity == severity]
             if members:
                 self._say(f"{severity}s ({len(members)})", style)
-            for finding in members:
+            for finding in _first_of_each(members):
                 self._say(f"  {finding.where}: {finding.what}", rest=f"  [{finding.code}]", rest_style="dim")
                 for word, text in (("why", finding.why), ("mend", finding.mend)):
                     if text:
                         self._say(f"      {word}: {text}")
+            for code, more in _beyond(members).items():
+                self._say(
+                    f"  and {count(more)} more like that (all of them with --json)",
+                    rest=f"  [{code}]",
+                    rest_style="dim",
+                )
 
     def rows(self, shown: list[dict[str, Any]]) -> None:
         """Rows as the model sees them: ``{source, tokens, runs: [(text, supervised)], target}``.
@@ -172,6 +180,22 @@ class Console:
         from rich.text import Text
 
         self._rich.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def _first_of_each(findings: list[Finding]) -> list[Finding]:
+    """At most ``ALIKE`` findings of each code."""
+    seen: Counter[str] = Counter()
+    shown = []
+    for finding in findings:
+        seen[finding.code] += 1
+        if seen[finding.code] <= ALIKE:
+            shown.append(finding)
+    return shown
+
+
+def _beyond(findings: list[Finding]) -> dict[str, int]:
+    """How many of each code are not shown."""
+    return {code: n - ALIKE for code, n in Counter(finding.code for finding in findings).items() if n > ALIKE}
 
 
 def before_after_line(result: Record) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from luthier.evaluate import classification
 from luthier.evaluate.intervals import Metrics
@@ -29,7 +30,9 @@ METRICS = {"single": "accuracy", "multi": "f1_micro", "regression": "mae"}
 
 
 class Options(Section):
-    kind: Literal["auto", "single", "multi", "regression"] = "auto"
+    kind: Literal["auto", "single", "multi", "regression"] = Field(
+        "auto", description="one label a row, several, or a number; default: told by the labels"
+    )
 
 
 class Task:
@@ -50,6 +53,9 @@ class Task:
 
     def objective(self) -> str:
         return OBJECTIVES[self.kind]
+
+    def pieces(self, examples: Sequence[Example]) -> list[Example]:
+        return list(examples)
 
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
         if self.kind == "auto":
@@ -150,6 +156,9 @@ class Task:
         return (
             ", ".join(answer["labels"]) if self.kind == "multi" else f"{answer['label']} ({answer['probability']:.2f})"
         )
+
+    def decided(self, answer: dict[str, Any]) -> str:
+        return answer["label"] if self.kind == "single" else self.shown_answer(answer)
 
     def right(self, example: Example, answer: dict[str, Any]) -> bool | None:
         if self.kind == "regression":

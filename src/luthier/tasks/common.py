@@ -31,6 +31,9 @@ class Task(Protocol):
     metric: str
     higher_is_better: bool
 
+    def pieces(self, examples: Sequence[Example]) -> list[Example]:
+        """The rows to split into train and eval, where one row may be a whole book."""
+
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
         """Learn from the rows what the model must know (labels), and say what is wrong with them."""
 
@@ -64,6 +67,9 @@ class Task(Protocol):
         """(input, target) as a reader should see them."""
 
     def shown_answer(self, answer: dict[str, Any]) -> str: ...
+
+    def decided(self, answer: dict[str, Any]) -> str:
+        """What of an answer must differ for it to count as another: a label, without its probability."""
 
     def right(self, example: Example, answer: dict[str, Any]) -> bool | None:
         """Whether an answer is right, or None where that is no yes or no."""

@@ -19,6 +19,9 @@ class LanguageTask:
     sample_options = {"max_new_tokens": 64}
     labels: tuple[str, ...] = ()
 
+    def pieces(self, examples: Sequence[Example]) -> list[Example]:
+        return list(examples)
+
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
         return []
 
@@ -55,6 +58,9 @@ class LanguageTask:
         return terminators(backbone)
 
     def shown_answer(self, answer: dict[str, Any]) -> str:
+        return answer["text"]
+
+    def decided(self, answer: dict[str, Any]) -> str:
         return answer["text"]
 
     def right(self, example: Example, answer: dict[str, Any]) -> bool | None:

@@ -1,0 +1,102 @@
+"""The gradient of the SUM of losses over a global batch, micro-batch by micro-batch, over all processes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from luthier.engine.batching import micro_batches
+from luthier.engine.parallel import Processes
+from luthier.engine.plan import Emit, Plan, Progress
+from luthier.engine.precision import autocast
+from luthier.engine.recovery import out_of_memory
+from luthier.models.backbone import Backbone
+from luthier.types import Batch, Features, Finding, LossTerms, Refused
+
+
+@dataclass
+class Sums:
+    total: float = 0.0
+    count: float = 0.0
+    tokens: int = 0
+    rows: int = 0
+    report: dict[str, tuple[float, float]] = field(default_factory=dict)
+    bad_rows: list[int] = field(default_factory=list)
+
+
+def gradient_of_sum(
+    backbone: Backbone,
+    objective: Any,
+    rows: list[Features],
+    plan: Plan,
+    progress: Progress,
+    processes: Processes,
+    emit: Emit,
+) -> Sums:
+    """Leave Σ gradients in ``.grad``. When memory runs out the micro-batch is halved and the step begins again."""
+    progress.micro_tokens = progress.micro_tokens or plan.micro_tokens
+    while True:
+        failed, sums = False, Sums()
+        try:
+            sums = _accumulate(backbone, objective, rows, plan, progress, processes)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            failed = True
+        if not any(processes.sum(float(failed))):
+            break
+        backbone.model.zero_grad(set_to_none=True)
+        if progress.micro_tokens <= min(size(row) for row in rows):
+            what = f"one row of {max(size(row) for row in rows)} tokens does not fit in memory"
+            mend = "shorten rows (`max_length`), set `gradient_checkpointing: true`, or take a smaller model"
+            raise Refused(Finding("machine.memory", f"step {progress.step}", what, mend))
+        progress.micro_tokens = min(progress.micro_tokens, sum(size(row) for row in rows)) // 2
+        text = f"out of memory: {progress.micro_tokens} tokens at a time from here on; still {len(rows)} rows a step"
+        emit({"step": progress.step, "kind": "event", "event": "oom", "text": text})
+    trained = [parameter for parameter in backbone.model.parameters() if parameter.requires_grad]
+    processes.sum_gradients(trained)
+    sums.total, sums.count, tokens = processes.sum(sums.total, sums.count, sums.tokens)
+    sums.tokens, sums.rows = int(tokens), len(rows)
+    if not math.isfinite(sums.total):
+        sums.bad_rows = processes.gather(sums.bad_rows)
+    return sums
+
+
+def _accumulate(
+    backbone: Backbone, objective: Any, rows: list[Features], plan: Plan, progress: Progress, processes: Processes
+) -> Sums:
+    sums = Sums()
+    budget = 2**62 if objective.couples else progress.micro_tokens
+    groups = micro_batches(
+        [size(row) for row in rows], budget, padded=backbone.layout == "padded", at_least=processes.world
+    )
+    for index, group in processes.share(groups):
+        batch = objective.collate([rows[i] for i in group]).to(backbone.device)
+        # Dropout's draws depend on the step and the micro-batch alone: resuming or evaluating can't shift them.
+        torch.manual_seed(plan.seed * 1_000_003 + progress.step * 1_009 + index)
+        with autocast(plan.precision, backbone.device):
+            terms: LossTerms = objective.loss(backbone, batch)
+        if terms.total.requires_grad:
+            terms.total.backward()
+        _add(sums, terms, batch)
+    return sums
+
+
+def _add(sums: Sums, terms: LossTerms, batch: Batch) -> None:
+    total = float(terms.total.detach())
+    if not math.isfinite(total):
+        sums.bad_rows += batch.rows
+    sums.total += total
+    sums.count += terms.count
+    sums.tokens += batch.tokens
+    for name, (value, count) in terms.report.items():
+        old = sums.report.get(name, (0.0, 0.0))
+        sums.report[name] = (old[0] + value, old[1] + count)
+
+
+def size(row: Features) -> int:
+    """Tokens of a row, or of its cached hidden states."""
+    return len(row["hidden_LD"]) if "hidden_LD" in row else len(row["input_ids"])

@@ -1,0 +1,92 @@
+"""A recipe in which every value is known, and where each came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luthier.recipe.sections import Recipe
+
+# Keys that say where and how fast, not what: a run resumes under the same hash when they change.
+INCIDENTAL = {"out", "name", "track", "keep", "micro_tokens"}
+# Keys whose values may be paths, relative to the recipe's folder.
+PATHS = {"model.name", "model.template", "data.train", "data.eval"}
+
+
+@dataclass
+class ResolvedRecipe:
+    """A validated recipe with its sections: what `prepare` hands to the rooms."""
+
+    recipe: Recipe
+    task_options: Any
+    method_options: Any
+    objective_options: Any
+    base: Path
+    origins: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """sha256 of everything that changes the result."""
+        kept = {key: value for key, value in self.as_dict().items() if key not in INCIDENTAL}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def as_dict(self) -> dict[str, Any]:
+        values = self.recipe.model_dump()
+        values["model"] = {k: v for k, v in values["model"].items() if v is not None}
+        for name, options in self._sections():
+            dumped = options.model_dump()
+            if dumped:
+                values[name] = {**values.get(name, {}), **dumped}
+        return values
+
+    def _sections(self) -> list[tuple[str, Any]]:
+        named = [(self.recipe.task, self.task_options), (self.recipe.method, self.method_options)]
+        return [*named, (self.recipe.objective or "", self.objective_options)]
+
+    def rows(self) -> list[tuple[str, Any, str]]:
+        """(dotted key, value, origin) of each resolved value, for printing."""
+        flat = flatten(self.as_dict())
+        return [
+            (key, value, self.origins.get(key, "default")) for key, value in flat.items() if value not in (None, {}, [])
+        ]
+
+    def set(self, key: str, value: Any, origin: str) -> None:
+        """Resolve one value that was left open."""
+        setattr(self.recipe, key, value)
+        self.origins[key] = origin
+
+    def _located(self, value: Any) -> Any:
+        """Paths that lead somewhere, in full; hub ids and names as they are."""
+        if isinstance(value, list):
+            return [self._located(item) for item in value]
+        if isinstance(value, dict):
+            return {**value, "path": self._located(value["path"])} if "path" in value else value
+        found = isinstance(value, str) and (self.base / value).exists()
+        return str((self.base / value).resolve()) if found else value
+
+    def to_yaml(self) -> str:
+        """The resolved recipe; each line says where its value came from. It can be run again from any folder."""
+        lines, done = [], set()
+        for key, value, origin in self.rows():
+            value = self._located(value) if key in PATHS else value
+            section, _, leaf = key.rpartition(".")
+            if section and section not in done:
+                lines.append(f"{section}:")
+            done.add(section)
+            text = json.dumps(value, ensure_ascii=False)
+            lines.append(f"{'  ' if section else ''}{leaf}: {text}  # {origin}")
+        return "\n".join(lines) + "\n"
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"lora": {"rank": 8}} → {"lora.rank": 8}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value and key != "columns":
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,30 @@
+"""The JSON schema of a recipe, for editors and for forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import create_model
+
+from luthier.methods import METHODS
+from luthier.objectives import OBJECTIVES
+from luthier.recipe.sections import Recipe
+from luthier.tasks import TASKS
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a recipe, with a section for each task, method and objective that has options."""
+    sections: dict[str, Any] = {}
+    for registry in (TASKS, METHODS, OBJECTIVES):
+        for name in registry:
+            options = registry.load(name).Options
+            if options.model_fields:
+                sections[name] = (options | None, None)
+    model = create_model("Recipe", __base__=Recipe, **sections)
+    schema = model.model_json_schema()
+    schema["properties"]["model"] = {"anyOf": [{"type": "string"}, schema["properties"]["model"]]}
+    schema["properties"]["data"] = {"anyOf": [{"type": "string"}, {"type": "array"}, schema["properties"]["data"]]}
+    for key, registry in (("task", TASKS), ("method", METHODS)):
+        schema["properties"][key] |= {"enum": list(registry)}
+    schema["properties"]["objective"]["anyOf"][0] |= {"enum": list(OBJECTIVES)}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,82 @@
+"""Every key that a recipe understands, with its type, its bounds and what it means."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from luthier.options import Options
+
+
+class ModelSection(Options):
+    name: str = Field(description="a folder, a hub id, or `starter:minilm`")
+    revision: str | None = Field(None, description="commit or tag of a hub id")
+    template: str | None = Field(
+        None, description="chat template: `chatml`, `plain` or a .jinja file; default: the tokenizer's"
+    )
+
+
+class DataSection(Options):
+    train: str | list[str | dict[str, Any]] = Field(
+        description="file, folder or hub id; several as a list, {path, weight} each"
+    )
+    eval: str | list[str] | float | None = Field(
+        None, description="files to evaluate on, or the share of train to split off"
+    )
+    format: str | None = Field(None, description="messages, sharegpt, alpaca, ...; default: recognised")
+    columns: dict[str, str] = Field(default_factory=dict, description="our name: the file's column")
+    on_bad_row: Literal["stop", "skip"] = Field("stop", description="a row that can't be read or used")
+    on_leak: Literal["stop", "drop"] = Field(
+        "stop", description="training rows that are also in eval: stop, or leave out"
+    )
+    max_bad_rows: int = Field(100, ge=0, description="with `on_bad_row: skip`, more than these stop the run")
+
+
+class Recipe(Options):
+    """Every key that a run understands. ``None`` means: let the task, the method or the machine decide."""
+
+    task: str = Field(description="what is wanted")
+    model: ModelSection
+    data: DataSection
+    method: str = Field("lora", description="which numbers train")
+    objective: str | None = Field(None, description="the loss; default: the task's")
+
+    epochs: float = Field(3.0, gt=0, description="passes over the training rows")
+    steps: int | None = Field(None, gt=0, description="optimizer steps; overrides epochs")
+    batch_size: int | None = Field(None, gt=0, description="rows per optimizer step, over all processes")
+    learning_rate: float | None = Field(None, gt=0, description="at its highest; default: the method's")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="of the learning rate, after warm-up"
+    )
+    warmup: float = Field(0.06, ge=0, description="share of the steps, or a number of steps where >= 1")
+    weight_decay: float = Field(0.01, ge=0, description="of matrices; biases and norms have none")
+    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled to this length")
+
+    max_length: int | None = Field(None, gt=1, description="tokens; default: what the model takes")
+    overlong: Literal["error", "truncate", "drop"] | None = Field(
+        None, description="rows over `max_length`; default: the task's"
+    )
+    packing: Literal["auto", "on", "off"] = Field(
+        "auto", description="rows end to end with attention kept apart, instead of padded"
+    )
+    micro_tokens: int | None = Field(
+        None, gt=0, description="tokens computed at a time; changes speed and memory, never the result"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of the computation; what trains is fp32")
+    matmul: Literal["auto", "default", "onednn"] = Field("auto", description="the library of matrix products on a CPU")
+    gradient_checkpointing: bool = Field(False, description="less memory, more time, the same result")
+
+    eval_every: int | None = Field(None, gt=0, description="steps; default: once an epoch")
+    save_every: int | None = Field(None, gt=0, description="steps; default: as eval_every")
+    patience: int | None = Field(None, gt=0, description="evaluations without a better metric before stopping")
+    metric: str | None = Field(None, description="what `best` means; default: the task's")
+    final: Literal["best", "last"] | None = Field(None, description="which weights become the final model")
+    keep: int = Field(2, gt=0, description="newest checkpoints kept, besides the best")
+
+    seed: int = Field(0, ge=0, description="of the split, the order of rows, new weights and dropout")
+    out: str = Field("runs", description="the folder of run folders")
+    name: str | None = Field(None, description="of the run folder; default: task-model-method")
+    track: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(
+        default_factory=list, description="also send the metrics there"
+    )

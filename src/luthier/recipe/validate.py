@@ -1,0 +1,140 @@
+"""What is wrong with a recipe, all of it at once: unknown keys with the nearest name, wrong types, unused sections."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from luthier.methods import METHODS
+from luthier.objectives import OBJECTIVES
+from luthier.recipe.resolved import ResolvedRecipe
+from luthier.recipe.sections import Recipe
+from luthier.tasks import TASKS
+from luthier.types import Finding
+
+
+def validate(
+    values: dict[str, Any], origins: dict[str, str], base: Path, where: str
+) -> tuple[ResolvedRecipe | None, list[Finding]]:
+    for short, opened in (("model", "model.name"), ("data", "data.train")):
+        if short in origins and not isinstance(values.get(short), dict):
+            origins[opened] = origins[short]
+    values = _open_short_forms(values)
+    findings: list[Finding] = []
+    task = _choice(TASKS, values.get("task"), "task", origins, where, findings)
+    method = _choice(METHODS, values.get("method", "lora"), "method", origins, where, findings)
+    values["method"] = method = method or "lora"  # a check goes on with the default
+    objective = _choice(OBJECTIVES, values.get("objective"), "objective", origins, where, findings, optional=True)
+    sections = {key: values.pop(key) for key in list(values) if key in TASKS or key in METHODS or key in OBJECTIVES}
+
+    options: dict[str, Any] = {}
+    for registry, name in ((TASKS, task), (METHODS, method), (OBJECTIVES, objective)):
+        if name is not None:
+            section = sections.pop(name, {})
+            section = {} if section is None else section
+            options[name] = _model(registry.load(name).Options, section, f"{name}.", origins, where, findings)
+    for name in sections:
+        place, mend = _place(name, origins, where), f"remove it, or choose `{name}` as task, method or objective"
+        findings.append(Finding("recipe.unused-section", place, f"the section `{name}:` has no effect here", mend))
+    recipe = _model(Recipe, values, "", origins, where, findings)
+    if recipe is None or task is None or method is None:
+        return None, findings
+    run = ResolvedRecipe(recipe, options[task], options[method], options.get(objective or ""), base, origins)
+    return run, findings
+
+
+def _open_short_forms(values: dict[str, Any]) -> dict[str, Any]:
+    """``model: X``, ``data: F`` and ``method: {lora: {rank: 8}}`` are short forms of their sections."""
+    values = dict(values)
+    if isinstance(values.get("model"), str):
+        values["model"] = {"name": values["model"]}
+    if isinstance(values.get("data"), str | list):
+        values["data"] = {"train": values["data"]}
+    if isinstance(values.get("method"), dict) and len(values["method"]) == 1:
+        ((name, options),) = values["method"].items()
+        values["method"] = name
+        values[name] = {**(options or {}), **(values.get(name) or {})}
+    return values
+
+
+def _place(key: str, origins: dict[str, str], where: str) -> str:
+    parts = key.split(".")
+    for end in range(len(parts), 0, -1):
+        origin = origins.get(".".join(parts[:end]))
+        if origin and origin != "given":
+            return f"{origin}:{key}"
+    return f"{where}:{key}"
+
+
+def _choice(
+    registry: Any, value: Any, key: str, origins: dict[str, str], where: str, findings: list[Finding], *,
+    optional: bool = False,
+) -> str | None:  # fmt: skip
+    if value is None and optional:
+        return None
+    if isinstance(value, str) and value in registry:
+        return value
+    known = ", ".join(registry)
+    what = f"`{key}` is missing" if value is None else f"unknown {key} {value!r}"
+    near = difflib.get_close_matches(str(value), list(registry), n=1, cutoff=0.5)
+    mend = f"did you mean `{near[0]}`?" if near else f"one of: {known}"
+    findings.append(Finding(f"recipe.{key}", _place(key, origins, where), what, mend))
+    return None
+
+
+def _model(
+    kind: type[BaseModel], values: Any, prefix: str, origins: dict[str, str], where: str, findings: list[Finding]
+) -> Any:
+    """Validate; each mistake is a finding, and what is left without the mistaken keys is validated again."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors()
+    values = copy.deepcopy(values)
+    for problem in problems:
+        names = [str(part) for part in problem["loc"] if isinstance(part, str) and part.isidentifier()]
+        finding = _explain(kind, problem, names, _place(f"{prefix}{'.'.join(names)}".rstrip("."), origins, where))
+        told = prefix == "" and names[:1] in (["task"], ["method"], ["objective"])  # with the nearest name, before
+        if finding not in findings and not told:
+            findings.append(finding)
+        _remove(values, problem["loc"])
+    try:
+        return kind.model_validate(values)
+    except ValidationError:
+        return None
+
+
+def _remove(values: Any, loc: tuple[int | str, ...]) -> None:
+    for part in loc[:-1]:
+        if isinstance(values, dict) and part in values:
+            values = values[part]
+    for part in reversed(loc):
+        if isinstance(values, dict) and part in values:
+            del values[part]
+            return
+
+
+def _explain(kind: type[BaseModel], problem: Any, names: list[str], place: str) -> Finding:
+    leaf = names[-1] if names else ""
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(kind, names[:-1])
+        near = difflib.get_close_matches(leaf, known, n=1, cutoff=0.6)
+        mend = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+        return Finding("recipe.unknown-key", place, f"unknown key `{leaf}`", mend)
+    if problem["type"] == "missing":
+        return Finding("recipe.missing-key", place, f"`{leaf}` is missing", f"add `{leaf}: ...`")
+    what = problem["msg"][0].lower() + problem["msg"][1:]
+    return Finding("recipe.value", place, f"`{leaf}` got {problem['input']!r}: {what}", "give a value of that kind")
+
+
+def _known_keys(kind: type[BaseModel], path: list[str]) -> list[str]:
+    for name in path:
+        annotation = kind.model_fields[name].annotation if name in kind.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            kind = annotation
+    known = list(kind.model_fields)
+    return known + list(METHODS) + list(TASKS) if kind is Recipe else known
