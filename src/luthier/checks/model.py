@@ -11,6 +11,8 @@ from luthier.types import Finding
 if TYPE_CHECKING:
     from luthier.runs.prepared import Prepared
 
+MOST_UNKNOWN = 0.5
+
 
 def ids_fit(prepared: Prepared) -> list[Finding]:
     """Every id that occurs in the rows has a row in the embedding table."""
@@ -39,3 +41,28 @@ def finite_weights(prepared: Prepared) -> list[Finding]:
         return []
     what = f"{len(bad)} weight tensor(s) hold NaN or infinity: {', '.join(bad[:3])}"
     return [Finding("model.not-finite", prepared.backbone.path, what, "take another copy of the weights")]
+
+
+def weights_belong(prepared: Prepared) -> list[Finding]:
+    """The checkpoint holds the embeddings and every block; what it lacks there would be random numbers."""
+    seams = prepared.backbone.seams
+    inside = tuple(f"{name}." for name in (*seams.blocks, seams.embedding) if name)
+    lost = sorted(name for name in prepared.backbone.fresh if name.startswith(inside))
+    if not lost:
+        return []
+    what = f"the weights lack {len(lost)} tensor(s) of this architecture: {', '.join(lost[:3])}"
+    why = "they would be random numbers"
+    return [Finding("model.mismatch", prepared.backbone.path, what, "use the weights that belong to this config", why)]
+
+
+def tokenizer_knows(prepared: Prepared) -> list[Finding]:
+    """The tokenizer has words for these rows: a folder without its vocabulary makes each of them unknown."""
+    tokenizer = prepared.backbone.tokenizer
+    unknown, special = tokenizer.unk_token_id, set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    told = [token for row in prepared.train.rows for token in row["input_ids"] if token not in special]
+    share = told.count(unknown) / max(1, len(told))
+    if unknown is None or share <= MOST_UNKNOWN:
+        return []
+    what = f"{share:.0%} of the tokens of the training rows are unknown to the tokenizer ({len(tokenizer):,} tokens)"
+    mend = "put the model's own tokenizer files beside it, or choose a model of this language"
+    return [Finding("model.tokenizer", prepared.backbone.path, what, mend)]

@@ -12,6 +12,12 @@ import numpy as np
 
 from luthier.evaluate.intervals import Metrics, interval, mean_interval
 
+# The metrics of each kind, and whether higher is better.
+METRICS = {
+    "single": {"accuracy": True, "f1_macro": True},
+    "multi": {"f1_micro": True, "f1_macro": True, "exact_match": True},
+    "regression": {"mae": False, "rmse": False, "spearman": True},
+}
 # Macro F1 needs a full pass of scikit-learn for each resample; the others are means of per-row scores.
 F1_RESAMPLES = 200
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from luthier.evaluate.intervals import Metrics, interval
 
+# The metrics, and whether higher is better.
+METRICS = {"loss": False, "perplexity": False, "token_accuracy": True}
+
 
 def plain(outputs: list[dict[str, Any]]) -> dict[str, float]:
     """From per-row {nll, tokens, right}: sums over rows, divided once."""

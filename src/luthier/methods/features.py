@@ -26,7 +26,9 @@ FILE = "features"
 
 class Options(MethodOptions):
     whole: ClassVar[bool] = False
-    classifier: Literal["logistic", "knn", "ridge", "torch"] = Field("logistic", description="fitted to the vectors")
+    classifier: Literal["logistic", "knn", "ridge", "torch"] = Field(
+        "logistic", description="fitted to the vectors; logistic becomes ridge where targets are numbers"
+    )
     pooling: Literal["mean", "first", "last"] | None = Field(
         None, description="default: mean; last where the trunk is causal"
     )

@@ -11,10 +11,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from luthier.data.collate import lay_out
 from luthier.methods.common import MethodOptions, save_whole
 from luthier.models.backbone import Backbone, evaluating
-from luthier.types import Adaptation, Batch, Finding, Refused
+from luthier.types import Adaptation, Finding, Refused
 
 DEFAULTS = {"learning_rate": 1e-3}
 
@@ -84,9 +83,8 @@ def _called_after(backbone: Backbone, block: str) -> set[str]:
         for name, module in backbone.model.named_modules()
         if name == block or any(True for _ in module.parameters(recurse=False))
     ]
-    with evaluating(backbone.model), torch.no_grad():
-        batch = lay_out([{"input_ids": [5, 6, 7]}], backbone.layout)
-        backbone.hidden(Batch(batch, [0]).to(backbone.device))
+    with evaluating(backbone.model), backbone.attention("sdpa"), torch.no_grad():
+        backbone.trunk(torch.tensor([[5, 6, 7]], device=backbone.device))
     for hook in hooks:
         hook.remove()
     last = order.index(block)

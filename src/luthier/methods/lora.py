@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -162,4 +163,4 @@ def _pissa_as_lora(
 
 
 def _plain(value: Any) -> Any:
-    return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))
+    return sorted(value) if isinstance(value, set) else value.value if isinstance(value, Enum) else str(value)

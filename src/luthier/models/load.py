@@ -71,15 +71,24 @@ def weight_findings(folder: Path) -> list[Finding]:
     weights = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        for missing in [name for name in named if Path(name).name != name or not (folder / name).is_file()]:
-            findings.append(
-                Finding("model.incomplete", str(folder), f"the index names {missing}, which is not here", "download it")
-            )
+        findings += _shards(index)
     if not weights and not findings:
         what = "no *.safetensors here (pickled .bin weights are not opened: they can run code)"
         findings.append(Finding("model.incomplete", str(folder), what, "convert them with `save_pretrained`"))
     return findings + [finding for path in weights for finding in _safetensors(path)]
+
+
+def _shards(index: Path) -> list[Finding]:
+    """Every file that the index names lies beside it, and nowhere else."""
+    try:
+        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in named if Path(name).name != name or not (index.parent / name).is_file()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [Finding("model.corrupt", str(index), "this index of the weights can't be read", "download it again")]
+    return [
+        Finding("model.incomplete", str(index.parent), f"the index names {name}, which is not here", "download it")
+        for name in missing
+    ]
 
 
 def _safetensors(path: Path) -> list[Finding]:
@@ -134,20 +143,21 @@ def load(
     }[needs]
     where = {"revision": revision} if revision else {}
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **where)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
         # A fresh head is drawn under its own seed, so that the same recipe starts from the same numbers.
         torch.manual_seed(seed)
         model, info = auto.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
+            trust_remote_code=False,  # where it is not said, transformers asks on the terminal
             output_loading_info=True,
             **where,
             **(config or {}),
             **load_kwargs,
         )
     except (OSError, ValueError) as error:
-        raise Refused(_unreadable(name, needs, error)) from None
+        raise Refused(unreadable(name, error, needs)) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if needs == "sequence_logits" and model.config.get_text_config().pad_token_id is None:
@@ -157,7 +167,7 @@ def load(
     )
 
 
-def _unreadable(name: str, needs: str, error: Exception) -> Finding:
+def unreadable(name: str, error: Exception, needs: str = "") -> Finding:
     first = str(error).strip().split("\n")[0][:300]
     mend = "give a local folder, check the hub id and the network, or use `starter:minilm`"
     if "Unrecognized configuration class" in first or "Unrecognized model" in first:

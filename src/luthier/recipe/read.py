@@ -14,6 +14,8 @@ from luthier.recipe.resolved import ResolvedRecipe, flatten
 from luthier.recipe.validate import validate
 from luthier.types import Finding, Refused
 
+MOST_VALUES = 100_000
+
 
 def read_recipe(
     source: str | Path | dict[str, Any], overrides: Sequence[str] = ()
@@ -46,8 +48,10 @@ def _given(source: str | Path | dict[str, Any]) -> tuple[dict[str, Any], dict[st
         raise Refused(Finding("recipe.missing", str(path), "there is no such recipe", mend))
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        if _written_out(node, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"its anchors stand for more than {MOST_VALUES:,} values")
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(
             Finding("recipe.yaml", str(path), f"not readable as YAML: {error}", "mend the line it names")
         ) from None
@@ -57,6 +61,16 @@ def _given(source: str | Path | dict[str, Any]) -> tuple[dict[str, Any], dict[st
         )
     origins = {key: f"{path}:{line}" for key, line in _lines(node).items()}
     return values, origins, path.parent.resolve(), str(path)
+
+
+def _written_out(node: Any, known: dict[int, int]) -> int:
+    """How many values a document holds once each alias is written out; one inside itself counts as too many."""
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for pair in inner for part in pair] if isinstance(node, yaml.MappingNode) else inner
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:

@@ -101,21 +101,23 @@ def _model(
         told = prefix == "" and names[:1] in (["task"], ["method"], ["objective"])  # with the nearest name, before
         if finding not in findings and not told:
             findings.append(finding)
-        _remove(values, problem["loc"])
+    for holder, key in [found for problem in problems if (found := _innermost(values, problem["loc"]))]:
+        holder.pop(key, None)
     try:
         return kind.model_validate(values)
     except ValidationError:
         return None
 
 
-def _remove(values: Any, loc: tuple[int | str, ...]) -> None:
-    for part in loc[:-1]:
-        if isinstance(values, dict) and part in values:
-            values = values[part]
-    for part in reversed(loc):
-        if isinstance(values, dict) and part in values:
-            del values[part]
-            return
+def _innermost(values: Any, loc: tuple[int | str, ...]) -> tuple[dict[str, Any], str] | None:
+    """The deepest mapping that ``loc`` leads through, and its key there: what to leave out."""
+    found = None
+    for part in loc:
+        if not isinstance(values, dict) or part not in values:
+            break
+        found = (values, str(part))
+        values = values[part]
+    return found
 
 
 def _explain(kind: type[BaseModel], problem: Any, names: list[str], place: str) -> Finding:

@@ -48,8 +48,8 @@ class Task:
         return METRICS[self.kind]
 
     @property
-    def higher_is_better(self) -> bool:
-        return self.kind != "regression"
+    def metrics(self) -> dict[str, bool]:
+        return {"loss": False, **classification.METRICS[self.kind]}
 
     def objective(self) -> str:
         return OBJECTIVES[self.kind]

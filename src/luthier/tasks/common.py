@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from luthier.evaluate.intervals import Metrics
@@ -29,7 +29,9 @@ class Task(Protocol):
     sample_options: dict[str, Any]
     """Options of ``answer`` for the report's samples."""
     metric: str
-    higher_is_better: bool
+    """The one that says what `best` means, where the recipe names no other."""
+    metrics: Mapping[str, bool]
+    """Every metric that ``plain`` gives, the loss too, and whether higher is better."""
 
     def pieces(self, examples: Sequence[Example]) -> list[Example]:
         """The rows to split into train and eval, where one row may be a whole book."""

@@ -15,7 +15,7 @@ from luthier.types import Example, Features, Finding
 
 class LanguageTask:
     metric = "loss"
-    higher_is_better = False
+    metrics = language.METRICS
     sample_options = {"max_new_tokens": 64}
     labels: tuple[str, ...] = ()
 

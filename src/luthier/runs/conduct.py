@@ -1,0 +1,129 @@
+"""``tune`` and ``check``: from a recipe to a run folder. The same command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.engine.checkpoint import lock
+from luthier.engine.parallel import Processes
+from luthier.evaluate.outputs import Reader
+from luthier.recipe import ResolvedRecipe, read_recipe
+from luthier.reports.console import Console
+from luthier.runs.folder import describe, find_folder, set_status, write_json
+from luthier.runs.predictor import Predictor
+from luthier.runs.prepare import prepare
+from luthier.runs.prepared import Prepared
+from luthier.runs.result import SAMPLES, finish
+from luthier.runs.run import Run
+from luthier.runs.training import solve, train
+from luthier.types import Finding, Refused
+
+
+def read(source: Any, overrides: Sequence[str], keys: dict[str, Any]) -> tuple[ResolvedRecipe | None, list[Finding]]:
+    """A recipe from a file, a dictionary or keywords."""
+    if source is None:
+        return read_recipe(keys, overrides)
+    if keys:
+        overrides = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in keys.items())]
+    return read_recipe(source, overrides)
+
+
+def check(source: Any = None, overrides: Sequence[str] = (), **keys: Any) -> tuple[list[Finding], Prepared | None]:
+    """Everything that is wrong, without a step taken: (findings, Prepared or None where it can't be prepared)."""
+    try:
+        resolved, findings = read(source, overrides, keys)
+        if resolved is None:
+            return findings, None
+        prepared = prepare(resolved, Processes().device, findings)
+    except Refused as refused:
+        return refused.findings, None
+    return prepared.findings, prepared
+
+
+def tune(source: Any = None, overrides: Sequence[str] = (), *, console: Console | None = None, **keys: Any) -> Run:
+    """Adapt a model to a task; returns the finished run (or the one that was asked to stop).
+
+    ``source`` is a recipe's path or a dictionary; or give its keys: ``tune(task="classify", model="starter:minilm",
+    data="rows.jsonl", method="lora")``. Raises Refused, with all findings, before the first step.
+    """
+    resolved, findings = read(source, overrides, keys)
+    if resolved is None:
+        raise Refused(*findings)
+    processes = Processes()
+    console = (console or Console(quiet=True)) if processes.main else Console(quiet=True)
+    prepared = prepare(resolved, processes.device, findings)
+    if prepared.errors:
+        raise Refused(*prepared.findings)
+    folder = Path(processes.agree(str(find_folder(prepared))))
+    if (folder / "run.json").is_file() and Run(folder).finished:
+        text = f"this very run is done, in {folder} (change the recipe, or give another `out=`)"
+        console.event({"event": "finished", "text": text})
+        console.finish(Run(folder).result, folder)
+        return Run(folder)
+    console.recipe(resolved.rows())
+    console.findings(prepared.findings)
+    if not processes.main:
+        _conduct(prepared, folder, processes, console)
+        return Run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder):
+        _conduct(prepared, folder, processes, console)
+    return Run(folder)
+
+
+def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Console) -> None:
+    predictor = Predictor(prepared.task, prepared.backbone, prepared.objective, _reader(prepared, processes))
+    if processes.main:
+        write_json(folder / "run.json", describe(prepared, processes.device, folder))
+        (folder / "recipe.yaml").write_text(prepared.resolved.to_yaml(), encoding="utf-8")
+    before = _before(prepared, predictor, folder, processes)
+    began = time.monotonic()
+    if prepared.adaptation.solve is not None:
+        outcome = solve(prepared, predictor)
+    else:
+        outcome = train(prepared, predictor, folder, processes, console)
+    if str(outcome["stopped"]).startswith("SIG"):
+        if processes.main:
+            set_status(folder, "stopped", signal=outcome["stopped"])
+            text = f"{outcome['stopped']}: saved; the same command goes on"
+            console.event({"step": outcome["steps"], "event": "stopped", "text": text})
+        return
+    outcome["seconds"] = round(outcome["seconds"] or time.monotonic() - began, 2)
+    after = predictor.judged(prepared.evaluation.rows) if prepared.evaluation.rows else {}
+    if processes.main:
+        finish(prepared, predictor, folder, before, after, outcome)
+        console.finish(Run(folder).result, folder)
+    processes.barrier()
+
+
+def _reader(prepared: Prepared, processes: Processes) -> Reader:
+    recipe = prepared.resolved.recipe
+    return Reader(
+        prepared.backbone,
+        micro_tokens=int(recipe.micro_tokens or 0),
+        precision=recipe.precision,
+        matmul=recipe.matmul,
+        processes=processes,
+    )
+
+
+def _before(prepared: Prepared, predictor: Predictor, folder: Path, processes: Processes) -> dict[str, Any]:
+    """Metrics and answers of the model as it came; made once, and kept for when the run goes on."""
+    path = folder / "before.json"
+    known = processes.agree(path.read_text(encoding="utf-8") if path.is_file() else "")
+    if known:
+        return json.loads(known)
+    before: dict[str, Any] = {"metrics": None, "samples": []}
+    has_head = prepared.adaptation.solve is None  # a classifier that is fitted afterwards has no before
+    if prepared.evaluation.rows and has_head:
+        before["metrics"] = predictor.judged(prepared.evaluation.rows)
+    if processes.main:
+        if has_head:
+            before["samples"] = predictor.alone().samples(prepared.evaluation, SAMPLES)
+        write_json(path, before)
+    processes.barrier()
+    return before

@@ -1,0 +1,60 @@
+"""Open a finished run's model in a fresh process: the way back from ``final/`` to a Predictor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer
+
+from luthier.evaluate.outputs import Reader
+from luthier.methods import METHODS
+from luthier.models.load import load, locate, unreadable, weight_findings
+from luthier.objectives import OBJECTIVES
+from luthier.recipe import ResolvedRecipe
+from luthier.runs.predictor import Predictor
+from luthier.runs.prepare import MICRO_TOKENS
+from luthier.tasks import TASKS
+from luthier.types import Refused
+
+
+def open_final(final: Path, resolved: ResolvedRecipe, trained_from: str) -> Predictor:
+    """``trained_from``: where the base model was. Raises Refused when it is gone or damaged."""
+    recipe, options = resolved.recipe, resolved.method_options
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task = TASKS.load(recipe.task).Task(resolved.task_options)
+    objective_module = OBJECTIVES.load(str(recipe.objective))
+    findings = weight_findings(final)
+    path = str(final)
+    if not findings and not options.whole:
+        path, findings = locate(recipe.model.name, resolved.base)
+        if findings:  # moved since: the path it was trained from may still be there
+            path, findings = locate(trained_from, resolved.base)
+    if findings:
+        raise Refused(*findings)
+    config, tokenizer = _saved(final)
+    task.from_config(config)
+    dtype = "bfloat16" if recipe.precision == "bf16" and not options.whole else "float32"
+    needs = options.needs(objective_module.Objective.needs)
+    backbone = load(recipe.model.name, path, needs, config=task.config(), dtype=dtype, revision=recipe.model.revision)
+    backbone.tokenizer = tokenizer
+    solved = None if options.whole else METHODS.load(recipe.method).attach(backbone, final)
+    backbone.model.to(device).eval()
+    backbone.choose_layout(recipe.packing)
+    objective = objective_module.Objective(resolved.objective_options, backbone, None)
+    objective.encoder = task.encoder(backbone, recipe.max_length or 2048, "truncate")
+    precision = "fp32" if device.type == "cpu" and recipe.precision != "bf16" else str(recipe.precision)
+    matmul = str(recipe.matmul) if device.type == "cpu" else "default"
+    reader = Reader(backbone, micro_tokens=MICRO_TOKENS[device.type], precision=precision, matmul=matmul)
+    pooling = solved.settings["pooling"] if solved is not None else ""
+    return Predictor(task, backbone, objective, reader, solved, pooling)
+
+
+def _saved(final: Path) -> tuple[Any, Any]:
+    """The config and the tokenizer of a final model."""
+    try:
+        config = AutoConfig.from_pretrained(final, trust_remote_code=False)
+        return config, AutoTokenizer.from_pretrained(final, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise Refused(unreadable(str(final), error)) from None

@@ -1,0 +1,74 @@
+"""A run's folder: where it is, what is written in it first, and JSON that is written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luthier.runs.prepared import Prepared
+
+FORMAT = 1
+
+
+def find_folder(prepared: Prepared) -> Path:
+    """The folder of this very recipe and data if there is one (to go on, or because it is done), else a free name."""
+    recipe = prepared.resolved.recipe
+    model = recipe.model.name.rstrip("/").replace(":", "/").split("/")[-1]
+    name = recipe.name or f"{recipe.task}-{model}-{recipe.method}".lower()
+    number = 1
+    while True:
+        folder = Path(recipe.out) / (name if number == 1 else f"{name}-{number}")
+        path = folder / "run.json"
+        if not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["recipe_hash"] == prepared.identity:
+            return folder
+        number += 1
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str), encoding="utf-8")
+    partial.replace(path)
+
+
+def set_status(folder: Path, status: str, **more: Any) -> None:
+    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    write_json(folder / "run.json", info | {"status": status, **more})
+
+
+def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str, Any]:
+    """run.json, as it is when a run begins."""
+    recipe, backbone = prepared.resolved.recipe, prepared.backbone
+    packages = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "scikit-learn")
+    return {
+        "format": FORMAT,
+        "name": folder.name,
+        "status": "running",
+        "task": recipe.task,
+        "method": recipe.method,
+        "objective": recipe.objective,
+        "model": {
+            "name": recipe.model.name,
+            "path": backbone.path,
+            "parameters": sum(p.numel() for p in backbone.model.parameters()),
+            "layout": backbone.layout,
+        },
+        "luthier": version("luthier"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "machine": {
+            "device": str(device),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "precision": recipe.precision,
+            "matmul": recipe.matmul,
+        },
+        "created": datetime.now().isoformat(timespec="seconds"),
+        "recipe_hash": prepared.identity,
+    }

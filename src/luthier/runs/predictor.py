@@ -1,0 +1,70 @@
+"""A model in use: outputs and answers for examples, before, during and after training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from luthier.data.encode import Encoded
+from luthier.evaluate.outputs import Reader
+from luthier.models.backbone import Backbone
+from luthier.types import Example, Features, Solved
+
+
+@dataclass
+class Predictor:
+    """``solved`` (with its ``pooling``) is the fitted classifier of a method that trains without gradients."""
+
+    task: Any
+    backbone: Backbone
+    objective: Any
+    reader: Reader
+    solved: Solved | None = None
+    pooling: str = ""
+
+    def alone(self) -> Predictor:
+        """The same, not sharing its rows among processes."""
+        return replace(self, reader=replace(self.reader, processes=None))
+
+    def row_outputs(self, rows: Sequence[Features]) -> list[Any]:
+        if self.solved is not None:
+            return self.solved.outputs(self.reader.vectors(rows, self.pooling))
+        return self.reader.outputs(self.objective, rows)
+
+    def outputs(self, examples: Sequence[Example]) -> list[Any]:
+        rows = [
+            features | {"row": i} for i, example in enumerate(examples) for features in self.objective.encode(example)
+        ]
+        return self.row_outputs(rows) if rows else []
+
+    def metrics(self, rows: list[Features]) -> dict[str, float]:
+        """Loss and the task's metrics, plain: what is watched during training."""
+        outputs = self.row_outputs(rows)
+        return {"loss": self.objective.mean_loss(outputs, rows), **self.task.plain(outputs, rows)}
+
+    def judged(self, rows: list[Features]) -> dict[str, Any]:
+        """The same with 95 % intervals."""
+        outputs = self.row_outputs(rows)
+        found = self.task.with_intervals(outputs, rows)
+        if "loss" not in found and self.solved is None:
+            found["loss"] = {"value": self.objective.mean_loss(outputs, rows)}
+        return found
+
+    def answers(self, given: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
+        """Answers to inputs as a person gives them: strings, rows or lists of messages."""
+        return self.task.answer(self, [self.task.parse(one) for one in given], **options)
+
+    def samples(self, encoded: Encoded, count: int) -> list[dict[str, Any]]:
+        """Some held-out rows with the model's answers, as a reader should see them."""
+        examples = encoded.examples[:count]
+        if not examples:
+            return []
+        answers = self.task.answer(self, examples, **self.task.sample_options)
+        rows = []
+        for example, answer in zip(examples, answers, strict=True):
+            shown, target = self.task.shown(example)
+            right = self.task.right(example, answer)
+            row = {"source": str(example.source), "input": shown, "target": target, "right": right}
+            rows.append(row | {"answer": self.task.shown_answer(answer), "decided": self.task.decided(answer)})
+        return rows

@@ -1,0 +1,167 @@
+"""From a recipe to the first step: read, study, load, encode, adapt, check. All that is wrong is told at once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from luthier.checks import run_checks
+from luthier.checks.settings import check_settings
+from luthier.data.encode import encode
+from luthier.methods import METHODS
+from luthier.models.backbone import Backbone
+from luthier.models.load import load, locate
+from luthier.objectives import OBJECTIVES
+from luthier.recipe import ResolvedRecipe
+from luthier.runs.prepared import Prepared
+from luthier.runs.rows import read_rows, tell
+from luthier.tasks import TASKS
+from luthier.types import Adaptation, Example, Finding, Refused
+
+MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
+
+
+def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = None) -> Prepared:
+    """Raises Refused with everything found so far where it can't go on; else ``Prepared`` with all findings."""
+    recipe = resolved.recipe
+    findings = list(told or [])
+    task = TASKS.load(recipe.task).Task(resolved.task_options)
+    _defaults(resolved)
+    rows = read_rows(resolved, task)
+    findings += rows.findings
+    studied = task.study(rows.train, rows.evaluation) if rows.train else []
+    findings += studied + check_settings(resolved, task, rows)
+    path, missing = locate(recipe.model.name, resolved.base)
+    findings += missing
+    if (
+        missing
+        or not rows.train
+        or any(finding.code != "data.unknown-label" and finding.severity == "error" for finding in studied)
+    ):
+        raise Refused(*findings)
+
+    try:
+        backbone, objective = _model(resolved, task, path, device)
+    except Refused as refused:
+        raise Refused(*findings, *refused.findings) from None
+    limit = _limit(resolved, backbone, findings)
+    policy = recipe.overlong or "truncate"
+    objective.encoder = task.encoder(backbone, limit, policy)
+    train = encode(objective, rows.train, limit, policy, "data.train")
+    known = [example for example in rows.evaluation if not _unknown_to(task, example)]
+    evaluation = encode(objective, known, limit, policy, "data.eval")
+    findings += train.findings + [found for found in evaluation.findings if found not in train.findings]
+    if not train.rows:
+        raise Refused(
+            *findings, Finding("data.empty", "data.train", "no row is left to train on", "mend the rows above")
+        )
+    adaptation = _adapt(resolved, backbone, findings)
+    tell(rows.report, train, evaluation)
+    prepared = Prepared(resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings)
+    _resolve_steps(prepared, device)
+    prepared.findings += run_checks(prepared)
+    return prepared
+
+
+def _unknown_to(task: Any, example: Example) -> bool:
+    labels = task.labels
+    names = example.label if isinstance(example.label, list) else [example.label]
+    return bool(labels) and not isinstance(example.label, float) and any(str(name) not in labels for name in names)
+
+
+def _defaults(resolved: ResolvedRecipe) -> None:
+    """What the task and the method would choose, where the recipe is silent."""
+    for origin, module in (
+        ("method", METHODS.load(resolved.recipe.method)),
+        ("task", TASKS.load(resolved.recipe.task)),
+    ):
+        for key, value in module.DEFAULTS.items():
+            if key not in resolved.origins and f"{key}" in type(resolved.recipe).model_fields:
+                resolved.set(key, value, origin)
+
+
+def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any) -> tuple[Backbone, Any]:
+    from luthier.data.render import load_template
+    from luthier.engine.precision import choose_matmul, choose_precision
+
+    recipe = resolved.recipe
+    precision, origin = choose_precision(recipe.precision, device)
+    if origin != "given":
+        resolved.set("precision", precision, origin)
+    matmul, origin = choose_matmul(recipe.matmul, device)
+    if origin != "given":
+        resolved.set("matmul", matmul, origin)
+    if recipe.objective is None:
+        resolved.set("objective", task.objective(), "task")
+    objective_module = OBJECTIVES.load(recipe.objective or task.objective())
+    resolved.objective_options = resolved.objective_options or objective_module.Options()
+    options = resolved.method_options
+    needs = options.needs(objective_module.Objective.needs)
+    # Frozen weights may be held in bf16; those that train are fp32, so a method that trains them loads them so.
+    dtype = "bfloat16" if precision == "bf16" and not options.whole else "float32"
+    extra = options.load_kwargs()
+    backbone = load(
+        recipe.model.name, path, needs, revision=recipe.model.revision, config=task.config(), dtype=dtype,
+        seed=recipe.seed, **extra,
+    )  # fmt: skip
+    if needs == "token_logits" and not backbone.causal:
+        what = f"in {recipe.model.name} every token sees those after it, so it can't learn to write the next one"
+        mend = "choose a decoder (such as Llama, Qwen or GPT-2), or use this model with `task: classify`"
+        raise Refused(Finding("model.not-causal", "model.name", what, mend))
+    if recipe.model.template:
+        load_template(backbone.tokenizer, recipe.model.template, resolved.base)
+    if not extra:
+        backbone.model.to(device)
+    backbone.choose_layout(recipe.packing)
+    if recipe.gradient_checkpointing:
+        backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return backbone, objective_module.Objective(resolved.objective_options, backbone, None)
+
+
+def _limit(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]) -> int:
+    """The longest row in tokens: the recipe's, else what the model's positions and its tokenizer allow."""
+    allowed = [n for n in (backbone.max_positions, backbone.tokenizer.model_max_length) if n and n < 10**6]
+    most = min(allowed, default=2048)
+    wanted = resolved.recipe.max_length
+    if wanted is None:
+        resolved.set("max_length", most, "model")
+        return most
+    if wanted > most and resolved.origins.get("max_length") in ("task", "method"):
+        resolved.set("max_length", most, "model")
+        return most
+    if backbone.max_positions and wanted > backbone.max_positions:
+        what = f"`max_length: {wanted}` is over the {backbone.max_positions} positions of this model"
+        findings.append(Finding("recipe.value", "max_length", what, f"give at most {backbone.max_positions}"))
+        return most
+    return wanted
+
+
+def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]) -> Adaptation:
+    """Where the method refuses, one that trains nothing: the checks that need none still run."""
+    import torch
+
+    torch.manual_seed(resolved.recipe.seed)
+    try:
+        return METHODS.load(resolved.recipe.method).adapt(backbone, resolved.method_options)
+    except Refused as refused:
+        findings += refused.findings
+        return Adaptation(resolved.recipe.method, {}, lambda folder: None)
+
+
+def _resolve_steps(prepared: Prepared, device: Any) -> None:
+    resolved, recipe = prepared.resolved, prepared.resolved.recipe
+    batch_size = recipe.batch_size or 16
+    per_epoch = math.ceil(len(prepared.train.rows) / batch_size)
+    values = {
+        "batch_size": batch_size,
+        "learning_rate": recipe.learning_rate or 1e-4,
+        "steps": recipe.steps or max(1, math.ceil(recipe.epochs * per_epoch)),
+        "eval_every": recipe.eval_every or per_epoch,
+        "micro_tokens": recipe.micro_tokens or MICRO_TOKENS[device.type],
+        "metric": recipe.metric or prepared.task.metric,
+        "final": recipe.final or ("best" if prepared.evaluation.rows else "last"),
+    }
+    values["save_every"] = recipe.save_every or values["eval_every"]
+    for key, value in values.items():
+        if getattr(recipe, key) is None:
+            resolved.set(key, value, "machine" if key == "micro_tokens" else "task" if key == "metric" else "data")

@@ -1,0 +1,38 @@
+"""A run that could begin."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.data.encode import Encoded
+from luthier.engine.cache import rows_hash
+from luthier.models.backbone import Backbone
+from luthier.recipe import ResolvedRecipe
+from luthier.types import Adaptation, Finding
+
+
+@dataclass
+class Prepared:
+    """A run that could begin: what the checks look at, and what the engine is given."""
+
+    resolved: ResolvedRecipe
+    task: Any
+    backbone: Backbone
+    objective: Any
+    adaptation: Adaptation
+    train: Encoded
+    evaluation: Encoded
+    data: dict[str, Any]
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    @property
+    def identity(self) -> str:
+        """sha256 of everything that changes the result: the recipe, and the rows as they are encoded."""
+        told = (self.resolved.hash, rows_hash(self.train.rows), rows_hash(self.evaluation.rows))
+        return hashlib.sha256("|".join(told).encode()).hexdigest()[:16]

@@ -1,0 +1,91 @@
+"""What a finished run leaves: the final model, samples, the result, a model card and the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from luthier.engine.recovery import peak_memory_mb
+from luthier.reports.card import model_card
+from luthier.reports.html import write_report
+from luthier.runs.folder import set_status, write_json
+from luthier.runs.predictor import Predictor
+from luthier.runs.prepared import Prepared
+
+SAMPLES = 24
+
+
+def finish(
+    prepared: Prepared, predictor: Predictor, folder: Path, before: Any, after: Any, outcome: dict[str, Any]
+) -> None:
+    """Final model, samples, result, card and report."""
+
+    final = folder / "final"
+    _save_final(prepared, predictor, final)
+    samples = predictor.alone().samples(prepared.evaluation, SAMPLES)
+    _write_samples(folder / "samples.jsonl", before["samples"], samples)
+    write_json(folder / "result.json", _result(prepared, final, before["metrics"], after, outcome))
+    set_status(folder, "finished")
+    (final / "README.md").write_text(model_card(folder), encoding="utf-8")
+    write_report(folder)
+
+
+def _save_final(prepared: Prepared, predictor: Predictor, final: Path) -> None:
+    prepared.adaptation.save(final)
+    if predictor.solved is not None:
+        predictor.solved.save(final)
+    # Labels and ids live in the model's config, also where only an adapter is saved.
+    for key, value in prepared.task.config().items():
+        setattr(prepared.backbone.model.config, key, value)
+    prepared.backbone.model.config.save_pretrained(final)
+    prepared.backbone.tokenizer.save_pretrained(final)
+
+
+def _write_samples(path: Path, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
+    lines = []
+    for i, sample in enumerate(after):
+        answer, decided = sample.pop("answer"), sample.pop("decided")
+        old = before[i] if i < len(before) else None
+        changed = old is not None and old["decided"] != decided
+        lines.append(sample | {"before": old["answer"] if old else None, "after": answer, "changed": changed})
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+def _result(prepared: Prepared, final: Path, before: Any, after: Any, outcome: dict[str, Any]) -> dict[str, Any]:
+
+    recipe, parameters = prepared.resolved.recipe, prepared.adaptation.parameters
+    size = sum(path.stat().st_size for path in final.rglob("*") if path.is_file())
+    return {
+        "metric": recipe.metric,
+        "higher_is_better": prepared.task.metrics[recipe.metric],
+        "before": before,
+        "after": after,
+        "trainable": sum(p.numel() for p in parameters.values()),
+        "parameters": sum(p.numel() for p in prepared.backbone.model.parameters()),
+        "trained": roles_trained(prepared),
+        **outcome,
+        "peak_memory_mb": peak_memory_mb(prepared.backbone.device),
+        "data": prepared.data,
+        "findings": [vars(finding) for finding in prepared.findings],
+        "final": "final",
+        "size_mb": round(size / 2**20, 2),
+    }
+
+
+def roles_trained(prepared: Prepared) -> list[dict[str, Any]]:
+    """How many tensors and numbers train, by role."""
+    seams = prepared.backbone.seams
+    linear_role = {linear.name: sorted(linear.roles & {"attention", "feed_forward"})[0] for linear in seams.linears}
+    head = tuple(f"{name}." for name in seams.head)
+    counts: dict[str, list[int]] = {}
+    for name, parameter in prepared.adaptation.parameters.items():
+        role = next((r for linear, r in linear_role.items() if name.startswith(f"{linear}.")), None)
+        if role is None:
+            in_head = bool(head) and name.startswith(head)
+            in_embedding = bool(seams.embedding) and name.startswith(str(seams.embedding).rpartition(".")[0] + ".")
+            role = "head" if in_head else "norm" if "norm" in name.lower() else "embedding" if in_embedding else "other"
+        tally = counts.setdefault(role, [0, 0])
+        tally[0] += 1
+        tally[1] += parameter.numel()
+    return [{"role": role, "tensors": tensors, "numbers": numbers} for role, (tensors, numbers) in counts.items()]

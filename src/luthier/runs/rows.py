@@ -1,0 +1,113 @@
+"""The rows of both sides: read, in a format that the task takes, split, and none lost uncounted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.data.encode import Encoded
+from luthier.data.formats import ReadResult, read_examples
+from luthier.data.split import content_key, duplicates, split
+from luthier.recipe import ResolvedRecipe
+from luthier.types import Example, Finding, Refused
+
+EVAL_SHARE = 0.1
+# Below this many rows an automatic evaluation split would say nothing.
+SMALLEST_TO_SPLIT = 40
+
+
+@dataclass
+class Rows:
+    """The examples of both sides, and how reading went."""
+
+    train: list[Example]
+    evaluation: list[Example]
+    findings: list[Finding]
+    report: dict[str, Any]
+
+
+def read_rows(resolved: ResolvedRecipe, task: Any) -> Rows:
+    """Both sides of the data: files as given, or a share of train split off by content."""
+    data = resolved.recipe.data
+    paths = [data.train] if isinstance(data.train, str) else data.train
+    read = read_examples(paths, base=resolved.base, columns=data.columns or None, fmt=data.format)
+    findings = _bad_rows(read, data, task, "data.train")
+    report: dict[str, Any] = {"train": _told(read, paths)}
+    train = read.examples
+    if isinstance(data.eval, str | list):
+        eval_paths = [data.eval] if isinstance(data.eval, str) else data.eval
+        other = read_examples(eval_paths, base=resolved.base, columns=data.columns or None, fmt=data.format)
+        findings += _bad_rows(other, data, task, "data.eval")
+        report["eval"] = _told(other, eval_paths)
+        evaluation = other.examples
+    else:
+        train = task.pieces(train)
+        share = data.eval if data.eval is not None else EVAL_SHARE if len(train) >= SMALLEST_TO_SPLIT else 0.0
+        train, evaluation = _split(train, share, resolved.recipe.seed, findings)
+        report["eval"] = {"files": [f"{share:.0%} of train, by content hash"] if share else [], "read": len(evaluation)}
+        report["train"]["split_off"] = len(evaluation)
+    if data.on_leak == "drop":
+        train = _without_leaks(train, evaluation, report)
+    return Rows(train, evaluation, findings + duplicates(train, evaluation), report)
+
+
+def _split(
+    train: list[Example], share: float, seed: int, findings: list[Finding]
+) -> tuple[list[Example], list[Example]]:
+    """(train, eval); all of it in train where it can't be split, and why among the findings."""
+    try:
+        return split(train, share, seed) if train else ([], [])
+    except Refused as refused:
+        findings += refused.findings
+        return train, []
+
+
+def _without_leaks(train: list[Example], evaluation: list[Example], report: dict[str, Any]) -> list[Example]:
+    held_out = {content_key(example) for example in evaluation}
+    kept = [example for example in train if content_key(example) not in held_out]
+    if len(kept) < len(train):
+        report["train"]["skipped"]["also in eval"] = len(train) - len(kept)
+    return kept
+
+
+def _bad_rows(read: ReadResult, data: Any, task: Any, where: str) -> list[Finding]:
+    """With `on_bad_row: skip` bad rows are counted warnings, up to the cap; another task's format is an error."""
+    findings, bad = list(read.findings), bad_row_count(read)
+    if read.format and not set(read.format.split(" + ")) <= set(task.formats):
+        what = f"these rows are `{read.format}`; this task takes {', '.join(task.formats)}"
+        mend = "choose another task, or map the columns with `data.columns`"
+        findings.append(Finding("task.format", where, what, mend))
+        read.examples.clear()
+    if data.on_bad_row == "skip" and bad:
+        if bad > data.max_bad_rows:
+            what = f"{bad} bad rows are more than `data.max_bad_rows: {data.max_bad_rows}`"
+            return [*findings, Finding("data.too-many-bad", where, what, "mend the file, or raise the cap")]
+        return [_as_warning(finding) if finding.where.count(":") else finding for finding in findings]
+    return findings
+
+
+def bad_row_count(read: ReadResult) -> int:
+    return read.rows_read - len(read.examples)
+
+
+def _as_warning(finding: Finding) -> Finding:
+    return Finding(finding.code, finding.where, finding.what, finding.mend, finding.why, "warning")
+
+
+def _told(read: ReadResult, paths: list[Any]) -> dict[str, Any]:
+    files = [path if isinstance(path, str) else path["path"] for path in paths]
+    bad = bad_row_count(read)
+    return {"files": files, "format": read.format, "read": read.rows_read, "skipped": {"bad row": bad} if bad else {}}
+
+
+def tell(report: dict[str, Any], train: Encoded, evaluation: Encoded) -> None:
+    for side, encoded in (("train", train), ("eval", evaluation)):
+        skipped = {**report[side].get("skipped", {}), **encoded.skipped}
+        report[side] |= {"used": len(encoded.examples), "skipped": skipped}
+        report[side] |= {"tokens": encoded.tokens, "longest": encoded.longest}
+    labels: dict[str, int] = {}
+    for example in train.examples:
+        for label in example.label if isinstance(example.label, list) else [example.label]:
+            if isinstance(label, str | int) and len(labels) < 200:
+                labels[str(label)] = labels.get(str(label), 0) + 1
+    report["labels"] = labels

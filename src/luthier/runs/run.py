@@ -1,0 +1,106 @@
+"""A run folder in use: its result, its model, its report.
+
+A run folder holds: run.json, recipe.yaml (resolved, with provenance), metrics.jsonl, before.json, checkpoints/, final/
+(the model in the ecosystem's layout, its tokenizer and its card), samples.jsonl, result.json, report.html.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.recipe import ResolvedRecipe, read_recipe
+from luthier.types import Finding, Refused
+
+if TYPE_CHECKING:
+    from luthier.runs.predictor import Predictor
+
+
+class Run:
+    """A run folder: what it reached, and its model to predict with."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        path = self.folder / "run.json"
+        if not path.is_file():
+            runs = ", ".join(sorted(p.parent.name for p in self.folder.parent.glob("*/run.json"))[:8])
+            mend = f"runs here: {runs}" if runs else "`luthier ls runs` lists the runs"
+            raise Refused(Finding("run.missing", str(folder), "this is no run folder (no run.json)", mend))
+        try:
+            self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            mend = "restore it, or run the same `luthier tune` into another folder"
+            raise Refused(Finding("run.corrupt", str(path), f"this file is damaged ({error})", mend)) from None
+
+    @property
+    def finished(self) -> bool:
+        return self.info["status"] == "finished"
+
+    @property
+    def result(self) -> dict[str, Any]:
+        path = self.folder / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @cached_property
+    def resolved(self) -> ResolvedRecipe:
+        resolved, findings = read_recipe(self.folder / "recipe.yaml")
+        if resolved is None:
+            raise Refused(*findings)
+        return resolved
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        from luthier.runs.final import open_final
+
+        if not (self.folder / "final").is_dir():
+            what = f"this run is {self.info['status']}: it has no final model yet"
+            raise Refused(
+                Finding("run.unfinished", str(self.folder), what, "run the same `luthier tune` again to go on")
+            )
+        return open_final(self.folder / "final", self.resolved, self.info["model"]["path"])
+
+    def predict(self, inputs: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
+        """Answers for inputs: strings, rows, or (for chat) lists of messages."""
+        return self.predictor.answers(list(inputs), **options)
+
+    def evaluate(self, data: str | Sequence[str]) -> dict[str, Any]:
+        """The task's metrics with 95 % intervals on files of labelled rows. Raises Refused for bad rows."""
+        from luthier.data.encode import encode
+        from luthier.data.formats import read_examples
+
+        paths = [data] if isinstance(data, str) else list(data)
+        columns = self.resolved.recipe.data.columns or None
+        read = read_examples(paths, base=Path.cwd(), columns=columns, fmt=self.resolved.recipe.data.format)
+        predictor = self.predictor
+        findings = [*read.findings, *predictor.task.unknown(read.examples)]
+        if any(finding.severity == "error" for finding in findings):
+            raise Refused(*findings)
+        recipe = self.resolved.recipe
+        encoded = encode(
+            predictor.objective, read.examples, recipe.max_length or 2048, recipe.overlong or "truncate", "data"
+        )
+        if not encoded.rows:
+            raise Refused(
+                *encoded.findings, Finding("data.empty", str(data), "no row to evaluate", "give labelled rows")
+            )
+        return {"rows": len(encoded.examples), "skipped": encoded.skipped, "metrics": predictor.judged(encoded.rows)}
+
+    def export(self, form: str, to: str | Path | None = None) -> dict[str, Any]:
+        """Write the model in another form (`merged`), and check that it gives the same outputs."""
+        from luthier.export import EXPORTS
+
+        if form not in EXPORTS:
+            raise Refused(Finding("export.unknown", "form", f"unknown form {form!r}", f"one of: {', '.join(EXPORTS)}"))
+        return EXPORTS.load(form).export(self, Path(to) if to else self.folder / form)
+
+
+def load(run: str | Path) -> Run:
+    """Open a run folder."""
+    return Run(run)

@@ -1,0 +1,44 @@
+"""What all tests share: no network, the real data and weights where they are, and tiny models made once a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """``shared("data/rt_polarity")`` is that folder or file of the shared data and weights; skips where it is not."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"needs {name} in the folder `shared` beside the repository, which is not here")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """``tiny_folder("llama", pad=None)`` is a saved tiny model's folder; each is made once a session."""
+    import tiny
+
+    made: dict[str, str] = {}
+
+    def folder(name: str, **changes: Any) -> str:
+        key = f"{name} {sorted(changes.items())}"
+        if key not in made:
+            made[key] = tiny.save(name, tmp_path_factory.mktemp(name), **changes)
+        return made[key]
+
+    return folder

@@ -1,0 +1,56 @@
+"""docs/grid.md, from the table that the tests run: `python tests/matrix/grid.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+GRID = HERE.parents[1] / "docs" / "grid.md"
+if str(HERE.parent) not in sys.path:  # as pytest has it
+    sys.path.insert(0, str(HERE.parent))
+
+from table import CELLS, DECODERS, ENCODERS, METHODS, REASONS, SHOWN, TASKS  # noqa: E402
+
+TITLES = {
+    "single": "classify: one label a row", "multi": "classify: several labels", "regression": "classify: a number",
+    "chat": "chat", "complete": "complete",
+}  # fmt: skip
+OPENING = """# What works with what
+
+Written from the table that the tests in `tests/matrix` run, by `python tests/matrix/grid.py`; a test fails when this
+page and that table differ.
+
+Each ✓ has been run on a small random model of the family: it learns a toy set, only what was chosen moves, the saved
+model opens again with the same outputs, and transformers and PEFT alone give the same logits. `make test` runs a
+selection in which every model meets every task and every family of methods, and every task every method;
+`make test-slow` runs all. A number is a combination that is refused before the first step, with a reason and a mend:
+
+"""
+
+
+def grid() -> str:
+    """The page."""
+    number = {reason: str(at) for at, reason in enumerate(REASONS, 1)}
+    found = {(cell.model, cell.task, cell.method): cell.refusal for cell in CELLS}
+    parts = [OPENING + "".join(f"{number[reason]}. {text}\n" for reason, text in REASONS.items())]
+    for task in TASKS:
+        parts.append(f"\n## {TITLES[task]}\n")
+        for family, models in (("Encoders", ENCODERS), ("Decoders", DECODERS)):
+            rows = {m: [_sign(found[model, task, m], number) for model in models] for m in METHODS}
+            parts.append(_table(family, [SHOWN[model] for model in models], rows))
+    return "".join(parts)
+
+
+def _sign(refusal: str | None, number: dict[str, str]) -> str:
+    return "✓" if refusal is None else number[refusal]
+
+
+def _table(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:
+    lines = [[corner, *columns], ["---", *(":-:" for _ in columns)], *([name, *signs] for name, signs in rows.items())]
+    return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    GRID.write_text(grid(), encoding="utf-8")
+    print(f"wrote {GRID}")

@@ -1,0 +1,102 @@
+"""The table of cases: every model × task × method, and what is expected of each: it works, or it is refused.
+
+The battery in ``test_matrix.py`` runs the cells, ``grid.py`` writes them as ``docs/grid.md``. A new line here gets
+every test for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import tiny
+
+ENCODERS = tiny.ENCODERS
+DECODERS = tuple(name for name in tiny.DECODERS if name != "llama-tied")
+MODELS = (*ENCODERS, *DECODERS)
+SHOWN = {
+    "bert": "BERT", "roberta": "RoBERTa", "modernbert": "ModernBERT (cls)", "modernbert-mean": "ModernBERT (mean)",
+    "deberta-v2": "DeBERTa-v2", "distilbert": "DistilBERT", "gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3",
+    "gemma2": "Gemma 2", "gemma3": "Gemma 3 (text)", "mistral": "Mistral",
+}  # fmt: skip
+
+CLASSIFY = ("single", "multi", "regression")
+TASKS = (*CLASSIFY, "chat", "complete")
+
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"method": "full", "learning_rate": 3e-3},
+    "freeze: head": {"method": "freeze", "freeze": {"train": ["head"]}, "learning_rate": 3e-2},
+    "freeze: last 1": {"method": "freeze", "freeze": {"last": 1}, "learning_rate": 1e-2},
+    "freeze: norms": {"method": "freeze", "freeze": {"train": ["norms"]}, "learning_rate": 6e-2},
+    "freeze: biases": {"method": "freeze", "freeze": {"train": ["biases"]}, "learning_rate": 3e-2},
+    "features: logistic": {"method": "features", "features": {"classifier": "logistic", "C": 100.0}},
+    "features: knn": {"method": "features", "features": {"classifier": "knn", "neighbours": 3}},
+    "features: ridge": {"method": "features", "features": {"classifier": "ridge", "alpha": 0.1}},
+    "features: torch": {"method": "features", "features": {"classifier": "torch", "hidden": 16}},
+    "lora": {"method": "lora", "lora": {"rank": 4}, "learning_rate": 2e-2},
+    "lora: rslora": {"method": "lora", "lora": {"rank": 4, "rslora": True}, "learning_rate": 1e-2},
+    "lora: dora": {"method": "lora", "lora": {"rank": 4, "variant": "dora"}, "learning_rate": 1e-2},
+    "lora: pissa": {"method": "lora", "lora": {"rank": 4, "variant": "pissa"}, "learning_rate": 5e-3},
+}
+
+NO_BIASES = ("modernbert", "modernbert-mean", "llama", "qwen3", "gemma2", "gemma3", "mistral")
+TIED = ("gpt2", "gemma2", "gemma3")
+
+REASONS = {
+    "method.combination": "Features are one vector a row, and this task predicts tokens. "
+    "Nearest: `lora`, `full` or `freeze` here, or `features` with `classify`.",
+    "model.not-causal": "In an encoder every token sees those after it, so it cannot learn to write. "
+    "Nearest: `classify` with this model, or this task with a decoder.",
+    "model.unreadable": "The architecture has no head that writes text. "
+    "Nearest: `classify` with this model, or this task with a decoder.",
+    "method.no-target: head": "The head is the embedding table itself (tied), so there is no head to train alone. "
+    "Nearest: `freeze.last: 1`, or `train: [embedding]`.",
+    "method.no-target: biases": "This architecture has no biases outside a new head. "
+    "Nearest: `train: [norms]`, or `train: [head]`.",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    model: str
+    task: str
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.task}, {self.method}"
+
+    @property
+    def refusal(self) -> str | None:
+        """The key of ``REASONS`` under which this cell is refused; None where it works."""
+        writes = self.task not in CLASSIFY
+        if writes and self.method.startswith("features"):
+            return "method.combination"
+        if writes and self.model in ENCODERS:
+            return "model.not-causal" if self.model in ("bert", "roberta") else "model.unreadable"
+        if writes and self.method == "freeze: head" and self.model in TIED:
+            return "method.no-target: head"
+        if self.method == "freeze: biases" and self.model in NO_BIASES:
+            return "method.no-target: biases"
+        return None
+
+    def pairs(self) -> set[tuple[str, str]]:
+        """Its model with its task and with its method's family, and its task with its method."""
+        family = self.method.partition(":")[0]
+        return {(self.model, self.task), (self.model, family), (self.task, self.method)}
+
+
+CELLS = [Cell(*parts) for parts in product(MODELS, TASKS, METHODS)]
+WORKING = [cell for cell in CELLS if cell.refusal is None]
+REFUSED = [cell for cell in CELLS if cell.refusal is not None]
+
+
+def covering(cells: list[Cell]) -> set[Cell]:
+    """Cells that hold every pair that ``cells`` hold: greedy, in order."""
+    left = set().union(*(cell.pairs() for cell in cells))
+    chosen: set[Cell] = set()
+    while left:
+        best = max(cells, key=lambda cell: len(cell.pairs() & left))
+        chosen.add(best)
+        left -= best.pairs()
+    return chosen

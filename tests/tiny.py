@@ -1,0 +1,109 @@
+"""Tiny models and tokenizers, built on the spot from a config and saved as folders that `from_pretrained` opens.
+
+One tokenizer serves all: a byte-level BPE in which each toy word is one token. An encoder's closes a text in
+``[CLS]`` and ``[SEP]``; a decoder's has a ChatML template and ends in ``</s>``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+LAYERS, WIDTH, WINDOW = 2, 32, 8
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<s>", "</s>", "<pad>", "[CLS]", "[SEP]", "[MASK]", "<|im_start|>", "<|im_end|>"]
+WORDS = ["red", "green", "blue", "cat", "dog", "bird", "tree", "house", "river", "small", "old", "new", "and", "the"]
+
+ENCODERS = ("bert", "roberta", "modernbert", "modernbert-mean", "deberta-v2", "distilbert")
+DECODERS = ("gpt2", "llama", "llama-tied", "qwen3", "gemma2", "gemma3", "mistral")
+
+
+@cache
+def _backend() -> str:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=SPECIAL, show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    lines = [" ".join(WORDS), " ".join(reversed(WORDS)), "system user assistant\n", *WORDS]
+    backend.train_from_iterator(lines * 8, trainer)
+    return backend.to_str()
+
+
+def tokenizer(*, encoder: bool, pad: str | None = "<pad>") -> Any:
+    """``pad`` None: a tokenizer without one, as GPT-2's and Llama's are."""
+    backend = Tokenizer.from_str(_backend())
+    named = {"bos_token": "<s>", "eos_token": "</s>", "model_max_length": 128} | ({"pad_token": pad} if pad else {})
+    if encoder:
+        ids = [(name, backend.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+        backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
+        named |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+    if not encoder:
+        made.chat_template = CHATML
+    return made
+
+
+def config(name: str, **changes: Any) -> Any:
+    """The family's own config, made small. The weights are drawn wide, so that hidden states differ by their input."""
+    like_bert: dict[str, Any] = {
+        "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "intermediate_size": 48,
+        "max_position_embeddings": 128, "initializer_range": 0.2,
+    }  # fmt: skip
+    like_llama = like_bert | {"num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": name.endswith("tied")}
+    gemma = like_llama | {"sliding_window": WINDOW, "tie_word_embeddings": True, "query_pre_attn_scalar": 16}
+    modern = like_bert | {"local_attention": WINDOW, "global_attn_every_n_layers": 2, "reference_compile": False}
+    modern |= {"initializer_cutoff_factor": 3.0, "cls_token_id": 3, "sep_token_id": 4}
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "bert": ("bert", like_bert),
+        "roberta": ("roberta", like_bert | {"max_position_embeddings": 132}),
+        "modernbert": ("modernbert", modern | {"classifier_pooling": "cls"}),
+        "modernbert-mean": ("modernbert", modern | {"classifier_pooling": "mean"}),
+        "deberta-v2": ("deberta-v2", like_bert | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
+        "distilbert": ("distilbert", {"dim": WIDTH, "n_layers": LAYERS, "n_heads": 2, "hidden_dim": 48,
+                                      "max_position_embeddings": 128, "initializer_range": 0.2}),
+        "gpt2": ("gpt2", {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 2, "n_positions": 128,
+                          "initializer_range": 0.2}),
+        "llama": ("llama", like_llama),
+        "llama-tied": ("llama", like_llama),
+        "qwen3": ("qwen3", like_llama),
+        "gemma2": ("gemma2", gemma | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 10.0}),
+        "gemma3": ("gemma3_text", gemma | {"layer_types": ["sliding_attention", "full_attention"]}),
+        "mistral": ("mistral", like_llama | {"sliding_window": WINDOW}),
+    }  # fmt: skip
+    kind, values = kinds[name]
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    size = len(tokenizer(encoder=name in ENCODERS))
+    return transformers.AutoConfig.for_model(kind, **{**values, **ids, "vocab_size": size, **changes})
+
+
+def build(name: str, *, seed: int = 0, **changes: Any) -> Any:
+    """A random model with its language-modelling head: masked for an encoder, causal for a decoder."""
+    auto = transformers.AutoModelForMaskedLM if name in ENCODERS else transformers.AutoModelForCausalLM
+    torch.manual_seed(seed)
+    return auto.from_config(config(name, **changes)).eval()
+
+
+def save(name: str, folder: Path, *, seed: int = 0, pad: str | None = "<pad>", **changes: Any) -> str:
+    """Model and tokenizer as a folder; returns its path."""
+    build(name, seed=seed, **changes).save_pretrained(folder)
+    tokenizer(encoder=name in ENCODERS, pad=pad).save_pretrained(folder)
+    return str(folder)
+
+
+def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
