@@ -1,4 +1,4 @@
-# Everything sets itself up in .venv. The constraints pin torch to a CPU build for development.
+# Everything sets itself up in .venv. The constraints pin torch, so that everyone tests the same one.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -13,6 +13,8 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/luthier tune src/luthier/recipes/sentiment.yaml
+	@echo 'read runs/classify-minilm-lora/report.html, or try:'
+	@echo '  $(BIN)/luthier predict runs/classify-minilm-lora "I would go again tomorrow."'
 
 test: $(READY) lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow"
@@ -21,15 +23,20 @@ test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow
 
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 
 types: $(READY)
 	$(BIN)/mypy
 
 docs: $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt ".[docs]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	$(BIN)/sphinx-build -W -q docs docs/_build/html
+
+benchmark: $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[benchmark]"
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/quality.py
 
 clean:
 	rm -rf .venv build docs/_build

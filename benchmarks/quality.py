@@ -105,7 +105,7 @@ def luthier_classifier(cell: Cell) -> dict[str, Any]:
 def luthier_stream(cell: Cell, out: str) -> tuple[list[float], list[list[dict[str, Any]]], float]:
     """Luthier's loss of each step, the rows of each step, and its seconds."""
     import luthier
-    from luthier.conduct import check
+    from luthier import check
     from luthier.engine.batching import Order
     from luthier.engine.cache import rows_hash
 

@@ -1,3 +1,0 @@
-"""Moved."""
-
-from luthier.runs.conduct import *  # noqa: F403

@@ -1,3 +1,0 @@
-"""Moved."""
-
-from luthier.runs.final import *  # noqa: F403

@@ -1,3 +1,0 @@
-"""Moved."""
-
-from luthier.runs.predictor import *  # noqa: F403

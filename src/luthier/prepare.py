@@ -1,3 +1,0 @@
-"""Moved."""
-
-from luthier.runs.prepare import *  # noqa: F403

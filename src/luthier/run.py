@@ -1,3 +1,0 @@
-"""Moved."""
-
-from luthier.runs.run import *  # noqa: F403

@@ -1,0 +1,67 @@
+"""Every shell, Python and YAML block of the README and the docs is run, in the page's order, in an empty folder.
+
+`make demo` and `make test` are not: the one would set up an environment, the other would run this test. What `make
+demo` runs, the recipe `sentiment`, is (with fewer steps), and their lines in the Makefile are compared.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import pytest
+import yaml
+from typed import REPOSITORY, blocks, environment, talker
+
+from luthier.recipe import read_recipe
+
+PAGES = ["README.md", "docs/quickstart.md", "docs/python.md"]
+RECIPES = REPOSITORY / "src/luthier/recipes"
+
+
+def as_typed(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Blocks of one language that follow each other are one session: what the first imports, the next uses."""
+    runs = [(language, list(texts)) for language, texts in groupby(found, key=itemgetter(0))]
+    return [(language, "\n".join(text for _, text in texts)) for language, texts in runs]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_run(page: str, tmp_path: Path, tiny_folder: Callable[..., str]) -> None:
+    # The model that a page takes from a hub is here a tiny one of the same family, in a folder of the same name.
+    talker(tiny_folder("qwen3"), tmp_path / "Qwen/Qwen2.5-0.5B-Instruct")
+    if page != "README.md":  # the README copies the data itself
+        shutil.copytree(RECIPES / "data", tmp_path / "data")
+    found = [block for block in blocks(page) if block[0] != "yaml"]
+    assert found
+    for language, text in as_typed(found):
+        words = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
+        ran = subprocess.run(words, cwd=tmp_path, env=environment(), text=True, capture_output=True)
+        assert ran.returncode == 0, f"{text}\n{ran.stdout}\n{ran.stderr}"
+        assert "Traceback" not in ran.stderr
+        assert "Warning" not in ran.stderr, ran.stderr
+
+
+def test_no_other_page_has_blocks_that_nobody_runs() -> None:
+    pages = [path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("docs/*.md")]
+    others = [page for page in [*pages, "CONTRIBUTING.md", "AGENTS.md"] if page not in PAGES]
+    assert {page: blocks(page) for page in others if blocks(page)} == {}
+
+
+def test_recipes_in_pages_are_valid() -> None:
+    found = [text for page in PAGES for language, text in blocks(page) if language == "yaml"]
+    assert found
+    for text in found:
+        recipe, findings = read_recipe(yaml.safe_load(text))
+        assert recipe is not None
+        assert findings == []
+
+
+def test_demo_is_the_recipe_that_the_readme_runs() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert "tune src/luthier/recipes/sentiment.yaml" in makefile
+    assert "luthier tune sentiment.yaml steps=20" in (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,68 @@
+"""The ready recipes: each is valid as it is, tells what it is for, comes with its data, and trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from typed import REPOSITORY, session, talker
+
+from luthier.data.formats import read_examples
+from luthier.recipe import read_recipe
+from luthier.tasks import TASKS
+
+RECIPES = sorted((REPOSITORY / "src/luthier/recipes").glob("*.yaml"))
+ELSEWHERE = {"chat-qlora", "sentiment"}  # refused without a GPU (below); run by the README
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_ready_recipe_is_valid_and_says_what_it_is_for(path: Path) -> None:
+    recipe, findings = read_recipe(path)
+    assert recipe is not None
+    assert findings == []
+    first = path.read_text(encoding="utf-8").split("\n")[0]
+    assert first.startswith("# ")
+    assert first.endswith(".")
+    assert len(first) <= 120
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_data_of_a_ready_recipe_is_shipped_and_sound(path: Path) -> None:
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = [file for file in values["data"].values() if isinstance(file, str)]
+    read = read_examples(files, base=path.parent)
+    assert read.findings == []
+    assert read.format in TASKS.load(values["task"]).Task.formats
+    assert len(read.examples) >= 20
+
+
+def test_every_ready_recipe_trains(tmp_path: Path, tiny_folder: Callable[..., str]) -> None:
+    """Two steps each, in one process; those that name a hub model get a tiny one in its place."""
+    lines = {}
+    for path in RECIPES:
+        name, values = path.stem, yaml.safe_load(path.read_text(encoding="utf-8"))
+        if name in ELSEWHERE:
+            continue
+        lines[f"copy {name}"] = f"copy {name} {name}"
+        model = "" if values["model"].startswith("starter:") else " model=tiny"
+        if model:
+            talker(tiny_folder("llama"), tmp_path / name / "tiny")
+        lines[name] = f"tune {name}/{name}.yaml steps=2 name={name} --json{model}"
+    answers = dict(zip(lines, session(tmp_path, *lines.values()), strict=True))
+    assert {line: answer.out for line, answer in answers.items() if answer.code != 0} == {}
+    for name in lines.keys() - {line for line in lines if line.startswith("copy ")}:
+        assert json.loads(answers[name].out)["status"] == "finished"
+        assert (tmp_path / "runs" / name / "report.html").is_file()
+
+
+def test_a_recipe_for_a_gpu_is_refused_in_words_elsewhere(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    _, answer = session(tmp_path, "copy chat-qlora", "check chat-qlora.yaml model=starter:minilm")
+    assert answer.code == 2
+    assert "method.quantize" in answer.out
