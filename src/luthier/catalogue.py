@@ -38,7 +38,10 @@ def _first_comment(path: Path) -> str:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    try:
+        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return {"name": str(folder), "what": "damaged: its run.json can't be read", "status": "damaged"}
     result = folder / "result.json"
     told = f"{info['status']}; {info['task']}, {info['method']}, {info['model']['name']}"
     if result.is_file():

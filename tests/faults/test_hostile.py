@@ -336,6 +336,21 @@ def test_a_broken_run_folder_is_refused(broken: str, bench: Bench) -> None:
     assert expected in {finding["code"] for finding in json.loads(out)["findings"]}
 
 
+def test_a_torn_run_json_is_told_by_every_verb_and_hides_no_other_run(bench: Bench) -> None:
+    run = finished(bench)
+    assert bench.run("tune", "recipe.yaml", "name=other", "--json")[0] == 0
+    (run / "run.json").write_text("{")
+    code, out = bench.run("tune", "recipe.yaml", "--json")
+    assert code == 2
+    assert [finding["code"] for finding in json.loads(out)["findings"]] == ["run.corrupt"]
+    code, out = bench.run("ls", "runs", "--json")
+    assert code == 0
+    assert [(entry["name"], entry["status"]) for entry in json.loads(out)["runs"]] == [
+        ("runs/other", "finished"),
+        ("runs/run", "damaged"),
+    ]
+
+
 def test_an_adapter_config_names_no_code(bench: Bench) -> None:
     """Fields by which a library would import a module, or take remote code, leave no file."""
     run, canary = finished(bench), bench.folder / "canary"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from luthier.runs.prepared import Prepared
+from luthier.runs.run import read_info
 
 FORMAT = 1
 
@@ -26,20 +27,23 @@ def find_folder(prepared: Prepared) -> Path:
     while True:
         folder = Path(recipe.out) / (name if number == 1 else f"{name}-{number}")
         path = folder / "run.json"
-        if not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["recipe_hash"] == prepared.identity:
+        if not path.is_file() or read_info(path)["recipe_hash"] == prepared.identity:
             return folder
         number += 1
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
+    """Whole or not at all, also after a power cut."""
     partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str), encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)
 
 
 def set_status(folder: Path, status: str, **more: Any) -> None:
-    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    info = read_info(folder / "run.json")
     write_json(folder / "run.json", info | {"status": status, **more})
 
 

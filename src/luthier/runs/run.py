@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from luthier.runs.predictor import Predictor
 
 
+def read_info(path: Path) -> dict[str, Any]:
+    """run.json. Raises Refused where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        mend = "restore it, or move its folder away"
+        raise Refused(Finding("run.corrupt", str(path), f"this file is damaged ({error})", mend)) from None
+
+
 class Run:
     """A run folder: what it reached, and its model to predict with."""
 
@@ -29,11 +38,7 @@ class Run:
             runs = ", ".join(sorted(p.parent.name for p in self.folder.parent.glob("*/run.json"))[:8])
             mend = f"runs here: {runs}" if runs else "`luthier ls runs` lists the runs"
             raise Refused(Finding("run.missing", str(folder), "this is no run folder (no run.json)", mend))
-        try:
-            self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            mend = "restore it, or run the same `luthier tune` into another folder"
-            raise Refused(Finding("run.corrupt", str(path), f"this file is damaged ({error})", mend)) from None
+        self.info = read_info(path)
 
     @property
     def finished(self) -> bool:
