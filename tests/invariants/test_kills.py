@@ -16,6 +16,7 @@ from helpers import chat_rows, classify_rows, final_sha256, records, train_steps
 import tiny
 
 STEPS = 10
+KILLS = 7  # of one run
 # Model, task and keys of a short run with dropout on, evaluated and saved at different steps.
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "classify, full": ("bert", "classify", {"method": "full", "save_every": 1, "eval_every": 3}),
@@ -66,17 +67,32 @@ def assert_as_never_killed(run: Path, expected: Path) -> None:
             assert told[record["kind"], record["step"]]["loss"] == record["loss"]
 
 
-def survive(folder: Path, expected: Path, start: Start, kind: str, tiny_folder: Any, kills: int, seed: int) -> int:
-    """Kill a run again and again, let it finish, and compare; returns how many of the kills found it alive."""
+def survive(folder: Path, expected: Path, start: Start, kind: str, tiny_folder: Any, seed: int) -> int:
+    """Kill a run again and again, let it finish, and compare; returns how many of the kills found it alive.
+
+    On a busy machine a life may reach its end before the kill: the run is then over.
+    """
     run, hits = make(folder, kind, tiny_folder), 0
-    for step, after_s in kill_points(seed, kills):
+    for step, after_s in kill_points(seed, KILLS):
         command = kill(start, folder, run, step, after_s)
         assert command.code in (0, -signal.SIGKILL), command.output
-        hits += command.code == -signal.SIGKILL
+        if command.code == 0:
+            break
+        hits += 1
     command = start(folder)
     assert command.end() == 0, command.output
     assert_as_never_killed(run, expected)
     return hits
+
+
+def survive_all(wanted: int, folder: Path, expected: Path, start: Start, kind: str, tiny_folder: Any) -> None:
+    """As many runs as it takes for ``wanted`` kills."""
+    hits = 0
+    for seed in range(wanted):
+        hits += survive(folder / str(seed), expected, start, kind, tiny_folder, seed)
+        if hits >= wanted:
+            return
+    raise AssertionError(f"only {hits} of {wanted} kills found the run alive")
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +111,15 @@ def never_killed(forks: Forks, tiny_folder: Any, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_killed_and_gone_on(kind: str, forks: Forks, tiny_folder: Any, never_killed: Any, tmp_path: Path) -> None:
-    """Two runs of each kind, each killed at seven random instants."""
+def test_killed_13_times_and_gone_on(
+    kind: str, forks: Forks, tiny_folder: Any, never_killed: Any, tmp_path: Path
+) -> None:
+    """With those of the other kind, 26 random instants."""
 
     def start(folder: Path) -> Command:
         return forks.start(folder, "tune", "recipe.yaml")
 
-    hits = [survive(tmp_path / str(n), never_killed(kind), start, kind, tiny_folder, 7, seed=n) for n in range(2)]
-    assert sum(hits) >= 13  # with those of the other kind, at least 25
+    survive_all(13, tmp_path, never_killed(kind), start, kind, tiny_folder)
 
 
 @pytest.mark.slow
@@ -111,7 +128,4 @@ def test_a_real_command_killed_at_25_instants(kind: str, tiny_folder: Any, never
     def start(folder: Path) -> Command:
         return fresh(folder, "tune", "recipe.yaml")
 
-    hits, seed = 0, 100
-    while hits < 25:
-        hits += survive(tmp_path / str(seed), never_killed(kind), start, kind, tiny_folder, 5, seed)
-        seed += 1
+    survive_all(25, tmp_path, never_killed(kind), start, kind, tiny_folder)
