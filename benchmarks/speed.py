@@ -375,19 +375,18 @@ def main() -> None:
         return
     import transformers
 
-    everything = []
+    path = HERE / "results" / "speed.json"
+    kept = {found["cell"]: found for found in json.loads(path.read_text())["cells"]} if path.is_file() else {}
     for cell in given.cells or CELLS:
-        found = measure(cell, given.rounds, given.threads)
-        everything.append(found)
-        print(table(rows_of(found)), flush=True)
+        kept[cell] = measure(cell, given.rounds, given.threads) | {"load_at_end": os.getloadavg()[0]}
+        print(table(rows_of(kept[cell])), flush=True)
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     versions["python"] = platform.python_version()
-    load = os.getloadavg()[0]
-    record = {"versions": versions, "threads": given.threads, "load_at_end": load, "cells": everything}
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "speed.json").write_text(json.dumps(record, indent=1))
-    rows = [row for found in everything for row in rows_of(found)]
-    (HERE / "results" / "speed.md").write_text(table(rows) + "\n")
+    cells = [kept[cell] for cell in CELLS if cell in kept]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"versions": versions, "cells": cells}, indent=1))
+    rows = [row for found in cells for row in rows_of(found)]
+    path.with_suffix(".md").write_text(table(rows) + "\n")
 
 
 if __name__ == "__main__":
