@@ -28,18 +28,3 @@ def _runs(tokenizer: Any, features: Any) -> list[tuple[str, bool]]:
             runs.append((tokenizer.decode(ids[start:at]), bool(taught[start])))
             start = at
     return runs
-
-
-def print_rows(shown: list[dict[str, Any]]) -> None:
-    """What is supervised stands between ⟦ and ⟧, and in bold where the terminal has it."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=True)
-    for row in shown:
-        text = Text(f"{row['source']} ({row['tokens']} tokens): ", style="dim")
-        for part, taught in row["runs"]:
-            text.append(f"⟦{part}⟧" if taught else part, style="bold green" if taught else "default")
-        if row["target"] is not None:
-            text.append(f" → ⟦{row['target']}⟧", style="bold green")
-        console.print(text)

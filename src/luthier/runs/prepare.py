@@ -76,7 +76,7 @@ def _defaults(resolved: ResolvedRecipe) -> None:
         ("task", TASKS.load(resolved.recipe.task)),
     ):
         for key, value in module.DEFAULTS.items():
-            if key not in resolved.origins and f"{key}" in type(resolved.recipe).model_fields:
+            if key not in resolved.origins and key in type(resolved.recipe).model_fields:
                 resolved.set(key, value, origin)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from luthier.data.encode import Encoded
@@ -31,7 +32,7 @@ class Prepared:
     def errors(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == "error"]
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """sha256 of everything that changes the result: the recipe, and the rows as they are encoded."""
         told = (self.resolved.hash, rows_hash(self.train.rows), rows_hash(self.evaluation.rows))

@@ -33,7 +33,6 @@ def solve(prepared: Prepared, predictor: Predictor) -> dict[str, Any]:
 
 
 def _vectors(prepared: Prepared, predictor: Predictor, rows: list[Features], pooling: str) -> Tensor:
-
     key = content_key(prepared.backbone.trunk, rows, "vectors", pooling, prepared.resolved.recipe.precision)
     made = cached(_cache_folder(prepared), key, lambda: [v[None] for v in predictor.reader.vectors(rows, pooling)])
     return torch.cat(made)
@@ -46,7 +45,6 @@ def _cache_folder(prepared: Prepared) -> Path:
 def train(
     prepared: Prepared, predictor: Predictor, folder: Path, processes: Processes, console: Console
 ) -> dict[str, Any]:
-
     rows, evaluation = prepared.train.rows, prepared.evaluation.rows
     plan = _plan(prepared)
     if trunk_is_frozen(prepared.backbone, prepared.adaptation) and prepared.objective.needs == "sequence_logits":
