@@ -99,6 +99,9 @@ class Adaptation:
     methods that are linear. ``save`` writes the final model in the ecosystem's layout. A method that needs no gradient
     gives ``solve(vectors_KD, targets) -> Solved`` and the ``pooling`` that makes one vector of a row: the trunk's
     vectors are computed once and the classifier is fitted from them in one go.
+
+    ``mixing(batch)`` gives how much each of the ``members`` weighs in each layer of each row, (K, layers, members), for
+    a method that mixes others.
     """
 
     method: str
@@ -108,6 +111,8 @@ class Adaptation:
     merge: Callable[[], None] | None = None
     solve: Callable[[Tensor, list[Any]], Solved] | None = None
     pooling: str = ""
+    members: list[str] = field(default_factory=list)
+    mixing: Callable[[Batch], Tensor] | None = None
 
 
 class Solved(Protocol):

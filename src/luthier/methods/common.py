@@ -1,13 +1,29 @@
-"""What methods share: the base of their options, and how a whole model is saved."""
+"""What methods share: the base of their options, how a whole model is saved, and how an adapter is.
+
+Every adapter is saved in PEFT's layout, ``adapter_config.json`` and ``adapter_model.safetensors``, with the names
+``base_model.model.<name in the model>``. What PEFT knows it opens; what it doesn't, it refuses by its ``peft_type``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
 from luthier.models.backbone import Backbone
 from luthier.options import Options
+from luthier.types import Finding, Refused
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+TASK_TYPES = {"token_logits": "CAUSAL_LM", "sequence_logits": "SEQ_CLS", "hidden": "FEATURE_EXTRACTION"}
 
 
 class MethodOptions(Options):
@@ -32,3 +48,60 @@ def save_whole(backbone: Backbone) -> Callable[[Path], None]:
         backbone.model.save_pretrained(folder)
 
     return save
+
+
+def new_head(backbone: Backbone) -> dict[str, nn.Parameter]:
+    """The head that must train beside an adapter: a classifier's; a language model keeps its own."""
+    return backbone.head_parameters() if backbone.needs == "sequence_logits" else {}
+
+
+def head_modules(backbone: Backbone, head: Mapping[str, nn.Parameter]) -> list[str]:
+    """The modules that hold ``head``: whole ones outside the trunk (PEFT saves a head whole and can't nest in it)."""
+    outside = set(backbone.seams.head)
+    return sorted({top if (top := name.partition(".")[0]) in outside else name.rpartition(".")[0] for name in head})
+
+
+def save_adapter(
+    folder: Path, backbone: Backbone, config: dict[str, Any], tensors: Mapping[str, Tensor],
+    head: Mapping[str, nn.Parameter],
+) -> None:  # fmt: skip
+    """Write ``tensors`` (names in the model, or PEFT's own where they begin with none) and ``head``.
+
+    ``config`` needs ``peft_type``; what is the same for every adapter is added.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {f"{PREFIX}{name}": p.detach() for name, p in head.items()} | dict(tensors)
+    shared = {"task_type": TASK_TYPES[backbone.needs], "base_model_name_or_path": backbone.path}
+    settings = shared | config | {"inference_mode": True}
+    if head:
+        settings["modules_to_save"] = head_modules(backbone, head)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2, default=_plain), encoding="utf-8")
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(config, tensors) of a saved adapter. Raises Refused where it is missing or damaged."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return config, load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        what = f"no adapter can be read here: {str(error).splitlines()[0]}"
+        raise Refused(Finding("adapter.unreadable", str(folder), what, "give the `final` folder of a run")) from None
+
+
+@torch.no_grad()
+def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy saved tensors (PEFT's names) to the parameters of those names. Raises Refused where one has no place."""
+    parameters = dict(model.named_parameters())
+    lost = [name for name in tensors if name.removeprefix(PREFIX) not in parameters]
+    wrong = [n for n, t in tensors.items() if n not in lost and parameters[n.removeprefix(PREFIX)].shape != t.shape]
+    if lost or wrong:
+        what = f"{len(lost)} tensor(s) of the adapter have no place in this model, {len(wrong)} another shape"
+        where = ", ".join((lost + wrong)[:3])
+        raise Refused(Finding("adapter.mismatch", where, what, "use the base model that it was trained on"))
+    for name, tensor in tensors.items():
+        parameters[name.removeprefix(PREFIX)].copy_(tensor)
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else value.value if isinstance(value, Enum) else str(value)
