@@ -101,7 +101,7 @@ class Adaptation:
     vectors are computed once and the classifier is fitted from them in one go.
 
     ``mixing(batch)`` gives how much each of the ``members`` weighs in each layer of each row, (K, layers, members), for
-    a method that mixes others.
+    a method that mixes others. ``penalty()`` is added to the mean loss of each optimizer step.
     """
 
     method: str
@@ -113,10 +113,13 @@ class Adaptation:
     pooling: str = ""
     members: list[str] = field(default_factory=list)
     mixing: Callable[[Batch], Tensor] | None = None
+    penalty: Callable[[], Tensor] | None = None
 
 
 class Solved(Protocol):
     """A classifier on frozen vectors: a row of outputs per vector, and tensors and settings that rebuild it."""
+
+    settings: dict[str, Any]
 
     def outputs(self, vectors_KD: Tensor) -> list[list[float]]: ...
 

@@ -69,6 +69,8 @@ def fit(
             for parameter in parameters.values():
                 if parameter.grad is not None:
                     parameter.grad.div_(max(sums.count, 1e-12))
+            if adaptation.penalty is not None:
+                adaptation.penalty().backward()
             norm = float(torch.nn.utils.clip_grad_norm_(list(parameters.values()), plan.max_grad_norm))
 
             if math.isfinite(norm) and math.isfinite(sums.total):

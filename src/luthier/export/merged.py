@@ -19,7 +19,7 @@ BOUND = 1e-4
 
 def export(run: Run, to: Path) -> dict[str, Any]:
     """Raises Refused where the run holds no adapter, or where the merged model differs by more than ``BOUND``."""
-    if run.resolved.method_options.whole or not (run.folder / "final" / "adapter_config.json").is_file():
+    if run.resolved.methods.whole or not (run.folder / "final" / "adapter_config.json").is_file():
         what = f"a `{run.info['method']}` run has nothing to merge"
         raise Refused(Finding("export.merged", str(run.folder), what, "its `final` folder is what there is to use"))
     predictor = run.predictor

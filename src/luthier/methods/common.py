@@ -7,12 +7,13 @@ Every adapter is saved in PEFT's layout, ``adapter_config.json`` and ``adapter_m
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from pydantic import PrivateAttr
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,6 +32,22 @@ class MethodOptions(Options):
 
     whole: ClassVar[bool] = True
     """What it saves is a whole model; else the method's module has ``attach``."""
+    seam: ClassVar[str] = "weights"
+    """Where it attaches: weights, linear, residual, attention, embedding or output. Two at one seam don't combine."""
+    alone: ClassVar[str] = ""
+    """Why it can't be combined with another method, where it can't."""
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Options that name folders of other runs, relative to where the command runs or to the recipe's folder."""
+    listed: ClassVar[str] = ""
+    """The option that a bare list stands for: ``method: {fusion: [runs/a, runs/b]}``."""
+    _base: Path = PrivateAttr(Path("."))
+
+    def beside(self, base: Path) -> None:
+        """Paths are relative to ``base`` where they don't lead anywhere from here."""
+        self._base = base
+
+    def located(self, paths: Sequence[str]) -> list[Path]:
+        return [Path(path) if Path(path).exists() else self._base / path for path in paths]
 
     def load_kwargs(self) -> dict[str, Any]:
         """What it asks of ``from_pretrained``."""
@@ -65,12 +82,12 @@ def save_adapter(
     folder: Path, backbone: Backbone, config: dict[str, Any], tensors: Mapping[str, Tensor],
     head: Mapping[str, nn.Parameter],
 ) -> None:  # fmt: skip
-    """Write ``tensors`` (names in the model, or PEFT's own where they begin with none) and ``head``.
+    """Write ``tensors``, under the names that the file shall have, and ``head``.
 
     ``config`` needs ``peft_type``; what is the same for every adapter is added.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    named = {f"{PREFIX}{name}": p.detach() for name, p in head.items()} | dict(tensors)
+    named = {**by_file_name(head), **tensors}
     shared = {"task_type": TASK_TYPES[backbone.needs], "base_model_name_or_path": backbone.path}
     settings = shared | config | {"inference_mode": True}
     if head:
@@ -90,17 +107,23 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy saved tensors (PEFT's names) to the parameters of those names. Raises Refused where one has no place."""
-    parameters = dict(model.named_parameters())
-    lost = [name for name in tensors if name.removeprefix(PREFIX) not in parameters]
-    wrong = [n for n, t in tensors.items() if n not in lost and parameters[n.removeprefix(PREFIX)].shape != t.shape]
-    if lost or wrong:
-        what = f"{len(lost)} tensor(s) of the adapter have no place in this model, {len(wrong)} another shape"
-        where = ", ".join((lost + wrong)[:3])
+def restore(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Copy saved tensors to the places of their names. Raises Refused where one has no place, or a place gets none."""
+    wrong = [n for n, tensor in tensors.items() if n not in places or places[n].shape != tensor.shape]
+    empty = [n for n in places if n not in tensors]
+    if wrong or empty:
+        what = (
+            f"{len(wrong)} tensor(s) of the adapter do not fit here, and {len(empty)} place(s) of this model stay empty"
+        )
+        where = ", ".join((wrong + empty)[:3])
         raise Refused(Finding("adapter.mismatch", where, what, "use the base model that it was trained on"))
     for name, tensor in tensors.items():
-        parameters[name.removeprefix(PREFIX)].copy_(tensor)
+        places[name].copy_(tensor)
+
+
+def by_file_name(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Parameters under the names that a file of an adapter has for them."""
+    return {f"{PREFIX}{name}": parameter for name, parameter in parameters.items()}
 
 
 def _plain(value: Any) -> Any:

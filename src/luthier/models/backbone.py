@@ -6,11 +6,12 @@ V vocabulary, C classes, L longest row.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +23,20 @@ from luthier.models.seams import Seams, find_seams
 from luthier.types import Batch
 
 
+class Composition(Protocol):
+    """Several adapters in one model: which are in force, for all rows or for each row of a batch."""
+
+    def rows(self, chosen_K: Tensor, batch: Batch) -> AbstractContextManager[None]: ...
+
+
 @dataclass
 class Backbone:
     """What objectives and methods are given in place of a bare model.
 
     ``layout`` is "packed" (rows laid end to end, no pad) or "padded"; ``position_offset`` is the first position id
     that this model counts from; ``needs`` is what the model was loaded to give (token_logits, sequence_logits, hidden);
-    ``fresh`` names the parameters that were not in the checkpoint.
+    ``fresh`` names the parameters that were not in the checkpoint; ``fingerprint`` tells these weights from others;
+    ``adapters`` are those that were put in, and which are in force.
     """
 
     model: PreTrainedModel
@@ -40,6 +48,8 @@ class Backbone:
     layout: str = "padded"
     position_offset: int = 0
     unpacked_because: str = ""
+    fingerprint: str = ""
+    adapters: Composition | None = None
 
     @cached_property
     def seams(self) -> Seams:
@@ -81,6 +91,31 @@ class Backbone:
             a, b = (self.trunk(ids.to(self.device)).last_hidden_state[0, 0] for ids in (first_13, second_13))
         return bool(torch.equal(a, b))
 
+    @cached_property
+    def closing_norms(self) -> dict[str, str]:
+        """Block → the norm whose output is the block's own, where it ends in one (post-norm, as BERT).
+
+        Asked of the trunk itself: the tensor that leaves the block is the one that left the norm.
+        """
+        left: dict[str, Any] = {}
+        inside = tuple(f"{block}." for block in self.seams.blocks)
+        hooks = [
+            module.register_forward_hook(lambda _, __, output, name=name: left.update({name: output}))
+            for name, module in self.model.named_modules()
+            if name in self.seams.blocks or (name.startswith(inside) and "norm" in type(module).__name__.lower())
+        ]
+        with evaluating(self.model), self.attention("sdpa"), torch.no_grad():
+            self.trunk(torch.tensor([[5, 6, 7]], device=self.device))
+        for hook in hooks:
+            hook.remove()
+        tensors = {name: output[0] if isinstance(output, tuple) else output for name, output in left.items()}
+        return {
+            block: name
+            for block in self.seams.blocks
+            for name, tensor in tensors.items()
+            if name.startswith(f"{block}.") and tensor is tensors[block]
+        }
+
     def head_parameters(self) -> dict[str, nn.Parameter]:
         """What lies outside the trunk, and whatever the checkpoint did not hold."""
         outside = tuple(f"{name}." for name in self.seams.head)
@@ -105,7 +140,14 @@ class Backbone:
             inputs["attention_mask"] = batch["attention_mask"]
             if "position_ids" in batch.tensors:
                 inputs["position_ids"] = batch["position_ids"] + self.position_offset
-        return self.trunk(**inputs).last_hidden_state.flatten(0, 1)
+        with self._routed(batch):
+            return self.trunk(**inputs).last_hidden_state.flatten(0, 1)
+
+    def _routed(self, batch: Batch) -> AbstractContextManager[None]:
+        """Each row through the adapter that its batch names, where it names any."""
+        if self.adapters is None or "adapter" not in batch.tensors:
+            return nullcontext()
+        return self.adapters.rows(batch["adapter"], batch)
 
     def token_logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, D) → (N, V): the language model's head, with its own scaling and capping."""
@@ -207,3 +249,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+SAMPLED = 1024
+
+
+def fingerprint(backbone: Backbone) -> str:
+    """sha256 of the embedding's and the blocks' shapes and a sample of their numbers, the same in fp32 and bf16."""
+    seams, digest = backbone.seams, hashlib.sha256()
+    inside = tuple(f"{name}." for name in (*seams.blocks, seams.embedding) if name)
+    for name, parameter in backbone.model.named_parameters():
+        if name.startswith(inside) and parameter.is_floating_point() and parameter.device.type != "meta":
+            flat = parameter.detach().flatten()
+            sample = flat[:: max(1, len(flat) // SAMPLED)].to("cpu", torch.bfloat16).view(torch.uint8)
+            digest.update(f"{name.removeprefix(f'{seams.trunk}.')}{tuple(parameter.shape)}".encode())
+            digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:32]

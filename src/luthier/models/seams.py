@@ -3,14 +3,15 @@
 Roles of a linear layer: ``attention`` and ``feed_forward`` inside a block, and finer ones that a leaf's name tells
 (``query``, ``key``, ``value``, ``output``, ``qkv``, ``gate``, ``up``, ``down``). ``head`` is what lies outside the
 trunk. Seams: ``embedding`` (the input embeddings), ``linear`` (the linear layers of the blocks), ``residual`` (the
-blocks), ``output`` (the head).
+blocks and their sublayers, which add to the residual stream), ``output`` (the head).
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -38,6 +39,17 @@ class Linear:
     name: str
     block: int
     roles: frozenset[str]
+    outputs: int = 0
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """An attention or the feed-forward of a block: ``first`` takes its input, ``last`` gives its output."""
+
+    block: int
+    kind: str
+    first: str
+    last: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,11 @@ class Seams:
     blocks: list[str]
     linears: list[Linear]
     head: list[str]
+    sublayers: list[Sublayer] = field(default_factory=list)
+
+    @property
+    def feed_forwards(self) -> list[Sublayer]:
+        return [sublayer for sublayer in self.sublayers if sublayer.kind == "feed_forward"]
 
     def linears_by_role(self, targets: list[str]) -> list[Linear]:
         """The linear layers that any of ``targets`` names: a role, `all`, a leaf name, or a regular expression.
@@ -95,10 +112,12 @@ def find_seams(model: PreTrainedModel) -> Seams:
     for index, block in enumerate(blocks):
         for name, module in model.get_submodule(block).named_modules(prefix=block):
             if isinstance(module, nn.Linear | Conv1D):
-                linears.append(Linear(name, index, _roles(model, block, name)))
+                outputs = module.nf if isinstance(module, Conv1D) else module.out_features
+                linears.append(Linear(name, index, _roles(model, block, name), outputs))
     head = [name for name, _ in model.named_children() if name != trunk] if trunk else []
     embedding = names.get(id(model.get_input_embeddings()))
-    return Seams(trunk, embedding, blocks, linears, head)
+    sublayers = [found for index, block in enumerate(blocks) for found in _sublayers(model, block, index, linears)]
+    return Seams(trunk, embedding, blocks, linears, head, sublayers)
 
 
 def _blocks(model: PreTrainedModel, trunk: str) -> list[str]:
@@ -130,3 +149,32 @@ def _roles(model: PreTrainedModel, block: str, name: str) -> frozenset[str]:
     elif not fine & {"gate", "up", "down"}:
         fine = set()
     return frozenset(fine | {broad})
+
+
+MOST_FEED_FORWARD = 3  # gate, up, down; more are experts, of which each token meets a few
+
+
+def _sublayers(model: PreTrainedModel, block: str, index: int, linears: list[Linear]) -> Iterator[Sublayer]:
+    """Each attention of a block, and its feed-forward where it has one (not a mixture of experts)."""
+    inside = [linear for linear in linears if linear.block == index]
+    attentions: dict[str, list[Linear]] = {}
+    for linear in inside:
+        if "attention" in linear.roles:
+            attentions.setdefault(_attention_of(model, block, linear.name), []).append(linear)
+    for members in attentions.values():
+        outputs = [linear for linear in members if "output" in linear.roles]
+        if outputs:
+            yield Sublayer(index, "attention", members[0].name, outputs[-1].name)
+    members = [linear for linear in inside if "feed_forward" in linear.roles]
+    if 2 <= len(members) <= MOST_FEED_FORWARD:
+        yield Sublayer(index, "feed_forward", members[0].name, members[-1].name)
+
+
+def _attention_of(model: PreTrainedModel, block: str, name: str) -> str:
+    """The outermost module inside ``block`` that holds ``name`` and is an attention."""
+    parts = name.removeprefix(f"{block}.").split(".")
+    for end in range(1, len(parts)):
+        owner = ".".join([block, *parts[:end]])
+        if "attention" in type(model.get_submodule(owner)).__name__.lower():
+            return owner
+    return block

@@ -8,7 +8,6 @@ from typing import Any
 from luthier.checks import run_checks
 from luthier.checks.settings import check_settings
 from luthier.data.encode import encode
-from luthier.methods import METHODS
 from luthier.models.backbone import Backbone
 from luthier.models.load import load, locate
 from luthier.objectives import OBJECTIVES
@@ -71,11 +70,11 @@ def _unknown_to(task: Any, example: Example) -> bool:
 
 def _defaults(resolved: ResolvedRecipe) -> None:
     """What the task and the method would choose, where the recipe is silent."""
-    for origin, module in (
-        ("method", METHODS.load(resolved.recipe.method)),
-        ("task", TASKS.load(resolved.recipe.task)),
+    for origin, defaults in (
+        ("method", resolved.methods.defaults),
+        ("task", TASKS.load(resolved.recipe.task).DEFAULTS),
     ):
-        for key, value in module.DEFAULTS.items():
+        for key, value in defaults.items():
             if key not in resolved.origins and key in type(resolved.recipe).model_fields:
                 resolved.set(key, value, origin)
 
@@ -95,11 +94,11 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any) -> tuple
         resolved.set("objective", task.objective(), "task")
     objective_module = OBJECTIVES.load(recipe.objective or task.objective())
     resolved.objective_options = resolved.objective_options or objective_module.Options()
-    options = resolved.method_options
-    needs = options.needs(objective_module.Objective.needs)
+    methods = resolved.methods
+    needs = methods.needs(objective_module.Objective.needs)
     # Frozen weights may be held in bf16; those that train are fp32, so a method that trains them loads them so.
-    dtype = "bfloat16" if precision == "bf16" and not options.whole else "float32"
-    extra = options.load_kwargs()
+    dtype = "bfloat16" if precision == "bf16" and not methods.whole else "float32"
+    extra = methods.load_kwargs()
     backbone = load(
         recipe.model.name, path, needs, revision=recipe.model.revision, config=task.config(), dtype=dtype,
         seed=recipe.seed, **extra,
@@ -142,10 +141,10 @@ def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
 
     torch.manual_seed(resolved.recipe.seed)
     try:
-        return METHODS.load(resolved.recipe.method).adapt(backbone, resolved.method_options)
+        return resolved.methods.adapt(backbone)
     except Refused as refused:
         findings += refused.findings
-        return Adaptation(resolved.recipe.method, {}, lambda folder: None)
+        return Adaptation(resolved.methods.name, {}, lambda folder: None)
 
 
 def _resolve_steps(prepared: Prepared, device: Any) -> None:

@@ -34,6 +34,11 @@ class Prepared:
 
     @cached_property
     def identity(self) -> str:
-        """sha256 of everything that changes the result: the recipe, and the rows as they are encoded."""
-        told = (self.resolved.hash, rows_hash(self.train.rows), rows_hash(self.evaluation.rows))
+        """sha256 of everything that changes the result: the recipe, the rows as they are encoded, adapters beneath."""
+        rows = rows_hash(self.train.rows), rows_hash(self.evaluation.rows)
+        told = (
+            self.resolved.hash,
+            *rows,
+            *([self.resolved.methods.digest()] if self.resolved.methods.builds_on else []),
+        )
         return hashlib.sha256("|".join(told).encode()).hexdigest()[:16]
