@@ -26,7 +26,7 @@ class Options(MethodOptions):
     last: int = Field(
         0,
         ge=0,
-        description="the last n blocks, and what follows them in the trunk (a decoder's come after its encoder's)",
+        description="the last n blocks (an encoder's come before a decoder's), and what follows in the trunk",
     )
 
 

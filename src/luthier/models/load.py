@@ -139,8 +139,10 @@ def load(
     where = {"revision": revision} if revision else {}
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
-        writes = transformers.AutoModelForSeq2SeqLM if found.is_encoder_decoder else transformers.AutoModelForCausalLM
-        auto = {
+        writes: Any = (
+            transformers.AutoModelForSeq2SeqLM if found.is_encoder_decoder else transformers.AutoModelForCausalLM
+        )
+        auto: Any = {
             "token_logits": writes,
             "sequence_logits": transformers.AutoModelForSequenceClassification,
             "hidden": transformers.AutoModel,
