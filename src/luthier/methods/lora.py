@@ -70,6 +70,7 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
     head = backbone.head_parameters() if backbone.needs == "sequence_logits" else {}
     known = {id(parameter) for parameter in model.parameters()}
     targets = [linear.name for linear in backbone.seams.linears_by_role(options.targets)]
+    writes_from_source = backbone.encoder_decoder and backbone.needs == "token_logits"
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,  # type: ignore[arg-type]
@@ -79,7 +80,7 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
         use_rslora=options.rslora,
         use_dora=options.variant == "dora",
         init_lora_weights="pissa" if options.variant == "pissa" else True,
-        task_type=TASK_TYPES[backbone.needs],
+        task_type="SEQ_2_SEQ_LM" if writes_from_source else TASK_TYPES[backbone.needs],
         base_model_name_or_path=backbone.path,
     )
     inject_adapter_in_model(config, model)
