@@ -20,7 +20,8 @@ Message = dict[str, Any]
 """One turn of a conversation: ``{"role": ..., "content": ...}``, with ``tool_calls`` where it has them."""
 
 Features = dict[str, Any]
-"""One encoded row: at least ``row`` (its index in the data set), ``input_ids`` and what its loss needs."""
+"""One encoded row: at least ``row`` (its index in the data set), ``input_ids`` and what its loss needs; the
+``target_ids`` that an encoder-decoder is to write from them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Example:
     messages: list[Message] | None = None
     tools: list[dict[str, Any]] | None = None
     label: str | float | list[str] | None = None
+    targets: list[str] | None = None
+    """What is to be written from ``text``: the first is learned, all are references."""
     weight: float = 1.0
     ends: bool = True
     """Whether the text ends here; a piece of a longer one goes on in the next row."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 import toys
 from safetensors.torch import load_file
-from table import CLASSIFY, METHODS, Cell
+from table import CLASSIFY, ENCODER_DECODERS, METHODS, Cell
 
 import tiny
 from luthier import Run, load
@@ -53,14 +53,17 @@ def assert_learned(run: Run, cell: Cell, train: str) -> None:
 
 def chosen(cell: Cell, name: str) -> bool:
     """Whether a tensor of the checkpoint is one that the method trains, told by transformers' names."""
-    leaf = name.rpartition(".")[2]
-    after_blocks = any(part in name for part in ("ln_f", "final_norm", "model.norm."))
-    in_head = name.startswith(("lm_head.", "head.", "classifier.", "score."))
+    leaf, last = name.rpartition(".")[2], tiny.LAYERS - 1
+    after_blocks = any(part in name for part in ("ln_f", "final_norm", "model.norm.", "decoder.final_layer_norm"))
+    in_head = name.startswith(("lm_head.", "head.", "classifier.", "score.", "classification_head."))
+    in_last = f".{last}." in name
+    if cell.model in ENCODER_DECODERS:  # their last block is the decoder's
+        in_last = any(f"decoder.{blocks}.{last}." in name for blocks in ("block", "layers"))
     is_norm = any(part in name.lower() for part in ("norm", ".ln_"))
     return {
         "full": True,
         "freeze: head": in_head,
-        "freeze: last 1": f".{tiny.LAYERS - 1}." in name or after_blocks or in_head,
+        "freeze: last 1": in_last or after_blocks or in_head,
         "freeze: norms": is_norm,
         "freeze: biases": leaf == "bias",
     }[cell.method]
@@ -79,9 +82,14 @@ def assert_only_chosen_moved(run: Run, cell: Cell, model: str) -> None:
         assert all("layer" in name or ".h." in name for name in lora)
         head = saved.keys() - lora
         assert bool(head) == (cell.task in CLASSIFY)
-        assert all(any(part in name for part in ("classifier", "score", "pooler", ".head.")) for name in head), head
+        assert all(
+            any(part in name for part in ("classifier", "score", "pooler", ".head.", "classification_head"))
+            for name in head
+        ), head
         return
     before, after = load_file(Path(model) / "model.safetensors"), load_file(final / "model.safetensors")
+    # A classifier may hold under `transformer` what a writer holds at its top.
+    after = {name if name in before else name.removeprefix("transformer."): tensor for name, tensor in after.items()}
     common = before.keys() & after.keys()
     assert len(common) > 10
     moved = {name for name in common if not torch.equal(before[name], after[name])}
@@ -119,8 +127,12 @@ def assert_plain_gives_the_same(run: Run, cell: Cell, model: str, held_out: str)
     features = cell.method.startswith("features")
     theirs = None if features else plain.open_model(final, model, classifies=cell.task in CLASSIFY)
     ours = predictor.row_outputs(rows) if cell.task in CLASSIFY else _token_logits(predictor, rows)
-    ids = [row["input_ids"] for row in rows]
-    expected = [plain.features(final, model, one) if features else plain.logits(theirs, one) for one in ids]
+    expected = [
+        plain.features(final, model, row["input_ids"])
+        if features
+        else plain.logits(theirs, row["input_ids"], row.get("target_ids"))
+        for row in rows
+    ]
     bound = 1e-4 if cell.method == "lora: pissa" else 1e-5
     bound *= max(1.0, *(float(logits.abs().max()) for logits in expected))
     for found, logits in zip(ours, expected, strict=True):
@@ -143,4 +155,5 @@ def _inputs(file: str) -> list[dict[str, Any]]:
 def _example(row: dict[str, Any]) -> Example:
     from luthier.types import INLINE
 
-    return Example(INLINE, text=row.get("text"), messages=row.get("messages"))
+    targets = [row["summary"]] if "summary" in row else None
+    return Example(INLINE, text=row.get("text", row.get("document")), messages=row.get("messages"), targets=targets)

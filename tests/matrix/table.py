@@ -14,15 +14,17 @@ import tiny
 
 ENCODERS = tiny.ENCODERS
 DECODERS = tuple(name for name in tiny.DECODERS if name != "llama-tied")
-MODELS = (*ENCODERS, *DECODERS)
+ENCODER_DECODERS = tiny.ENCODER_DECODERS
+MODELS = (*ENCODERS, *DECODERS, *ENCODER_DECODERS)
 SHOWN = {
     "bert": "BERT", "roberta": "RoBERTa", "modernbert": "ModernBERT (cls)", "modernbert-mean": "ModernBERT (mean)",
     "deberta-v2": "DeBERTa-v2", "distilbert": "DistilBERT", "gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3",
     "gemma2": "Gemma 2", "gemma3": "Gemma 3 (text)", "mistral": "Mistral",
+    "t5": "T5 1.1", "t5-tied": "T5", "bart": "BART",
 }  # fmt: skip
 
 CLASSIFY = ("single", "multi", "regression")
-TASKS = (*CLASSIFY, "chat", "complete")
+TASKS = (*CLASSIFY, "chat", "complete", "summarize")
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"method": "full", "learning_rate": 3e-3},
@@ -40,8 +42,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora: pissa": {"method": "lora", "lora": {"rank": 4, "variant": "pissa"}, "learning_rate": 5e-3},
 }
 
-NO_BIASES = ("modernbert", "modernbert-mean", "llama", "qwen3", "gemma2", "gemma3", "mistral")
-TIED = ("gpt2", "gemma2", "gemma3")
+NO_BIASES = ("modernbert", "modernbert-mean", "llama", "qwen3", "gemma2", "gemma3", "mistral", "t5", "t5-tied")
+TIED = ("gpt2", "gemma2", "gemma3", "t5-tied", "bart")
 
 REASONS = {
     "method.combination": "Features are one vector a row, and this task predicts tokens. "
@@ -50,6 +52,8 @@ REASONS = {
     "Nearest: `classify` with this model, or this task with a decoder.",
     "model.unreadable": "The architecture has no head that writes text. "
     "Nearest: `classify` with this model, or this task with a decoder.",
+    "model.encoder-decoder": "An encoder-decoder writes a target from a source, and these rows are one text. "
+    "Nearest: `summarize` with this model, or this task with a decoder.",
     "method.no-target: head": "The head is the embedding table itself (tied), so there is no head to train alone. "
     "Nearest: `freeze.last: 1`, or `train: [embedding]`.",
     "method.no-target: biases": "This architecture has no biases outside a new head. "
@@ -74,6 +78,8 @@ class Cell:
             return "method.combination"
         if writes and self.model in ENCODERS:
             return "model.not-causal" if self.model in ("bert", "roberta") else "model.unreadable"
+        if self.task in ("chat", "complete") and self.model in ENCODER_DECODERS:
+            return "model.encoder-decoder"
         if writes and self.method == "freeze: head" and self.model in TIED:
             return "method.no-target: head"
         if self.method == "freeze: biases" and self.model in NO_BIASES:

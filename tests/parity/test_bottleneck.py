@@ -32,7 +32,7 @@ CASES = [(case, setting) for case, setting in pairs() if comparable(case, settin
 
 
 def backbone_of(case: Case) -> Backbone:
-    return Backbone(case.model(), None, case.name, "", "hidden")  # type: ignore[arg-type]
+    return Backbone(case.model(), None, case.name, "", "sequence_logits")  # type: ignore[arg-type]
 
 
 def prepared(case: Case, name: str) -> tuple[Backbone, Composition]:

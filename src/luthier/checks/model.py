@@ -19,7 +19,7 @@ def ids_fit(prepared: Prepared) -> list[Finding]:
     table = len(prepared.backbone.embedding.weight)
     findings = []
     for row in prepared.train.rows:
-        worst = max(row["input_ids"], default=0)
+        worst = max([*row["input_ids"], *row.get("target_ids", ())], default=0)
         if worst >= table:
             source = prepared.train.examples[row["row"]].source
             token = prepared.backbone.tokenizer.convert_ids_to_tokens(worst)

@@ -109,7 +109,7 @@ def choose(model: torch.nn.Module, adaptation: Adaptation) -> None:
 
 def trunk_is_frozen(backbone: Backbone, adaptation: Adaptation) -> bool:
     """Whether nothing that trains lies in the trunk, so that its hidden states never change."""
-    inside = {id(parameter) for parameter in backbone.trunk.parameters()}
+    inside = {id(parameter) for parameter in backbone.trunk_parameters()}
     return inside.isdisjoint(id(parameter) for parameter in adaptation.parameters.values())
 
 

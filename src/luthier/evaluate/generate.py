@@ -21,13 +21,18 @@ def terminators(backbone: Backbone) -> list[int]:
 
 def generate(
     backbone: Backbone, prompts: Sequence[list[int]], *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0,
-    stop: Sequence[int] = (), batch_size: int = 8,
+    num_beams: int = 1, stop: Sequence[int] = (), batch_size: int = 8,
 ) -> list[list[int]]:  # fmt: skip
-    """The ids that follow each prompt, without the terminator. Greedy at temperature 0."""
+    """The ids that follow each prompt, or that an encoder-decoder writes from it, without the terminator.
+
+    Greedy, or by beam search, at temperature 0; sampled above it.
+    """
     ends = sorted({*terminators(backbone), *stop})
     pad = backbone.tokenizer.pad_token_id if backbone.tokenizer.pad_token_id is not None else ends[0]
     answers: list[list[int]] = []
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False, "num_beams": num_beams}
+    if temperature > 0:
+        sampling = {"do_sample": True, "num_beams": 1, "temperature": temperature}
     with evaluating(backbone.model), backbone.attention("sdpa"), torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for first in range(0, len(prompts), batch_size):
@@ -37,7 +42,9 @@ def generate(
             grown = cast(Any, backbone.model).generate(
                 **inputs, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad, **sampling
             )
-            for row in grown[:, inputs["input_ids"].shape[1] :].tolist():
+            # An encoder-decoder gives what it wrote, after its start token; a decoder goes on with the prompt.
+            written = grown[:, 1:] if backbone.encoder_decoder else grown[:, inputs["input_ids"].shape[1] :]
+            for row in written.tolist():
                 cut = next((at for at, token in enumerate(row) if token in ends), len(row))
                 answers.append(row[:cut])
     return answers

@@ -51,6 +51,7 @@ def _probe_rows(run: Run) -> list[Any]:
     for example in examples:
         if example.messages is not None:
             example.messages = [*example.messages, {"role": "assistant", "content": "An answer."}]
+        example.targets = ["An answer."]
     return examples
 
 

@@ -4,7 +4,7 @@
 
 | kind | reads | changes |
 |---|---|---|
-| houlsby | h, what an attention or a feed-forward gives | h ← h + δ(h), before the residual sum |
+| houlsby | h, what a self-attention or a feed-forward gives | h ← h + δ(h), before the residual sum |
 | pfeiffer | y, what the block gives | post-norm: y = LN(u) ← LN(u + δ(y)); pre-norm: y ← y + δ(y) |
 | parallel | x, what the feed-forward takes | h ← h + δ(x)           (He et al. 2022, arXiv 2110.04366) |
 
@@ -189,7 +189,7 @@ def places(backbone: Backbone, spec: Spec) -> list[Place]:
             what = f"{block} has no plain attention and feed-forward to follow"
             raise Refused(Finding("method.no-target", "adapter.kind", what, "use `adapter.kind: pfeiffer`"))
         elif spec.kind == "houlsby":
-            found += [Place(sublayer.last, "output") for sublayer in inside]
+            found += [Place(sublayer.last, "output") for sublayer in inside if sublayer.kind != "cross_attention"]
         else:
             found += [Place(sublayer.last, "parallel", sublayer.first) for sublayer in forward]
     return found

@@ -58,6 +58,12 @@ class MethodOptions(Options):
         return objective_needs
 
 
+def task_type(backbone: Backbone) -> str:
+    """The kind of model as PEFT calls it."""
+    writes_from_source = backbone.encoder_decoder and backbone.needs == "token_logits"
+    return "SEQ_2_SEQ_LM" if writes_from_source else TASK_TYPES[backbone.needs]
+
+
 def save_whole(backbone: Backbone) -> Callable[[Path], None]:
     """Save as ``save_pretrained`` does, for `AutoModel...from_pretrained`."""
 
@@ -88,7 +94,7 @@ def save_adapter(
     """
     folder.mkdir(parents=True, exist_ok=True)
     named = {**by_file_name(head), **tensors}
-    shared = {"task_type": TASK_TYPES[backbone.needs], "base_model_name_or_path": backbone.path}
+    shared = {"task_type": task_type(backbone), "base_model_name_or_path": backbone.path}
     settings = shared | config | {"inference_mode": True}
     if head:
         settings["modules_to_save"] = head_modules(backbone, head)

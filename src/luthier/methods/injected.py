@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from luthier.methods.common import PREFIX, TASK_TYPES, by_file_name, new_head, read_adapter, restore, save_adapter
+from luthier.methods.common import PREFIX, by_file_name, new_head, read_adapter, restore, save_adapter, task_type
 from luthier.models.backbone import Backbone
 from luthier.types import Adaptation, Finding, Refused
 
@@ -30,7 +30,7 @@ def inject(backbone: Backbone, config: PeftConfig) -> dict[str, nn.Parameter]:
     Raises Refused where PEFT has no such layer for a target (OFT on GPT-2's Conv1D).
     """
     known = {id(parameter) for parameter in backbone.model.parameters()}
-    config.task_type = TASK_TYPES[backbone.needs]
+    config.task_type = task_type(backbone)
     config.base_model_name_or_path = backbone.path
     try:
         # What `inject_adapter_in_model` calls; it leaves out VeRA, whose layers share two matrices among themselves.

@@ -1,5 +1,9 @@
 """A pretrained model with its tokenizer: hidden states from the trunk, logits from the head, on packed or padded rows.
 
+Of an encoder-decoder the hidden states are the decoder's, of the target's tokens; where no target is predicted
+(``needs="hidden"``) they are the encoder's alone, which is what a vector of a text is best made of (Ni et al. 2022,
+Sentence-T5, arXiv 2108.08877, section 3).
+
 Axes: K rows (sequences), T tokens of all rows in a batch (pads included where padded), D hidden width, N positions,
 V vocabulary, C classes, L longest row.
 """
@@ -20,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from luthier.models.attention import PACKED
 from luthier.models.heads import head_logits, positions_read
 from luthier.models.seams import Seams, find_seams
+from luthier.models.stacks import decode, is_encoder_decoder
 from luthier.types import Batch
 
 
@@ -56,8 +61,19 @@ class Backbone:
         return find_seams(self.model)
 
     @property
+    def encoder_decoder(self) -> bool:
+        return is_encoder_decoder(self.model)
+
+    @property
     def trunk(self) -> PreTrainedModel:
-        return cast(PreTrainedModel, self.model.base_model)
+        """What gives hidden states: the model without its head; the encoder alone where nothing else is needed."""
+        encoder_alone = self.encoder_decoder and self.needs == "hidden"
+        return cast(PreTrainedModel, self.model.get_encoder() if encoder_alone else self.model.base_model)
+
+    def trunk_parameters(self) -> list[nn.Parameter]:
+        """All but the head's. An encoder-decoder may hold both in one module, so the trunk's module can't tell."""
+        outside = tuple(f"{name}." for name in self.seams.head)
+        return [p for name, p in self.model.named_parameters() if not (outside and name.startswith(outside))]
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -85,10 +101,9 @@ class Backbone:
 
     @cached_property
     def causal(self) -> bool:
-        """Whether a position sees only those before it, asked of the trunk itself."""
-        first_13, second_13 = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 6, 8]])
+        """Whether a position sees only those before it, asked of the trunk itself: of the part that writes."""
         with evaluating(self.model), self.attention("sdpa"), torch.no_grad():
-            a, b = (self.trunk(ids.to(self.device)).last_hidden_state[0, 0] for ids in (first_13, second_13))
+            a, b = (self.hidden(self.probe([5, 6, third, 9]))[0] for third in (7, 8))
         return bool(torch.equal(a, b))
 
     @cached_property
@@ -105,7 +120,7 @@ class Backbone:
             if name in self.seams.blocks or (name.startswith(inside) and "norm" in type(module).__name__.lower())
         ]
         with evaluating(self.model), self.attention("sdpa"), torch.no_grad():
-            self.trunk(torch.tensor([[5, 6, 7]], device=self.device))
+            self.hidden(self.probe([5, 6, 7]))
         for hook in hooks:
             hook.remove()
         tensors = {name: output[0] if isinstance(output, tuple) else output for name, output in left.items()}
@@ -115,6 +130,16 @@ class Backbone:
             for name, tensor in tensors.items()
             if name.startswith(f"{block}.") and tensor is tensors[block]
         }
+
+    def probe(self, ids: list[int]) -> Batch:
+        """One row: of what the model writes, where it writes."""
+        ids_1T = torch.tensor([ids], device=self.device)
+        if self.encoder_decoder and self.needs == "token_logits":
+            source_11 = torch.tensor([[5]], device=self.device)
+            return Batch(
+                {"input_ids": source_11, "attention_mask": torch.ones_like(source_11), "target_ids": ids_1T}, [0]
+            )
+        return Batch({"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}, [0])
 
     def head_parameters(self) -> dict[str, nn.Parameter]:
         """What lies outside the trunk, and whatever the checkpoint did not hold."""
@@ -126,10 +151,18 @@ class Backbone:
         }
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Hidden states of every token, rows end to end: (T, D). Cached ones are used where the batch brings them."""
+        """Hidden states of every token, rows end to end: (T, D). Cached ones are used where the batch brings them.
+
+        The tokens of an encoder-decoder are its target's, ``target_ids``; a classifier's are the row itself again.
+        """
         if "hidden_TD" in batch.tensors:
             return batch["hidden_TD"]
-        inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
+        if self.encoder_decoder and self.needs != "hidden":
+            ids_KS, mask_KS = batch["input_ids"], batch["attention_mask"]
+            return decode(self.model, ids_KS, mask_KS, batch.tensors.get("target_ids", ids_KS)).flatten(0, 1)
+        inputs: dict[str, Any] = {"input_ids": batch["input_ids"]}
+        if not self.encoder_decoder:
+            inputs["use_cache"] = False
         if "cu_seq_lens" in batch.tensors:
             boundaries = batch["cu_seq_lens"]
             longest = int((boundaries[1:] - boundaries[:-1]).max())
@@ -185,6 +218,9 @@ class Backbone:
         """Pack where this model keeps packed rows apart (measured on the spot), pad otherwise and say why."""
         self.layout, self.unpacked_because = "padded", "turned off"
         if packing == "off":
+            return
+        if self.encoder_decoder and self.needs != "hidden":
+            self.unpacked_because = "the decoder reads a source of another length than its own rows"
             return
         offset, reason = _packing_offset(self)
         if offset is None:

@@ -137,13 +137,17 @@ def load(
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     register()
-    auto = {
-        "token_logits": transformers.AutoModelForCausalLM,
-        "sequence_logits": transformers.AutoModelForSequenceClassification,
-        "hidden": transformers.AutoModel,
-    }[needs]
     where = {"revision": revision} if revision else {}
     try:
+        found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
+        writes: Any = (
+            transformers.AutoModelForSeq2SeqLM if found.is_encoder_decoder else transformers.AutoModelForCausalLM
+        )
+        auto: Any = {
+            "token_logits": writes,
+            "sequence_logits": transformers.AutoModelForSequenceClassification,
+            "hidden": transformers.AutoModel,
+        }[needs]
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
         # A fresh head is drawn under its own seed, so that the same recipe starts from the same numbers.
         torch.manual_seed(seed)

@@ -107,6 +107,10 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any) -> tuple
         what = f"in {recipe.model.name} every token sees those after it, so it can't learn to write the next one"
         mend = "choose a decoder (such as Llama, Qwen or GPT-2), or use this model with `task: classify`"
         raise Refused(Finding("model.not-causal", "model.name", what, mend))
+    if needs == "token_logits" and backbone.encoder_decoder and not task.writes_from_source:
+        what = f"{recipe.model.name} writes a target from a source, and the rows of `{recipe.task}` are one text"
+        mend = "use `task: summarize` with documents and what is to be written of each, or choose a decoder"
+        raise Refused(Finding("model.encoder-decoder", "model.name", what, mend))
     if recipe.model.template:
         load_template(backbone.tokenizer, recipe.model.template, resolved.base)
     if not extra:

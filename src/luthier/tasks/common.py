@@ -26,6 +26,8 @@ class Task(Protocol):
     formats: tuple[str, ...]
     """Formats of rows that this task takes, the first being the one to suggest."""
     labels: Sequence[str]
+    writes_from_source: bool
+    """Whether a row has a source and a target apart, which an encoder-decoder can learn from."""
     sample_options: dict[str, Any]
     """Options of ``answer`` for the report's samples."""
     metric: str
