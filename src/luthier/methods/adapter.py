@@ -1,7 +1,7 @@
 """Bottleneck adapters: small layers inside each block train, the model is left as it is.
 
 Kinds: Houlsby (arXiv 1902.00751), Pfeiffer (arXiv 2005.00247), parallel (arXiv 2110.04366); their forms are in
-``methods/bottleneck.py``. ``on`` names runs whose adapters lie beneath, in force and frozen: a stack.
+``methods/bottleneck.py``. ``stack`` names runs whose adapters lie beneath, in force and frozen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OWN = "default"
 class Options(MethodOptions):
     whole: ClassVar[bool] = False
     seam: ClassVar[str] = "residual"
-    paths: ClassVar[tuple[str, ...]] = ("on",)
+    paths: ClassVar[tuple[str, ...]] = ("stack",)
     kind: Kind = Field("pfeiffer", description="houlsby: two a block; pfeiffer: one; parallel: beside the feed-forward")
     reduction: float = Field(16, ge=1, description="the bottleneck is the hidden width divided by this")
     size: int | None = Field(None, gt=0, description="of the bottleneck; instead of `reduction`")
@@ -35,12 +35,12 @@ class Options(MethodOptions):
     norm: bool = Field(False, description="a layer norm before the bottleneck")
     dropout: float = Field(0.0, ge=0, lt=1, description="inside the bottleneck, while training")
     blocks: list[int] | None = Field(None, description="those that get one, counted from 0; default: all")
-    on: list[str] = Field(default_factory=list, description="runs whose adapters lie beneath, frozen")
+    stack: list[str] = Field(default_factory=list, description="runs whose adapters lie beneath, frozen; first: lowest")
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
     """Raises Refused for blocks that are not there, and for runs beneath that do not fit this model."""
-    beneath = find_members(options.located(options.on))
+    beneath = find_members(options.located(options.stack))
     check_bases(backbone, beneath)
     members = {member.name: member.spec for member in beneath}
     composition = install(backbone, members | {OWN: _spec(backbone, options)})

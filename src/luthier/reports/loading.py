@@ -25,7 +25,7 @@ GENERATE = """\
 written = model.generate(**inputs, max_new_tokens=100)
 print(tokenizer.decode(written[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 """
-FEATURES = """\
+ASK_LUTHIER = """\
 import luthier
 
 run = luthier.load("..")  # the run folder
@@ -33,13 +33,18 @@ print(run.predict(["A sentence to judge."]))
 """
 
 
+def library(run: dict[str, Any]) -> str:
+    """What opens the final model; a run that is not finished has none yet."""
+    return run.get("opens_with", "luthier")
+
+
 def loading_code(run: dict[str, Any], classes: list[str]) -> str:
-    """Python that runs in the folder that holds the model: plain PEFT for lora, Luthier for frozen features,
-    plain transformers for every other method. ``classes`` are the label names in the order of their ids."""
-    if run["method"] == "features":
-        return FEATURES
+    """Python that runs in the folder that holds the model, with the library that opens it. ``classes`` are the label
+    names in the order of their ids."""
+    if library(run) == "luthier":
+        return ASK_LUTHIER
     head = HEADS.get(run["task"], "Model")
-    peft = run["method"] == "lora"
+    peft = library(run) == "peft"
     kind = f"AutoPeftModelFor{head}" if peft else f"AutoModelFor{head}" if head != "Model" else "AutoModel"
     imports = (
         f"from peft import {kind}\nfrom transformers import AutoTokenizer"
