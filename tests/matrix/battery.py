@@ -14,11 +14,14 @@ import toys
 from safetensors.torch import load_file
 from table import CLASSIFY, ENCODER_DECODERS, METHODS, Cell
 
+import luthier
 import tiny
 from luthier import Run, load
 from luthier.types import Example
 
 STEPS = 18
+MARKS = (".lora_", ".vera_", ".oft_R", ".ia3_l", ".adapter.", ".adapter_fusion.")
+HEADS = ("classifier", "score", "pooler", ".head.", "classification_head")
 
 
 def recipe(cell: Cell, model: str, data: dict[str, str], out: Path) -> dict[str, Any]:
@@ -26,8 +29,27 @@ def recipe(cell: Cell, model: str, data: dict[str, str], out: Path) -> dict[str,
     return {
         "task": "classify" if cell.task in CLASSIFY else cell.task, "model": model, "data": data, "out": str(out),
         "steps": STEPS, "batch_size": toys.TRAIN, "eval_every": STEPS, "final": "last", "schedule": "constant",
-        "warmup": 0, **METHODS[cell.method],
+        "warmup": 0, **_with_members(cell, model, data, out),
     }  # fmt: skip
+
+
+def _with_members(cell: Cell, model: str, data: dict[str, str], out: Path) -> dict[str, Any]:
+    """The keys of the method; where it builds on other runs, random adapters stand in for trained ones."""
+    text = json.dumps(METHODS[cell.method])
+    for seed, name in enumerate("abc"):
+        if f"{{{name}}}" not in text:
+            continue
+        final = out / "members" / name / "final"
+        if not final.is_dir():
+            task = "classify" if cell.task in CLASSIFY else cell.task
+            _, prepared = luthier.check(task=task, model=model, data=data, method="adapter", adapter={"size": 8})
+            draw = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for parameter in prepared.adaptation.parameters.values():
+                    parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
+            prepared.adaptation.save(final)
+        text = text.replace(f"{{{name}}}", str(final.parent))
+    return json.loads(text)
 
 
 def assert_learned(run: Run, cell: Cell, train: str) -> None:
@@ -75,17 +97,8 @@ def assert_only_chosen_moved(run: Run, cell: Cell, model: str) -> None:
     if cell.method.startswith("features"):
         assert not list(final.glob("model*.safetensors"))
         return
-    if cell.method.startswith("lora"):
-        saved = load_file(final / "adapter_model.safetensors")
-        lora = {name for name in saved if ".lora_" in name}
-        assert lora
-        assert all("layer" in name or ".h." in name for name in lora)
-        head = saved.keys() - lora
-        assert bool(head) == (cell.task in CLASSIFY)
-        assert all(
-            any(part in name for part in ("classifier", "score", "pooler", ".head.", "classification_head"))
-            for name in head
-        ), head
+    if cell.saves != "whole":
+        assert_only_added_is_saved(final, cell)
         return
     before, after = load_file(Path(model) / "model.safetensors"), load_file(final / "model.safetensors")
     # A classifier may hold under `transformer` what a writer holds at its top.
@@ -98,6 +111,24 @@ def assert_only_chosen_moved(run: Run, cell: Cell, model: str) -> None:
         meant |= {name for name in common if name.startswith("head.")}
     assert moved <= meant, sorted(moved - meant)
     assert len(moved) >= len(meant) / 2, sorted(meant - moved)
+
+
+def assert_only_added_is_saved(final: Path, cell: Cell) -> None:
+    """What the method brought, in the blocks, and a new head; for several, one folder each."""
+    folders = [final] if cell.saves == "adapter" else [path.parent for path in final.glob("*/adapter_config.json")]
+    assert len(folders) == cell.method.count("+") + 1
+    for folder in folders:
+        saved = load_file(folder / "adapter_model.safetensors")
+        kind = json.loads((folder / "adapter_config.json").read_text())["peft_type"]
+        if kind == "WEIGHTS":
+            assert any("norm" in name.lower() or ".ln_" in name for name in saved)
+            continue
+        added = {name for name in saved if any(mark in name for mark in MARKS)}
+        assert added
+        assert all(any(part in name for part in ("layer", ".h.", ".block.")) for name in added)
+        head = saved.keys() - added
+        assert bool(head) == (cell.task in CLASSIFY)
+        assert all(any(part in name for part in HEADS) for name in head), head
 
 
 def assert_opens_the_same(run: Run, cell: Cell, held_out: str) -> Run:
@@ -122,6 +153,13 @@ def assert_plain_gives_the_same(run: Run, cell: Cell, model: str, held_out: str)
     Within 1e-5 of the largest; 1e-4 for PiSSA, which is saved as LoRA on the original weights.
     """
     predictor, final = run.predictor, run.folder / "final"
+    assert run.info["opens_with"] == cell.opens_with
+    if cell.opens_with == "luthier" and cell.saves == "adapter":
+        with pytest.raises((KeyError, ValueError)):  # refused, rather than opened as something else
+            plain.open_model(final, model, classifies=cell.task in CLASSIFY)
+        return
+    if cell.saves == "several":
+        return
     examples = [_example(row) for row in _inputs(held_out)[:4]]
     rows = [row | {"row": at} for at, example in enumerate(examples) for row in predictor.objective.encode(example)]
     features = cell.method.startswith("features")

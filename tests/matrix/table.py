@@ -40,6 +40,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora: rslora": {"method": "lora", "lora": {"rank": 4, "rslora": True}, "learning_rate": 1e-2},
     "lora: dora": {"method": "lora", "lora": {"rank": 4, "variant": "dora"}, "learning_rate": 1e-2},
     "lora: pissa": {"method": "lora", "lora": {"rank": 4, "variant": "pissa"}, "learning_rate": 5e-3},
+    "lora: vera": {"method": "vera", "lora": {"rank": 16}, "learning_rate": 2e-1},
+    "lora: oft": {"method": "oft", "lora": {"rank": 8}, "learning_rate": 2e-2},
+    "ia3": {"method": "ia3", "learning_rate": 2e-1},
+    "adapter: pfeiffer": {"method": "pfeiffer", "adapter": {"size": 8}, "learning_rate": 2e-2},
+    "adapter: houlsby": {"method": "houlsby", "adapter": {"size": 8, "norm": True}, "learning_rate": 2e-2},
+    "adapter: parallel": {"method": "parallel", "adapter": {"reduction": 4}, "learning_rate": 2e-2},
+    "adapter: stack": {"method": {"adapter": {"size": 8, "stack": ["{a}"]}}, "learning_rate": 2e-2},
+    "fusion": {"method": {"fusion": ["{a}", "{b}", "{c}"]}, "learning_rate": 3e-2},
+    "lora + norms": {"method": ["lora", {"freeze": {"train": ["norms"]}}], "learning_rate": 1e-2},
+    "lora + adapter": {"method": [{"lora": {"rank": 4}}, {"adapter": {"size": 8}}], "learning_rate": 1e-2},
 }
 
 NO_BIASES = ("modernbert", "modernbert-mean", "llama", "qwen3", "gemma2", "gemma3", "mistral", "t5", "t5-tied")
@@ -56,6 +66,7 @@ REASONS = {
     "Nearest: `summarize` with this model, or this task with a decoder.",
     "method.no-target: head": "The head is the embedding table itself (tied), so there is no head to train alone. "
     "Nearest: `freeze.last: 1`, or `train: [embedding]`.",
+    "method.unsupported": "PEFT has no such layer for a matrix that is kept transposed. Nearest: `lora`.",
     "method.no-target: biases": "This architecture has no biases outside a new head. "
     "Nearest: `train: [norms]`, or `train: [head]`.",
 }
@@ -82,9 +93,26 @@ class Cell:
             return "model.encoder-decoder"
         if writes and self.method == "freeze: head" and self.model in TIED:
             return "method.no-target: head"
+        if self.method == "lora: oft" and self.model == "gpt2":
+            return "method.unsupported"
         if self.method == "freeze: biases" and self.model in NO_BIASES:
             return "method.no-target: biases"
         return None
+
+    @property
+    def saves(self) -> str:
+        """What its final folder holds: a whole model, a classifier, an adapter, or one a method."""
+        if self.method.startswith("features"):
+            return "classifier"
+        if "+" in self.method:
+            return "several"
+        return "whole" if self.method.startswith(("full", "freeze")) else "adapter"
+
+    @property
+    def opens_with(self) -> str:
+        """The library that opens it without Luthier."""
+        by_peft = self.method.startswith(("lora", "ia3")) and self.saves == "adapter"
+        return "transformers" if self.saves == "whole" else "peft" if by_peft else "luthier"
 
     def pairs(self) -> set[tuple[str, str]]:
         """Its model with its task and with its method's family, and its task with its method."""
