@@ -26,6 +26,7 @@ OWN = "default"
 class Options(MethodOptions):
     whole: ClassVar[bool] = False
     seam: ClassVar[str] = "residual"
+    nonlinear: ClassVar[str] = "an activation stands inside each bottleneck: no matrix of the model does the same"
     paths: ClassVar[tuple[str, ...]] = ("stack",)
     kind: Kind = Field("pfeiffer", description="houlsby: two a block; pfeiffer: one; parallel: beside the feed-forward")
     reduction: float = Field(16, ge=1, description="the bottleneck is the hidden width divided by this")

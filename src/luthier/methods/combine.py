@@ -146,6 +146,21 @@ class Methods:
                 solved = METHODS.load(name).attach(backbone, place)
         return solved
 
+    def unmergeable(self) -> list[Finding]:
+        """Why what was saved can't be folded into the weights of the model, where it can't."""
+        if self.whole or any(options.alone for options in self.options.values()):
+            what = f"a `{self.name}` run has nothing to merge"
+            return [Finding("export.merged", "method", what, "its `final` folder is what there is to use")]
+        mend = "use it with its base model: `luthier predict`, or `luthier.load`"
+        bent = [(name, options.nonlinear) for name, options in self.options.items() if options.nonlinear]
+        return [Finding("export.merged", f"method:{name}", why, mend, "it is not linear") for name, why in bent]
+
+    def fold(self, backbone: Backbone) -> None:
+        """Fold what `attach` put into the model into its weights, and take the added layers out."""
+        for name, options in self._ordered():
+            if not options.whole:
+                METHODS.load(name).fold(backbone)
+
 
 def _save_weights(folder: Path, backbone: Backbone, adaptation: Adaptation) -> None:
     """Weights of the model itself that trained beside an adapter, under the names that they have without one."""

@@ -34,6 +34,8 @@ class MethodOptions(Options):
     """What it saves is a whole model; else the method's module has ``attach``."""
     seam: ClassVar[str] = "weights"
     """Where it attaches: weights, linear, residual, attention, embedding or output. Two at one seam don't combine."""
+    nonlinear: ClassVar[str] = ""
+    """Why it can't be folded into the model's weights, where it can't; else its module has ``fold``."""
     alone: ClassVar[str] = ""
     """Why it can't be combined with another method, where it can't."""
     paths: ClassVar[tuple[str, ...]] = ()

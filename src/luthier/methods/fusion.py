@@ -29,6 +29,7 @@ DEFAULTS = {"learning_rate": 5e-4}
 class Options(MethodOptions):
     whole: ClassVar[bool] = False
     seam: ClassVar[str] = "residual"
+    nonlinear: ClassVar[str] = "an activation stands inside each bottleneck: no matrix of the model does the same"
     listed: ClassVar[str] = "runs"
     paths: ClassVar[tuple[str, ...]] = ("runs",)
     runs: list[str] = Field(default_factory=list, description="run folders of `method: adapter`, at least two")

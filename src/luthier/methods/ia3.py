@@ -14,11 +14,11 @@ from peft import IA3Config
 from pydantic import Field
 
 from luthier.methods.common import MethodOptions
-from luthier.methods.injected import adaptation, attach, conv1d, inject
+from luthier.methods.injected import adaptation, attach, conv1d, fold, inject
 from luthier.models.backbone import Backbone
 from luthier.types import Adaptation
 
-__all__ = ["DEFAULTS", "Options", "adapt", "attach"]
+__all__ = ["DEFAULTS", "Options", "adapt", "attach", "fold"]
 
 DEFAULTS = {"learning_rate": 1e-2}
 

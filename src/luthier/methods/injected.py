@@ -99,3 +99,13 @@ def merge(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)
+
+
+def fold(backbone: Backbone) -> None:
+    """Merge, and put each base layer back where PEFT's layer stands: the model has its own names again."""
+    model = backbone.model
+    merge(model)
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, layer in layers:
+        owner, _, leaf = name.rpartition(".")
+        model.get_submodule(owner).register_module(leaf, layer.get_base_layer())

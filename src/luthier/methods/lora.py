@@ -18,11 +18,11 @@ from pydantic import Field
 from torch import Tensor
 
 from luthier.methods.common import MethodOptions, new_head, save_adapter
-from luthier.methods.injected import adaptation, attach, conv1d, inject, merge, named, settings
+from luthier.methods.injected import adaptation, attach, conv1d, fold, inject, merge, named, settings
 from luthier.models.backbone import Backbone
 from luthier.types import Adaptation, Finding, Refused
 
-__all__ = ["DEFAULTS", "Options", "adapt", "attach"]
+__all__ = ["DEFAULTS", "Options", "adapt", "attach", "fold"]
 
 DEFAULTS = {"learning_rate": 5e-4}
 # Learning rates live in the recipe; VeRA trains two vectors a matrix and wants a higher one, told in docs/methods.md.
