@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from luthier.runs.conduct import check, tune
     from luthier.runs.run import Run, load
+    from luthier.runs.switch import Switch
     from luthier.types import Finding, Refused
 
-__all__ = ["Finding", "Refused", "Run", "check", "load", "tune"]
+__all__ = ["Finding", "Refused", "Run", "Switch", "check", "load", "tune"]
 
 _HOMES = {"Run": "runs.run", "load": "runs.run", "tune": "runs.conduct", "check": "runs.conduct"}
-_HOMES |= {"Finding": "types", "Refused": "types"}
+_HOMES |= {"Switch": "runs.switch", "Finding": "types", "Refused": "types"}
 
 
 def __getattr__(name: str) -> Any:

@@ -129,9 +129,10 @@ class Task:
         return Example(INLINE, text=text)
 
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
-        return [self._answer(logits) for logits in ask.outputs(examples)]
+        return [self.answer_from(logits) for logits in ask.outputs(examples)]
 
-    def _answer(self, logits: list[float]) -> dict[str, Any]:
+    def answer_from(self, logits: list[float]) -> dict[str, Any]:
+        """The answer that a row's outputs stand for."""
         z_C = np.asarray(logits)
         if self.kind == "regression":
             return {"value": float(z_C[0])}
