@@ -26,6 +26,7 @@ class Options(Section):
     prefix: str = Field("", description="before each document; the first T5 models know `summarize: `")
     # Radford et al. 2019 (Language Models are Unsupervised Multitask Learners), section 3.6.
     separator: str = Field("\n\nTL;DR:", description="between document and summary, where a decoder writes it")
+    num_beams: int = Field(1, gt=0, description="of the search for an answer; 1 is greedy")
 
 
 class Task(LanguageTask):
@@ -33,7 +34,7 @@ class Task(LanguageTask):
     writes_from_source = True
 
     def __init__(self, options: Options):
-        self.prefix, self.separator = options.prefix, options.separator
+        self.prefix, self.separator, self.num_beams = options.prefix, options.separator, options.num_beams
         self.limit = UNLIMITED
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
@@ -59,8 +60,8 @@ class Task(LanguageTask):
         return Example(INLINE, text=str(next((given[name] for name in names if name in given), "")))
 
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
-        """Generated text. Options: max_new_tokens (128), num_beams (1: greedy), temperature, seed."""
-        settings = {"max_new_tokens": 128, **options}
+        """Generated text. Options: max_new_tokens (128), num_beams (the recipe's), temperature, seed."""
+        settings = {"max_new_tokens": 128, "num_beams": self.num_beams, **options}
         limit = self.limit
         if not ask.backbone.encoder_decoder:  # what is written needs room in the same row: at most half of it
             limit -= min(settings["max_new_tokens"], limit // 2)
