@@ -40,9 +40,7 @@ def ends_where_read(prepared: Prepared) -> list[Finding]:
     if not open_rows:
         return []
     source = prepared.train.examples[open_rows[0]].source
-    what = (
-        f"{len(open_rows)} of {len(prepared.train.rows)} rows do not end in token {eos}, which the head looks for"
-    )
+    what = f"{len(open_rows)} of {len(prepared.train.rows)} rows do not end in token {eos}, which the head looks for"
     mend = "use the model's own tokenizer, which closes a text"
     return [Finding("model.open-end", str(source), what, mend, "transformers could not classify them")]
 

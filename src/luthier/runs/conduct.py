@@ -95,6 +95,7 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
     outcome["seconds"] = round(outcome["seconds"] or time.monotonic() - began, 2)
     after = predictor.judged(prepared.evaluation.rows) if prepared.evaluation.rows else {}
     if processes.main:
+        after |= predictor.generated(prepared.evaluation)
         finish(prepared, predictor, folder, before, after, outcome)
         console.finish(Run(folder).result, folder)
     processes.barrier()

@@ -11,15 +11,18 @@ from typing import Any
 from pydantic import Field
 
 from luthier.data.document import one_text, source_and_target
+from luthier.evaluate import rouge
+from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.language import LanguageTask
-from luthier.types import INLINE, Example, Features
+from luthier.types import INLINE, Example, Features, Finding
 
 DEFAULTS = {"batch_size": 16, "overlong": "truncate", "epochs": 3.0}
 SHOWN = 600  # characters of a document
 UNLIMITED = 2**31
+SCORED = 100  # rows whose summaries are written and scored by ROUGE: writing takes far longer than reading
 
 
 class Options(Section):
@@ -36,6 +39,15 @@ class Task(LanguageTask):
     def __init__(self, options: Options):
         self.prefix, self.separator, self.num_beams = options.prefix, options.separator, options.num_beams
         self.limit = UNLIMITED
+
+    def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
+        """How much of the evaluation ROUGE will cover."""
+        if not evaluation or (rouge.available() and len(evaluation) <= SCORED):
+            return []
+        what, mend = f"ROUGE is taken of summaries of the first {SCORED} of {len(evaluation)} rows", ""
+        if not rouge.available():
+            what, mend = "summaries are not scored by ROUGE", 'pip install "luthier[summarize]"'
+        return [Finding("task.rouge", "data.eval", what, mend, severity="note")]
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         self.limit = limit  # prompts are cut as rows are
@@ -67,6 +79,16 @@ class Task(LanguageTask):
             limit -= min(settings["max_new_tokens"], limit // 2)
         prompts = [self._row(ask.backbone, example, None, limit)["input_ids"] for example in examples]
         return self.write(ask, prompts, **settings)
+
+    def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
+        """ROUGE of the summaries of the first ``SCORED`` rows."""
+        examples = [example for example in examples[:SCORED] if example.targets]
+        if not examples or not rouge.available():
+            return {}
+        answers = self.answer(ask, examples)
+        return rouge.with_intervals(
+            [answer["text"] for answer in answers], [example.targets or [] for example in examples]
+        )
 
     def shown(self, example: Example) -> tuple[str, str]:
         text = example.text or ""
