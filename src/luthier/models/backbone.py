@@ -96,6 +96,15 @@ class Backbone:
             a, b = (self.hidden(self.probe([5, 6, third, 9]))[0] for third in (7, 8))
         return bool(torch.equal(a, b))
 
+    def head_problem(self) -> str:
+        """Why the head can't be applied to hidden states alone ("" where it can): it asks the trunk for more."""
+        try:
+            with evaluating(self.model), self.attention("sdpa"), torch.no_grad():
+                self.token_logits(self.hidden(self.probe([5, 6, 7])))
+        except (AttributeError, TypeError, IndexError) as error:
+            return str(error).split("\n")[0]
+        return ""
+
     def probe(self, ids: list[int]) -> Batch:
         """One row: of what the model writes, where it writes."""
         ids_1T = torch.tensor([ids], device=self.device)
