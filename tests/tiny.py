@@ -113,6 +113,9 @@ def build(name: str, *, seed: int = 0, **changes: Any) -> Any:
         made.lm_head.weight = torch.nn.Parameter(torch.randn_like(made.lm_head.weight) * 0.2)
     if name == "bart":
         made.final_logits_bias.normal_()
+        with torch.no_grad():
+            for stack in (made.get_encoder(), made.get_decoder()):
+                stack.embed_positions.weight.mul_(0.1)  # else places would say more than words
     return made
 
 

@@ -187,8 +187,8 @@ def adapters(given: argparse.Namespace) -> int:
         for row in [] if given.json else rows:
             score = f"{row['metric']} {row['score']:.4f}" if row["score"] is not None else "no score"
             merges = "merges" if row["merges"] else "does not merge"
-            told = f"{row['task']}, {row['base']}; {score}; {merges}"
-            print(f"{row['run']:<40} {row['method']:<14} {row['shape']:<24} {told}")
+            end = f"{row['task']}, {row['base']}; {score}; {merges}"
+            print(f"{row['run']:<40} {row['method']:<14} {row['shape']:<24} {end}")
         return 0
     if not given.to:
         raise Refused(Finding("recipe.missing-key", "--to", "where shall the new run go?", "give `--to runs/name`"))

@@ -37,7 +37,8 @@ def generate(
         torch.manual_seed(seed)
         for first in range(0, len(prompts), batch_size):
             rows: list[Features] = [{"input_ids": ids} for ids in prompts[first : first + batch_size]]
-            tensors = lay_out(rows, "padded", pad, side="left")
+            # A decoder goes on at the end of its row; an encoder counts its positions from the start.
+            tensors = lay_out(rows, "padded", pad, side="right" if backbone.encoder_decoder else "left")
             inputs = {key: tensors[key].to(backbone.device) for key in ("input_ids", "attention_mask")}
             grown = cast(Any, backbone.model).generate(
                 **inputs, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad, **sampling

@@ -128,8 +128,17 @@ class Backbone:
             block: name
             for block in self.seams.blocks
             for name, tensor in tensors.items()
-            if name.startswith(f"{block}.") and tensor is tensors[block]
+            if name.startswith(f"{block}.") and tensor is tensors.get(block)
         }
+
+    def head_problem(self) -> str:
+        """Why the head can't be applied to hidden states alone ("" where it can): it asks the trunk for more."""
+        try:
+            with evaluating(self.model), self.attention("sdpa"), torch.no_grad():
+                self.token_logits(self.hidden(self.probe([5, 6, 7])))
+        except (AttributeError, TypeError, IndexError) as error:
+            return str(error).split("\n")[0]
+        return ""
 
     def probe(self, ids: list[int]) -> Batch:
         """One row: of what the model writes, where it writes."""

@@ -30,6 +30,7 @@ class _Answer(nn.Module):
         self.hidden_KLD = hidden_KLD
         # A list hides the pooler from the module tree: it is the trunk's, and is only borrowed.
         self.pooler = [getattr(trunk, "pooler", None)]
+        self.config = getattr(trunk, "config", None)  # some heads look there for their soft-capping
 
     def forward(self, *_: object, **__: object) -> TrunkOutput:
         pooled = self.pooler[0](self.hidden_KLD) if self.pooler[0] is not None else None

@@ -15,7 +15,10 @@ from luthier.reports.folder import RunFolder, read_run
 from luthier.reports.loading import library, loading_code
 from luthier.reports.verdict import verdict
 
-PIPELINE = {"classify": "text-classification", "chat": "text-generation", "complete": "text-generation"}
+PIPELINE = {
+    "classify": "text-classification", "chat": "text-generation", "complete": "text-generation",
+    "summarize": "summarization",
+}  # fmt: skip
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -26,10 +29,11 @@ def model_card(run: Path) -> str:
     """
     folder = read_run(run)
     name = folder.run.get("name", folder.path.name)
+    options = (yaml.safe_load(folder.recipe) or {}).get(folder.run["task"]) or {}
     parts = [
         f"---\n{yaml.safe_dump(front_matter(folder), sort_keys=False, allow_unicode=True)}---",
         f"# {name}\n\n{_what(folder)}",
-        f"## Use\n\n```python\n{loading_code(folder.run, class_names(folder))}```",
+        f"## Use\n\n```python\n{loading_code(folder.run, class_names(folder), options)}```",
         _section("Data", _data(folder)),
         _section("Results", _results(folder)),
         f"## Limits\n\n{_limits(folder)}",

@@ -97,6 +97,7 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
     if prepared.adaptation.mixing is not None and prepared.evaluation.rows:
         outcome["mixing"] = mixing(prepared, predictor)
     if processes.main:
+        after |= predictor.generated(prepared.evaluation)
         finish(prepared, predictor, folder, before, after, outcome)
         console.finish(Run(folder).result, folder)
     processes.barrier()

@@ -63,6 +63,7 @@ def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str
             "path": backbone.path,
             "parameters": sum(p.numel() for p in backbone.model.parameters()),
             "layout": backbone.layout,
+            "encoder_decoder": backbone.encoder_decoder,
         },
         "luthier": version("luthier"),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

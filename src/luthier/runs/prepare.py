@@ -111,6 +111,10 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any) -> tuple
         what = f"{recipe.model.name} writes a target from a source, and the rows of `{recipe.task}` are one text"
         mend = "use `task: summarize` with documents and what is to be written of each, or choose a decoder"
         raise Refused(Finding("model.encoder-decoder", "model.name", what, mend))
+    if needs == "token_logits" and (problem := backbone.head_problem()):
+        what = f"the head of {recipe.model.name} asks for more than hidden states ({problem})"
+        mend = "choose a model of another family, such as T5, BART, Pegasus or a decoder"
+        raise Refused(Finding("model.head", "model.name", what, mend))
     if recipe.model.template:
         load_template(backbone.tokenizer, recipe.model.template, resolved.base)
     if not extra:

@@ -145,6 +145,9 @@ class Task:
         top = {self.labels[i]: float(p_C[i]) for i in np.argsort(-p_C)[:5]}
         return {"label": self.labels[best], "probability": float(p_C[best]), "probabilities": top}
 
+    def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
+        return {}
+
     def terminators(self, backbone: Backbone) -> list[int]:
         return []
 

@@ -59,6 +59,9 @@ class Task(Protocol):
 
     def with_intervals(self, outputs: list[Any], rows: Sequence[Features]) -> Metrics: ...
 
+    def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
+        """Metrics of answers that are written for it, at the end of a run: slow, and empty for most tasks."""
+
     def parse(self, given: Any) -> Example:
         """An input as a person types it (a string, or a row) as an Example without a target."""
 

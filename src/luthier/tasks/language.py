@@ -45,6 +45,9 @@ class LanguageTask:
     def with_intervals(self, outputs: list[Any], rows: Sequence[Features]) -> Metrics:
         return language.with_intervals(outputs)
 
+    def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
+        return {}
+
     def prompt(self, ask: Ask, example: Example) -> list[int]:
         raise NotImplementedError
 
