@@ -20,7 +20,7 @@ from luthier import Run, load
 from luthier.types import Example
 
 STEPS = 18
-MARKS = (".lora_", ".vera_", ".oft_R", ".ia3_l", ".adapter.", ".adapter_fusion.")
+MARKS = (".lora_", ".vera_lambda", ".oft_R", ".ia3_l", ".adapter.", ".adapter_fusion.")
 HEADS = ("classifier", "score", "pooler", ".head.", "classification_head")
 
 
@@ -37,7 +37,7 @@ def _with_members(cell: Cell, model: str, data: dict[str, str], out: Path) -> di
     """The keys of the method; where it builds on other runs, random adapters stand in for trained ones."""
     text = json.dumps(METHODS[cell.method])
     for seed, name in enumerate("abc"):
-        if f"{{{name}}}" not in text:
+        if f"{{{name}}}" not in text or cell.refusal:
             continue
         final = out / "members" / name / "final"
         if not final.is_dir():
@@ -123,6 +123,7 @@ def assert_only_added_is_saved(final: Path, cell: Cell) -> None:
         if kind == "WEIGHTS":
             assert any("norm" in name.lower() or ".ln_" in name for name in saved)
             continue
+        saved = {name: tensor for name, tensor in saved.items() if not name.startswith("base_model.vera_")}
         added = {name for name in saved if any(mark in name for mark in MARKS)}
         assert added
         assert all(any(part in name for part in ("layer", ".h.", ".block.")) for name in added)

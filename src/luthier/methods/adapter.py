@@ -6,7 +6,7 @@ Kinds: Houlsby (arXiv 1902.00751), Pfeiffer (arXiv 2005.00247), parallel (arXiv 
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,7 +27,7 @@ class Options(MethodOptions):
     whole: ClassVar[bool] = False
     seam: ClassVar[str] = "residual"
     nonlinear: ClassVar[str] = "an activation stands inside each bottleneck: no matrix of the model does the same"
-    paths: ClassVar[tuple[str, ...]] = ("stack",)
+    paths: ClassVar[tuple[str, ...]] = ("stack", "start")
     kind: Kind = Field("pfeiffer", description="houlsby: two a block; pfeiffer: one; parallel: beside the feed-forward")
     reduction: float = Field(16, ge=1, description="the bottleneck is the hidden width divided by this")
     size: int | None = Field(None, gt=0, description="of the bottleneck; instead of `reduction`")
@@ -37,16 +37,19 @@ class Options(MethodOptions):
     dropout: float = Field(0.0, ge=0, lt=1, description="inside the bottleneck, while training")
     blocks: list[int] | None = Field(None, description="those that get one, counted from 0; default: all")
     stack: list[str] = Field(default_factory=list, description="runs whose adapters lie beneath, frozen; first: lowest")
+    start: list[str] = Field(default_factory=list, max_length=1, description="a run whose adapter it begins as")
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
     """Raises Refused for blocks that are not there, and for runs beneath that do not fit this model."""
     beneath = find_members(options.located(options.stack))
     check_bases(backbone, beneath)
-    members = {member.name: member.spec for member in beneath}
-    composition = install(backbone, members | {OWN: _spec(backbone, options)})
+    begun = [replace(member, name=OWN) for member in find_members(options.located(options.start))]
+    check_bases(backbone, begun)
+    spec = begun[0].spec if begun else _spec(backbone, options)
+    composition = install(backbone, {member.name: member.spec for member in beneath} | {OWN: spec})
     composition.active = list(composition.members)
-    for member in beneath:
+    for member in [*beneath, *begun]:
         member.put(backbone)
     return adaptation("adapter", backbone, composition, own_parameters(backbone, OWN))
 

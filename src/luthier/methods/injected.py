@@ -6,7 +6,7 @@ switch, which would touch it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PeftConfig, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from luthier.methods.common import PREFIX, by_file_name, new_head, read_adapter, restore, save_adapter, task_type
@@ -53,8 +53,11 @@ def adaptation(method: str, backbone: Backbone, config: PeftConfig, added: dict[
     )
 
 
-def attach(backbone: Backbone, folder: Path) -> None:
-    """Put a saved adapter on its base model, in place. Raises Refused where it does not fit."""
+def attach(backbone: Backbone, folder: Path, *, extra: Callable[[], Mapping[str, Tensor]] = dict) -> None:
+    """Put a saved adapter on its base model, in place, with ``extra`` places that its file fills.
+
+    Raises Refused where it does not fit.
+    """
     settings, tensors = read_adapter(folder)
     kind = settings.get("peft_type")
     if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
@@ -66,7 +69,7 @@ def attach(backbone: Backbone, folder: Path) -> None:
     added = inject(backbone, PEFT_TYPE_TO_CONFIG_MAPPING[kind](**kept | {"inference_mode": False}))
     for parameter in added.values():
         parameter.data = parameter.data.float()
-    restore(named(added) | by_file_name(new_head(backbone)), tensors)
+    restore({**named(added), **by_file_name(new_head(backbone)), **extra()}, tensors)
 
 
 def conv1d(backbone: Backbone, targets: list[str]) -> bool:

@@ -8,24 +8,26 @@ a GPU are present. Targets are roles (`all`, `attention`, `query`, ...), layer n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from peft import LoraConfig, OFTConfig, PeftConfig, VeraConfig
+from peft.tuners.vera import VeraLayer
 from pydantic import Field
 from torch import Tensor
 
 from luthier.methods.common import MethodOptions, new_head, save_adapter
-from luthier.methods.injected import adaptation, attach, conv1d, fold, inject, merge, named, settings
+from luthier.methods.injected import adaptation, conv1d, fold, inject, merge, named, settings
+from luthier.methods.injected import attach as attach_injected
 from luthier.models.backbone import Backbone
 from luthier.types import Adaptation, Finding, Refused
 
 __all__ = ["DEFAULTS", "Options", "adapt", "attach", "fold"]
 
 DEFAULTS = {"learning_rate": 5e-4}
-# Learning rates live in the recipe; VeRA trains two vectors a matrix and wants a higher one, told in docs/methods.md.
 
 
 class Options(MethodOptions):
@@ -72,14 +74,13 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
     made = adaptation("lora", backbone, config, added)
     if options.variant == "pissa":
         return _pissa(backbone, config, added, made)
-    return made
+    return _vera(backbone, config, added, made) if options.variant == "vera" else made
 
 
 def _config(options: Options, targets: list[str], fan_in_fan_out: bool) -> PeftConfig:
     shared: dict[str, Any] = {"target_modules": targets, "fan_in_fan_out": fan_in_fan_out}
     if options.variant == "vera":
-        # The shared matrices are drawn again from their key wherever the adapter is opened; they are not saved.
-        return VeraConfig(r=options.rank, vera_dropout=options.dropout, save_projection=False, **shared)
+        return VeraConfig(r=options.rank, vera_dropout=options.dropout, save_projection=True, **shared)
     if options.variant == "oft":
         return OFTConfig(r=0, oft_block_size=options.rank, module_dropout=options.dropout, **shared)
     return LoraConfig(
@@ -91,6 +92,30 @@ def _config(options: Options, targets: list[str], fan_in_fan_out: bool) -> PeftC
         init_lora_weights="pissa" if options.variant == "pissa" else True,
         **shared,
     )
+
+
+def attach(backbone: Backbone, folder: Path) -> None:
+    """Put a saved adapter on its base model, in place. Raises Refused where it does not fit."""
+    attach_injected(backbone, folder, extra=lambda: _projections(backbone))
+
+
+def _vera(backbone: Backbone, config: PeftConfig, added: dict[str, Any], made: Adaptation) -> Adaptation:
+    """The matrices that all layers share are saved too: another version of torch might draw others from their key."""
+
+    def save(folder: Path) -> None:
+        save_adapter(folder, backbone, settings(config), named(added) | _projections(backbone), new_head(backbone))
+
+    return replace(made, save=save)
+
+
+def _projections(backbone: Backbone) -> dict[str, Tensor]:
+    """VeRA's shared matrices under the names of PEFT's files; none for other variants."""
+    layers = (module for module in backbone.model.modules() if isinstance(module, VeraLayer))
+    first = next(layers, None)
+    if first is None:
+        return {}
+    shared = {"base_model.vera_A": first.vera_A, "base_model.vera_B": first.vera_B}
+    return {name: held["default"] for name, held in shared.items() if held is not None}
 
 
 def _pissa(backbone: Backbone, config: PeftConfig, added: dict[str, Any], made: Adaptation) -> Adaptation:
