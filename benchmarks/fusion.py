@@ -6,8 +6,8 @@
 
 Sources: Pfeiffer adapters (one seed) on rt_polarity, Amazon reviews and clinc150. Target: Yelp reviews, n rows drawn by
 the seed, tested on 500 others that no seed draws from. Beside fusion: an adapter from scratch, one that begins as each
-source's (the best of them is told as such: chosen on the test rows, so it is flattered), LoRA from scratch, and logistic
-regression on frozen vectors. Every target run has the same steps and its method's own learning rate; nothing is chosen
+source's (the best of them is told as such: chosen on the test rows, so it is flattered), LoRA from scratch, and
+logistic regression on frozen vectors. Every target run has the same steps and its method's own learning rate; nothing is chosen
 on held-out rows (`final: last`). Started again, finished runs are not run again.
 """
 
@@ -39,9 +39,9 @@ TEST, STEPS = 500, 240
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as file:
-        return [json.loads(line) for line in file]
+    raw = path.read_bytes()
+    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -72,9 +72,9 @@ def source(name: str) -> str:
     path, epochs = SOURCES[name]
     rows = [{"text": row["text"], "label": str(row["label"])} for row in rows_of(DATA / path)]
     train = write(WORK / "data" / f"{name}.jsonl", rows)
+    data = {"train": train, "eval": 0.1, "on_leak": "drop"}
     run = luthier.tune(
-        task="classify", model="starter:minilm", data={"train": train, "eval": 0.1, "on_leak": "drop"}, method="adapter",
-        epochs=epochs, out=str(WORK), name=name,
+        task="classify", model="starter:minilm", data=data, method="adapter", epochs=epochs, out=str(WORK), name=name,
     )  # fmt: skip
     return str(run.folder)
 
