@@ -7,8 +7,8 @@
 Sources: Pfeiffer adapters (one seed) on rt_polarity, Amazon reviews and clinc150. Target: Yelp reviews, n rows drawn by
 the seed, tested on 500 others that no seed draws from. Beside fusion: an adapter from scratch, one that begins as each
 source's (the best of them is told as such: chosen on the test rows, so it is flattered), LoRA from scratch, and
-logistic regression on frozen vectors. Every target run has the same steps and its method's own learning rate; nothing is chosen
-on held-out rows (`final: last`). Started again, finished runs are not run again.
+logistic regression on frozen vectors. Every target run has the same steps and its method's own learning rate; nothing
+is chosen on held-out rows (`final: last`). Started again, finished runs are not run again.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def check_alike(members: Sequence[Member]) -> None:
         for what in ("kind", "size", "blocks"):
             mine, theirs = vars(member.spec)[what], vars(first.spec)[what]
             if mine != theirs:
-                said = f"its {what} is {mine}, that of {first.name} is {theirs}"
+                said = f"in {what} it is {mine}, and {first.name} is {theirs}"
                 mend = "train them with the same `adapter:` section"
                 findings.append(Finding("adapter.alike", str(member.folder), said, mend, "they can't be fused"))
     if findings:
