@@ -33,11 +33,13 @@ def generate(
         for first in range(0, len(prompts), batch_size):
             rows: list[Features] = [{"input_ids": ids} for ids in prompts[first : first + batch_size]]
             tensors = lay_out(rows, "padded", pad, side="left")
-            inputs = {key: tensors[key].to(backbone.device) for key in ("input_ids", "attention_mask")}
+            ids_KL, mask_KL = (tensors[key].to(backbone.device) for key in ("input_ids", "attention_mask"))
+            inputs = backbone.generation_inputs(ids_KL, mask_KL)
             grown = cast(Any, backbone.model).generate(
                 **inputs, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad, **sampling
             )
-            for row in grown[:, inputs["input_ids"].shape[1] :].tolist():
+            given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # embeddings are not given back
+            for row in grown[:, given:].tolist():
                 cut = next((at for at, token in enumerate(row) if token in ends), len(row))
                 answers.append(row[:cut])
     return answers

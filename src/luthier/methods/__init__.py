@@ -12,4 +12,6 @@ METHODS = Registry(
     freeze="luthier.methods.freeze",
     features="luthier.methods.features",
     lora="luthier.methods.lora",
+    prompt="luthier.methods.prompt",
+    prefix="luthier.methods.prefix",
 )

@@ -40,6 +40,10 @@ class MethodOptions(Options):
         """What the model must give: what the objective needs, or less."""
         return objective_needs
 
+    def positions(self, backbone: Backbone) -> int:
+        """How many of the model's positions it takes from every row."""
+        return 0
+
 
 def save_whole(backbone: Backbone) -> Callable[[Path], None]:
     """Save as ``save_pretrained`` does, for `AutoModel...from_pretrained`."""

@@ -6,7 +6,7 @@ V vocabulary, C classes, L longest row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from luthier.models.attention import PACKED
 from luthier.models.heads import head_logits, positions_read
+from luthier.models.prefixed import PREFIXED, Switch
 from luthier.models.seams import Seams, find_seams
+from luthier.models.virtual import lengthened
 from luthier.types import Batch
 
 
@@ -28,7 +30,8 @@ class Backbone:
 
     ``layout`` is "packed" (rows laid end to end, no pad) or "padded"; ``position_offset`` is the first position id
     that this model counts from; ``needs`` is what the model was loaded to give (token_logits, sequence_logits, hidden);
-    ``fresh`` names the parameters that were not in the checkpoint.
+    ``fresh`` names the parameters that were not in the checkpoint. ``soft_prompt`` gives embeddings (P, D) that are
+    laid before every row; ``prefix_positions`` is how many positions a carried prefix takes from the tokens.
     """
 
     model: PreTrainedModel
@@ -40,6 +43,10 @@ class Backbone:
     layout: str = "padded"
     position_offset: int = 0
     unpacked_because: str = ""
+    soft_prompt: Callable[[], Tensor] | None = None
+    prompt_length: int = 0
+    prefix_positions: int = 0
+    prefix_switch: Switch = field(default_factory=lambda: Switch(on=False))
 
     @cached_property
     def seams(self) -> Seams:
@@ -65,8 +72,9 @@ class Backbone:
     def max_positions(self) -> int | None:
         """The longest row that the model takes, or None where it says nothing."""
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        # Models that count from an offset reserve that many positions.
-        return positions - self.position_offset if positions and positions > 0 else None
+        # Models that count from an offset reserve that many positions; virtual tokens take theirs.
+        taken = self.position_offset + self.prompt_length + self.prefix_positions
+        return positions - taken if positions and positions > 0 else None
 
     @cached_property
     def reads(self) -> str:
@@ -77,7 +85,7 @@ class Backbone:
     def causal(self) -> bool:
         """Whether a position sees only those before it, asked of the trunk itself."""
         first_13, second_13 = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 6, 8]])
-        with evaluating(self.model), self.attention("sdpa"), torch.no_grad():
+        with self.plain(), evaluating(self.model), self.attention("sdpa"), torch.no_grad():
             a, b = (self.trunk(ids.to(self.device)).last_hidden_state[0, 0] for ids in (first_13, second_13))
         return bool(torch.equal(a, b))
 
@@ -94,18 +102,35 @@ class Backbone:
         """Hidden states of every token, rows end to end: (T, D). Cached ones are used where the batch brings them."""
         if "hidden_TD" in batch.tensors:
             return batch["hidden_TD"]
-        inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
+        inputs: dict[str, Any] = {"input_ids": batch["input_ids"]}
         if "cu_seq_lens" in batch.tensors:
             boundaries = batch["cu_seq_lens"]
             longest = int((boundaries[1:] - boundaries[:-1]).max())
-            inputs |= {"position_ids": batch["position_ids"] + self.position_offset}
+            inputs |= {"position_ids": batch["position_ids"] + self.position_offset + self._shift}
             inputs |= {"cu_seq_lens_q": boundaries, "cu_seq_lens_k": boundaries}
             inputs |= {"max_length_q": longest, "max_length_k": longest}
         else:
             inputs["attention_mask"] = batch["attention_mask"]
             if "position_ids" in batch.tensors:
-                inputs["position_ids"] = batch["position_ids"] + self.position_offset
-        return self.trunk(**inputs).last_hidden_state.flatten(0, 1)
+                inputs["position_ids"] = batch["position_ids"] + self.position_offset + self._shift
+            elif self._shift:
+                columns = torch.arange(inputs["attention_mask"].shape[1], device=self.device)
+                inputs["position_ids"] = columns[None] + self._shift
+        if self.soft_prompt is None:
+            return self.trunk(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+        inputs, kept_T = lengthened(inputs, self.embedding, self.soft_prompt())
+        return self.trunk(**inputs, use_cache=False).last_hidden_state.flatten(0, 1).index_select(0, kept_T)
+
+    @property
+    def _shift(self) -> int:
+        return self.prefix_positions if self.prefix_switch.on else 0
+
+    def generation_inputs(self, ids_KL: Tensor, mask_KL: Tensor) -> dict[str, Tensor]:
+        """What ``generate`` takes for rows padded on the left: with the soft prompt, or at the prefix's positions."""
+        inputs = {"input_ids": ids_KL, "attention_mask": mask_KL}
+        if self._shift:
+            inputs["position_ids"] = (mask_KL.cumsum(1) - 1).clamp(min=0) + self._shift
+        return inputs if self.soft_prompt is None else lengthened(inputs, self.embedding, self.soft_prompt())[0]
 
     def token_logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, D) → (N, V): the language model's head, with its own scaling and capping."""
@@ -126,18 +151,44 @@ class Backbone:
     def attention(self, implementation: str) -> Iterator[None]:
         """Run with another attention, such as transformers' own for generation."""
         before = self.model.config._attn_implementation
-        self._set_attention(implementation)
+        self.set_attention(implementation)
         try:
             yield
         finally:
-            self._set_attention(before)
+            self.set_attention(before)
 
-    def _set_attention(self, implementation: str) -> None:
+    def set_attention(self, implementation: str) -> None:
+        if implementation == "sdpa" and self.prefix_switch.on:
+            implementation = PREFIXED
         if self.model.config._attn_implementation == implementation:
             return
         if implementation == "sdpa" and not self.model._supports_sdpa:
             implementation = "eager"
         self.model.set_attn_implementation(implementation)
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """Without soft prompt and prefix, positions and all: the model as it came."""
+        with self.without_prompt(), self.without_prefix():
+            yield
+
+    @contextmanager
+    def without_prompt(self) -> Iterator[None]:
+        prompt, self.soft_prompt = self.soft_prompt, None
+        try:
+            yield
+        finally:
+            self.soft_prompt = prompt
+
+    @contextmanager
+    def without_prefix(self) -> Iterator[None]:
+        on, attends = self.prefix_switch.on, self.model.config._attn_implementation
+        self.prefix_switch.on = False
+        try:
+            with self.attention("sdpa" if attends == PREFIXED else attends):
+                yield
+        finally:
+            self.prefix_switch.on = on
 
     def choose_layout(self, packing: str) -> None:
         """Pack where this model keeps packed rows apart (measured on the spot), pad otherwise and say why."""
@@ -149,7 +200,7 @@ class Backbone:
             self.unpacked_because = reason
             return
         self.layout, self.position_offset, self.unpacked_because = "packed", offset, ""
-        self._set_attention(PACKED)
+        self.set_attention(PACKED)
 
 
 def _packing_offset(backbone: Backbone) -> tuple[int | None, str]:
@@ -159,7 +210,7 @@ def _packing_offset(backbone: Backbone) -> tuple[int | None, str]:
     rows = [torch.randint(vocabulary // 2, vocabulary, (n,), generator=generator).to(backbone.device) for n in (5, 9)]
     position_table = _position_padding(backbone.model)
     worst = "this model does not take packed rows"
-    with evaluating(backbone.model), torch.no_grad():
+    with backbone.plain(), evaluating(backbone.model), torch.no_grad():
         with backbone.attention("sdpa"):
             alone = [backbone.trunk(row[None], attention_mask=torch.ones_like(row)[None]) for row in rows]
             expected_TD = torch.cat([output.last_hidden_state[0] for output in alone]).float()
