@@ -41,7 +41,9 @@ def assert_learned(run: Run, cell: Cell, train: str) -> None:
         losses = [record["loss"] for record in records if record["kind"] == "train"]
         assert len(losses) == STEPS
         assert all(map(math.isfinite, losses))
-        assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
+        # A prompt alone steers a frozen random model, which has learned nothing that it could bring out, but little.
+        least = 0.97 if cell.method.startswith("prompt") and cell.task not in CLASSIFY else 0.9
+        assert sum(losses[-3:]) < least * sum(losses[:3]), losses
         return
     metrics = {name: value["value"] for name, value in run.evaluate(train)["metrics"].items()}
     assert {
@@ -81,6 +83,12 @@ def assert_only_chosen_moved(run: Run, cell: Cell, model: str) -> None:
         assert bool(head) == (cell.task in CLASSIFY)
         assert all(any(part in name for part in ("classifier", "score", "pooler", ".head.")) for name in head), head
         return
+    if cell.method.startswith(("prompt", "prefix")):
+        saved = load_file(final / "adapter_model.safetensors")
+        assert len(saved.pop("prompt_embeddings")) == 6
+        assert bool(saved) == (cell.task in CLASSIFY)
+        assert all(any(part in name for part in ("classifier", "score", "pooler", ".head.")) for name in saved), saved
+        return
     before, after = load_file(Path(model) / "model.safetensors"), load_file(final / "model.safetensors")
     common = before.keys() & after.keys()
     assert len(common) > 10
@@ -111,9 +119,14 @@ def assert_opens_the_same(run: Run, cell: Cell, held_out: str) -> Run:
 def assert_plain_gives_the_same(run: Run, cell: Cell, model: str, held_out: str) -> None:
     """transformers and PEFT alone, a row at a time, give the logits that we give for all rows at once.
 
-    Within 1e-5 of the largest; 1e-4 for PiSSA, which is saved as LoRA on the original weights.
+    Within 1e-5 of the largest; 1e-4 for PiSSA, which is saved as LoRA on the original weights. What PEFT would open to
+    other logits it must refuse.
     """
     predictor, final = run.predictor, run.folder / "final"
+    if not cell.peft_opens:
+        with pytest.raises((KeyError, ValueError)):
+            plain.open_model(final, model, classifies=cell.task in CLASSIFY)
+        return
     examples = [_example(row) for row in _inputs(held_out)[:4]]
     rows = [row | {"row": at} for at, example in enumerate(examples) for row in predictor.objective.encode(example)]
     features = cell.method.startswith("features")
@@ -124,6 +137,7 @@ def assert_plain_gives_the_same(run: Run, cell: Cell, model: str, held_out: str)
     bound = 1e-4 if cell.method == "lora: pissa" else 1e-5
     bound *= max(1.0, *(float(logits.abs().max()) for logits in expected))
     for found, logits in zip(ours, expected, strict=True):
+        logits = logits if cell.task in CLASSIFY else logits[-len(found) :]  # PEFT gives the virtual tokens' as well
         torch.testing.assert_close(torch.as_tensor(found), logits, atol=bound, rtol=0)
 
 

@@ -38,10 +38,22 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora: rslora": {"method": "lora", "lora": {"rank": 4, "rslora": True}, "learning_rate": 1e-2},
     "lora: dora": {"method": "lora", "lora": {"rank": 4, "variant": "dora"}, "learning_rate": 1e-2},
     "lora: pissa": {"method": "lora", "lora": {"rank": 4, "variant": "pissa"}, "learning_rate": 5e-3},
-}
+    "prompt": {"method": "prompt", "prompt": {"num_virtual_tokens": 6}, "learning_rate": 0.3},
+    "prompt: p-tuning mlp": {
+        "method": "prompt", "prompt": {"num_virtual_tokens": 6, "encoder": "mlp"}, "learning_rate": 2e-2,
+    },
+    "prompt: p-tuning lstm": {
+        "method": "prompt", "prompt": {"num_virtual_tokens": 6, "encoder": "lstm"}, "learning_rate": 2e-2,
+    },
+    "prefix": {"method": "prefix", "prefix": {"num_virtual_tokens": 6, "hidden": 32}, "learning_rate": 2e-2},
+    "prefix: no projection": {
+        "method": "prefix", "prefix": {"num_virtual_tokens": 6, "projection": False}, "learning_rate": 0.3,
+    },
+}  # fmt: skip
 
 NO_BIASES = ("modernbert", "modernbert-mean", "llama", "qwen3", "gemma2", "gemma3", "mistral")
 TIED = ("gpt2", "gemma2", "gemma3")
+WINDOWED = ("gemma2", "gemma3", "mistral")
 
 REASONS = {
     "method.combination": "Features are one vector a row, and this task predicts tokens. "
@@ -54,6 +66,8 @@ REASONS = {
     "Nearest: `freeze.last: 1`, or `train: [embedding]`.",
     "method.no-target: biases": "This architecture has no biases outside a new head. "
     "Nearest: `train: [norms]`, or `train: [head]`.",
+    "method.no-target: attention": "The architecture computes its attention itself, so there is no place for a prefix. "
+    "Nearest: `prompt`.",
 }
 
 
@@ -78,7 +92,22 @@ class Cell:
             return "method.no-target: head"
         if self.method == "freeze: biases" and self.model in NO_BIASES:
             return "method.no-target: biases"
+        if self.method.startswith("prefix") and self.model == "deberta-v2":
+            return "method.no-target: attention"
         return None
+
+    @property
+    def peft_opens(self) -> bool:
+        """Whether PEFT itself gives the same logits; where it would not, what is saved must be refused by it.
+
+        It reads a virtual token where an encoder's head reads the first one or all, and puts prefixes into the KV cache
+        of models that write alone, where windows forget them.
+        """
+        if self.method.startswith("prompt"):
+            return self.model in DECODERS
+        if self.method.startswith("prefix"):
+            return self.task not in CLASSIFY and self.model not in WINDOWED
+        return True
 
     def pairs(self) -> set[tuple[str, str]]:
         """Its model with its task and with its method's family, and its task with its method."""
