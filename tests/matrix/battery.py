@@ -20,7 +20,7 @@ from luthier import Run, load
 from luthier.types import Example
 
 STEPS = 18
-MARKS = (".lora_", ".vera_lambda", ".oft_R", ".ia3_l", ".adapter.", ".adapter_fusion.")
+MARKS = ("prompt_embeddings", ".lora_", ".vera_lambda", ".oft_R", ".ia3_l", ".adapter.", ".adapter_fusion.")
 HEADS = ("classifier", "score", "pooler", ".head.", "classification_head")
 
 
@@ -63,7 +63,9 @@ def assert_learned(run: Run, cell: Cell, train: str) -> None:
         losses = [record["loss"] for record in records if record["kind"] == "train"]
         assert len(losses) == STEPS
         assert all(map(math.isfinite, losses))
-        assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
+        # A prompt alone steers a frozen random model, which has learned nothing that it could bring out, but little.
+        least = 0.97 if cell.method.startswith("prompt") and cell.task not in CLASSIFY else 0.9
+        assert sum(losses[-3:]) < least * sum(losses[:3]), losses
         return
     metrics = {name: value["value"] for name, value in run.evaluate(train)["metrics"].items()}
     assert {
@@ -126,7 +128,7 @@ def assert_only_added_is_saved(final: Path, cell: Cell) -> None:
         saved = {name: tensor for name, tensor in saved.items() if not name.startswith("base_model.vera_")}
         added = {name for name in saved if any(mark in name for mark in MARKS)}
         assert added
-        assert all(any(part in name for part in ("layer", ".h.", ".block.")) for name in added)
+        assert all(any(part in name for part in ("layer", ".h.", ".block.", "prompt_")) for name in added)
         head = saved.keys() - added
         assert bool(head) == (cell.task in CLASSIFY)
         assert all(any(part in name for part in HEADS) for name in head), head
@@ -151,7 +153,8 @@ def assert_opens_the_same(run: Run, cell: Cell, held_out: str) -> Run:
 def assert_plain_gives_the_same(run: Run, cell: Cell, model: str, held_out: str) -> None:
     """transformers and PEFT alone, a row at a time, give the logits that we give for all rows at once.
 
-    Within 1e-5 of the largest; 1e-4 for PiSSA, which is saved as LoRA on the original weights.
+    Within 1e-5 of the largest; 1e-4 for PiSSA, which is saved as LoRA on the original weights. What PEFT would open to
+    other logits it must refuse.
     """
     predictor, final = run.predictor, run.folder / "final"
     assert run.info["opens_with"] == cell.opens_with
@@ -175,6 +178,7 @@ def assert_plain_gives_the_same(run: Run, cell: Cell, model: str, held_out: str)
     bound = 1e-4 if cell.method == "lora: pissa" else 1e-5
     bound *= max(1.0, *(float(logits.abs().max()) for logits in expected))
     for found, logits in zip(ours, expected, strict=True):
+        logits = logits if cell.task in CLASSIFY else logits[-len(found) :]  # PEFT gives the virtual tokens' as well
         torch.testing.assert_close(torch.as_tensor(found), logits, atol=bound, rtol=0)
 
 

@@ -48,12 +48,27 @@ METHODS: dict[str, dict[str, Any]] = {
     "adapter: parallel": {"method": "parallel", "adapter": {"reduction": 4}, "learning_rate": 2e-2},
     "adapter: stack": {"method": {"adapter": {"size": 8, "stack": ["{a}"]}}, "learning_rate": 2e-2},
     "fusion": {"method": {"fusion": ["{a}", "{b}", "{c}"]}, "learning_rate": 3e-2},
+    "prompt": {"method": "prompt", "prompt": {"num_virtual_tokens": 6}, "learning_rate": 0.3},
+    "prompt: p-tuning mlp": {
+        "method": "prompt", "prompt": {"num_virtual_tokens": 6, "encoder": "mlp"}, "learning_rate": 2e-2,
+    },
+    "prompt: p-tuning lstm": {
+        "method": "prompt", "prompt": {"num_virtual_tokens": 6, "encoder": "lstm"}, "learning_rate": 2e-2,
+    },
+    "prefix": {"method": "prefix", "prefix": {"num_virtual_tokens": 6, "hidden": 32}, "learning_rate": 2e-2},
+    "prefix: no projection": {
+        "method": "prefix", "prefix": {"num_virtual_tokens": 6, "projection": False}, "learning_rate": 0.3,
+    },
     "lora + norms": {"method": ["lora", {"freeze": {"train": ["norms"]}}], "learning_rate": 1e-2},
     "lora + adapter": {"method": [{"lora": {"rank": 4}}, {"adapter": {"size": 8}}], "learning_rate": 1e-2},
-}
+    "prompt + lora": {
+        "method": [{"prompt": {"num_virtual_tokens": 6}}, {"lora": {"rank": 4}}], "learning_rate": 1e-2,
+    },
+}  # fmt: skip
 
 NO_BIASES = ("modernbert", "modernbert-mean", "llama", "qwen3", "gemma2", "gemma3", "mistral", "t5", "t5-tied")
 TIED = ("gpt2", "gemma2", "gemma3", "t5-tied", "bart")
+WINDOWED = ("gemma2", "gemma3", "mistral")
 
 REASONS = {
     "method.combination": "Features are one vector a row, and this task predicts tokens. "
@@ -69,6 +84,8 @@ REASONS = {
     "method.unsupported": "PEFT has no such layer for a matrix that is kept transposed. Nearest: `lora`.",
     "method.no-target: biases": "This architecture has no biases outside a new head. "
     "Nearest: `train: [norms]`, or `train: [head]`.",
+    "method.no-target: attention": "The architecture computes its attention itself, so there is no place for a prefix. "
+    "Nearest: `prompt`.",
 }
 
 
@@ -97,6 +114,8 @@ class Cell:
             return "method.unsupported"
         if self.method == "freeze: biases" and self.model in NO_BIASES:
             return "method.no-target: biases"
+        if self.method.startswith("prefix") and self.model == "deberta-v2":
+            return "method.no-target: attention"
         return None
 
     @property
@@ -111,8 +130,22 @@ class Cell:
     @property
     def opens_with(self) -> str:
         """The library that opens it without Luthier."""
-        by_peft = self.method.startswith(("lora", "ia3")) and self.saves == "adapter"
-        return "transformers" if self.saves == "whole" else "peft" if by_peft else "luthier"
+        if self.saves == "whole":
+            return "transformers"
+        return "peft" if self.saves == "adapter" and self.peft_opens else "luthier"
+
+    @property
+    def peft_opens(self) -> bool:
+        """Whether PEFT itself gives the same logits; where it would not, what is saved must be refused by it.
+
+        It reads a virtual token where an encoder's head reads the first one or all, and puts prefixes into the KV cache
+        of models that write alone, where windows forget them; and it knows no bottlenecks.
+        """
+        if self.method.startswith("prompt"):
+            return self.model in DECODERS
+        if self.method.startswith("prefix"):
+            return self.task not in CLASSIFY and self.model not in (*WINDOWED, *ENCODER_DECODERS)
+        return not self.method.startswith(("adapter", "fusion"))
 
     def pairs(self) -> set[tuple[str, str]]:
         """Its model with its task and with its method's family, and its task with its method."""

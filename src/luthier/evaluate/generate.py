@@ -39,13 +39,15 @@ def generate(
             rows: list[Features] = [{"input_ids": ids} for ids in prompts[first : first + batch_size]]
             # A decoder goes on at the end of its row; an encoder counts its positions from the start.
             tensors = lay_out(rows, "padded", pad, side="right" if backbone.encoder_decoder else "left")
-            inputs = {key: tensors[key].to(backbone.device) for key in ("input_ids", "attention_mask")}
+            ids_KL, mask_KL = (tensors[key].to(backbone.device) for key in ("input_ids", "attention_mask"))
+            inputs = backbone.generation_inputs(ids_KL, mask_KL)
             grown = cast(Any, backbone.model).generate(
                 **inputs, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad, **sampling
             )
-            # An encoder-decoder gives what it wrote, after its start token; a decoder goes on with the prompt.
-            written = grown[:, 1:] if backbone.encoder_decoder else grown[:, inputs["input_ids"].shape[1] :]
-            for row in written.tolist():
+            # An encoder-decoder gives what it wrote, after its start token; a decoder its prompt too, unless that was
+            # given as embeddings.
+            given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+            for row in grown[:, 1 if backbone.encoder_decoder else given :].tolist():
                 cut = next((at for at, token in enumerate(row) if token in ends), len(row))
                 answers.append(row[:cut])
     return answers

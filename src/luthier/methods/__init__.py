@@ -17,6 +17,8 @@ METHODS = Registry(
     ia3="luthier.methods.ia3",
     adapter="luthier.methods.adapter",
     fusion="luthier.methods.fusion",
+    prompt="luthier.methods.prompt",
+    prefix="luthier.methods.prefix",
 )
 
 # What the field calls by a name of its own and is a method with an option set: `method: dora`.

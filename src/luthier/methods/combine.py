@@ -81,6 +81,10 @@ class Methods:
                     found.update(file.read_bytes())
         return found.hexdigest()
 
+    def positions(self, backbone: Backbone) -> int:
+        """How many of the model's positions they take from the text."""
+        return sum(options.positions(backbone) for options in self.options.values())
+
     def load_kwargs(self) -> dict[str, Any]:
         return {key: value for options in self.options.values() for key, value in options.load_kwargs().items()}
 

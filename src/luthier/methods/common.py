@@ -59,6 +59,10 @@ class MethodOptions(Options):
         """What the model must give: what the objective needs, or less."""
         return objective_needs
 
+    def positions(self, backbone: Backbone) -> int:
+        """How many of the model's positions it takes from every row."""
+        return 0
+
 
 def task_type(backbone: Backbone) -> str:
     """The kind of model as PEFT calls it."""

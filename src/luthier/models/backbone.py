@@ -10,8 +10,7 @@ V vocabulary, C classes, L longest row.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,8 +22,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from luthier.models.attention import PACKED
 from luthier.models.heads import head_logits, positions_read
+from luthier.models.prefixed import PREFIXED, Switch
 from luthier.models.seams import Seams, find_seams
 from luthier.models.stacks import decode, is_encoder_decoder
+from luthier.models.virtual import lengthened
 from luthier.types import Batch
 
 
@@ -41,7 +42,8 @@ class Backbone:
     ``layout`` is "packed" (rows laid end to end, no pad) or "padded"; ``position_offset`` is the first position id
     that this model counts from; ``needs`` is what the model was loaded to give (token_logits, sequence_logits, hidden);
     ``fresh`` names the parameters that were not in the checkpoint; ``fingerprint`` tells these weights from others;
-    ``adapters`` are those that were put in, and which are in force.
+    ``adapters`` are those that were put in, and which are in force. ``soft_prompt`` gives embeddings (P, D) that are
+    laid before every row; ``prefix_positions`` is how many positions a carried prefix takes from the tokens.
     """
 
     model: PreTrainedModel
@@ -55,6 +57,10 @@ class Backbone:
     unpacked_because: str = ""
     fingerprint: str = ""
     adapters: Composition | None = None
+    soft_prompt: Callable[[], Tensor] | None = None
+    prompt_length: int = 0
+    prefix_positions: int = 0
+    prefix_switch: Switch = field(default_factory=lambda: Switch(on=False))
 
     @cached_property
     def seams(self) -> Seams:
@@ -91,8 +97,9 @@ class Backbone:
     def max_positions(self) -> int | None:
         """The longest row that the model takes, or None where it says nothing."""
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        # Models that count from an offset reserve that many positions.
-        return positions - self.position_offset if positions and positions > 0 else None
+        # Models that count from an offset reserve that many positions; virtual tokens take theirs.
+        taken = self.position_offset + self.prompt_length + self.prefix_positions
+        return positions - taken if positions and positions > 0 else None
 
     @cached_property
     def reads(self) -> str:
@@ -102,7 +109,7 @@ class Backbone:
     @cached_property
     def causal(self) -> bool:
         """Whether a position sees only those before it, asked of the trunk itself: of the part that writes."""
-        with evaluating(self.model), self.attention("sdpa"), torch.no_grad():
+        with self.plain(), evaluating(self.model), self.attention("sdpa"), torch.no_grad():
             a, b = (self.hidden(self.probe([5, 6, third, 9]))[0] for third in (7, 8))
         return bool(torch.equal(a, b))
 
@@ -166,30 +173,50 @@ class Backbone:
         """
         if "hidden_TD" in batch.tensors:
             return batch["hidden_TD"]
-        if self.encoder_decoder and self.needs != "hidden":
-            ids_KS, mask_KS = batch["input_ids"], batch["attention_mask"]
-            return decode(self.model, ids_KS, mask_KS, batch.tensors.get("target_ids", ids_KS)).flatten(0, 1)
         inputs: dict[str, Any] = {"input_ids": batch["input_ids"]}
+        if self.encoder_decoder and self.needs != "hidden":
+            inputs, _ = self._with_prompt(inputs | {"attention_mask": batch["attention_mask"]})
+            return decode(self.model, inputs, batch.tensors.get("target_ids", batch["input_ids"])).flatten(0, 1)
         if not self.encoder_decoder:
             inputs["use_cache"] = False
         if "cu_seq_lens" in batch.tensors:
             boundaries = batch["cu_seq_lens"]
             longest = int((boundaries[1:] - boundaries[:-1]).max())
-            inputs |= {"position_ids": batch["position_ids"] + self.position_offset}
+            inputs |= {"position_ids": batch["position_ids"] + self.position_offset + self._shift}
             inputs |= {"cu_seq_lens_q": boundaries, "cu_seq_lens_k": boundaries}
             inputs |= {"max_length_q": longest, "max_length_k": longest}
         else:
             inputs["attention_mask"] = batch["attention_mask"]
             if "position_ids" in batch.tensors:
-                inputs["position_ids"] = batch["position_ids"] + self.position_offset
+                inputs["position_ids"] = batch["position_ids"] + self.position_offset + self._shift
+            elif self._shift:
+                columns = torch.arange(inputs["attention_mask"].shape[1], device=self.device)
+                inputs["position_ids"] = columns[None] + self._shift
+        inputs, kept_T = self._with_prompt(inputs)
         with self._routed(batch):
-            return self.trunk(**inputs).last_hidden_state.flatten(0, 1)
+            hidden_TD = self.trunk(**inputs).last_hidden_state.flatten(0, 1)
+        return hidden_TD if kept_T is None else hidden_TD.index_select(0, kept_T)
+
+    def _with_prompt(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+        """With the soft prompt before each row, where there is one, and where the given tokens then are."""
+        return (inputs, None) if self.soft_prompt is None else lengthened(inputs, self.embedding, self.soft_prompt())
 
     def _routed(self, batch: Batch) -> AbstractContextManager[None]:
         """Each row through the adapter that its batch names, where it names any."""
         if self.adapters is None or "adapter" not in batch.tensors:
             return nullcontext()
         return self.adapters.rows(batch["adapter"], batch)
+
+    @property
+    def _shift(self) -> int:
+        return self.prefix_positions if self.prefix_switch.on else 0
+
+    def generation_inputs(self, ids_KL: Tensor, mask_KL: Tensor) -> dict[str, Tensor]:
+        """What ``generate`` takes for padded rows: with the soft prompt, or at the prefix's positions."""
+        inputs = {"input_ids": ids_KL, "attention_mask": mask_KL}
+        if self._shift:
+            inputs["position_ids"] = (mask_KL.cumsum(1) - 1).clamp(min=0) + self._shift
+        return self._with_prompt(inputs)[0]
 
     def token_logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, D) → (N, V): the language model's head, with its own scaling and capping."""
@@ -210,18 +237,44 @@ class Backbone:
     def attention(self, implementation: str) -> Iterator[None]:
         """Run with another attention, such as transformers' own for generation."""
         before = self.model.config._attn_implementation
-        self._set_attention(implementation)
+        self.set_attention(implementation)
         try:
             yield
         finally:
-            self._set_attention(before)
+            self.set_attention(before)
 
-    def _set_attention(self, implementation: str) -> None:
+    def set_attention(self, implementation: str) -> None:
+        if implementation == "sdpa" and self.prefix_switch.on:
+            implementation = PREFIXED
         if self.model.config._attn_implementation == implementation:
             return
         if implementation == "sdpa" and not self.model._supports_sdpa:
             implementation = "eager"
         self.model.set_attn_implementation(implementation)
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """Without soft prompt and prefix, positions and all: the model as it came."""
+        with self.without_prompt(), self.without_prefix():
+            yield
+
+    @contextmanager
+    def without_prompt(self) -> Iterator[None]:
+        prompt, self.soft_prompt = self.soft_prompt, None
+        try:
+            yield
+        finally:
+            self.soft_prompt = prompt
+
+    @contextmanager
+    def without_prefix(self) -> Iterator[None]:
+        on, attends = self.prefix_switch.on, self.model.config._attn_implementation
+        self.prefix_switch.on = False
+        try:
+            with self.attention("sdpa" if attends == PREFIXED else attends):
+                yield
+        finally:
+            self.prefix_switch.on = on
 
     def choose_layout(self, packing: str) -> None:
         """Pack where this model keeps packed rows apart (measured on the spot), pad otherwise and say why."""
@@ -231,57 +284,14 @@ class Backbone:
         if self.encoder_decoder and self.needs != "hidden":
             self.unpacked_because = "the decoder reads a source of another length than its own rows"
             return
-        offset, reason = _packing_offset(self)
+        from luthier.models.packing import packing_offset
+
+        offset, reason = packing_offset(self)
         if offset is None:
             self.unpacked_because = reason
             return
         self.layout, self.position_offset, self.unpacked_because = "packed", offset, ""
-        self._set_attention(PACKED)
-
-
-def _packing_offset(backbone: Backbone) -> tuple[int | None, str]:
-    """The position offset with which two packed rows give the same hidden states as each alone, or None and why."""
-    vocabulary = len(backbone.embedding.weight)
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(vocabulary // 2, vocabulary, (n,), generator=generator).to(backbone.device) for n in (5, 9)]
-    position_table = _position_padding(backbone.model)
-    worst = "this model does not take packed rows"
-    with evaluating(backbone.model), torch.no_grad():
-        with backbone.attention("sdpa"):
-            alone = [backbone.trunk(row[None], attention_mask=torch.ones_like(row)[None]) for row in rows]
-            expected_TD = torch.cat([output.last_hidden_state[0] for output in alone]).float()
-        for offset in sorted({0, position_table}):
-            try:
-                backbone.position_offset = offset
-                with backbone.attention(PACKED):
-                    difference = (backbone.hidden(_packed(rows)).float() - expected_TD).abs().max()
-            except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
-                worst = f"{type(error).__name__}: {error}".split("\n")[0][:160]
-                continue
-            bound = (
-                1e-4 if expected_TD.dtype == next(backbone.model.parameters()).dtype else 5e-2
-            ) * expected_TD.abs().max()
-            if difference <= bound:
-                return offset, ""
-            worst = f"packed rows differ from separate ones by {float(difference):.1e}"
-    backbone.position_offset = 0
-    return None, worst
-
-
-def _packed(rows: list[Tensor]) -> Batch:
-    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
-    boundaries = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-    positions = torch.cat([torch.arange(len(row), device=row.device) for row in rows])
-    tensors = {"input_ids": torch.cat(rows)[None], "position_ids": positions[None], "cu_seq_lens": boundaries}
-    return Batch(tensors, list(range(len(rows))))
-
-
-def _position_padding(model: PreTrainedModel) -> int:
-    """Models whose position table has a padding row count positions from the one after it."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
-            return module.padding_idx + 1
-    return 0
+        self.set_attention(PACKED)
 
 
 @contextmanager
@@ -294,19 +304,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-SAMPLED = 1024
-
-
-def fingerprint(backbone: Backbone) -> str:
-    """sha256 of the embedding's and the blocks' shapes and a sample of their numbers, the same in fp32 and bf16."""
-    seams, digest = backbone.seams, hashlib.sha256()
-    inside = tuple(f"{name}." for name in (*seams.blocks, seams.embedding) if name)
-    for name, parameter in backbone.model.named_parameters():
-        if name.startswith(inside) and parameter.is_floating_point() and parameter.device.type != "meta":
-            flat = parameter.detach().flatten()
-            sample = flat[:: max(1, len(flat) // SAMPLED)].to("cpu", torch.bfloat16).view(torch.uint8)
-            digest.update(f"{name.removeprefix(f'{seams.trunk}.')}{tuple(parameter.shape)}".encode())
-            digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:32]

@@ -132,7 +132,8 @@ def load(
     import transformers
 
     from luthier.models.attention import register
-    from luthier.models.backbone import Backbone, fingerprint
+    from luthier.models.backbone import Backbone
+    from luthier.models.fingerprint import fingerprint
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

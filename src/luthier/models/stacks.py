@@ -41,14 +41,15 @@ def shifted_right(model: PreTrainedModel, ids_KL: Tensor) -> Tensor:
     return shifted_KL
 
 
-def decode(model: PreTrainedModel, ids_KS: Tensor, mask_KS: Tensor, target_KL: Tensor) -> Tensor:
+def decode(model: PreTrainedModel, source: dict[str, Tensor], target_KL: Tensor) -> Tensor:
     """(K, L, D): the decoder's hidden states, each from the whole source and the target tokens before it.
 
-    Targets need no mask where they are padded on the right: the decoder is causal.
+    ``source`` is what the encoder is given: ids (K, S) or embeddings, and their ``attention_mask``. Targets need no
+    mask where they are padded on the right: the decoder is causal.
     """
-    encoded_KSD = model.get_encoder()(input_ids=ids_KS, attention_mask=mask_KS).last_hidden_state
+    encoded_KSD = model.get_encoder()(**source).last_hidden_state
     decoded = model.get_decoder()(
-        input_ids=shifted_right(model, target_KL), encoder_hidden_states=encoded_KSD, encoder_attention_mask=mask_KS,
-        use_cache=False,
+        input_ids=shifted_right(model, target_KL), encoder_hidden_states=encoded_KSD,
+        encoder_attention_mask=source["attention_mask"], use_cache=False,
     )  # fmt: skip
     return decoded.last_hidden_state

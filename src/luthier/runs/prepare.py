@@ -18,6 +18,7 @@ from luthier.tasks import TASKS
 from luthier.types import Adaptation, Example, Finding, Refused
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
+LEAST_ROOM = 8  # tokens of a row beside virtual ones: a word between the tokens that open and close it
 
 
 def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = None) -> Prepared:
@@ -127,7 +128,13 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any) -> tuple
 
 def _limit(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]) -> int:
     """The longest row in tokens: the recipe's, else what the model's positions and its tokenizer allow."""
-    allowed = [n for n in (backbone.max_positions, backbone.tokenizer.model_max_length) if n and n < 10**6]
+    positions = backbone.max_positions
+    if positions and (taken := resolved.methods.positions(backbone)):
+        positions -= taken
+        if positions < LEAST_ROOM:
+            findings.append(_no_room(resolved.methods.name, taken, positions + taken))
+            positions = LEAST_ROOM  # so that the other checks still run
+    allowed = [n for n in (positions, backbone.tokenizer.model_max_length) if n and n < 10**6]
     most = min(allowed, default=2048)
     wanted = resolved.recipe.max_length
     if wanted is None:
@@ -136,11 +143,18 @@ def _limit(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
     if wanted > most and resolved.origins.get("max_length") in ("task", "method"):
         resolved.set("max_length", most, "model")
         return most
-    if backbone.max_positions and wanted > backbone.max_positions:
-        what = f"`max_length: {wanted}` is over the {backbone.max_positions} positions of this model"
-        findings.append(Finding("recipe.value", "max_length", what, f"give at most {backbone.max_positions}"))
+    if positions and wanted > positions:
+        left = "" if positions == backbone.max_positions else "that the method leaves "
+        what = f"`max_length: {wanted}` is over the {positions} positions {left}of this model"
+        findings.append(Finding("recipe.value", "max_length", what, f"give at most {positions}"))
         return most
     return wanted
+
+
+def _no_room(method: str, taken: int, positions: int) -> Finding:
+    what = f"{taken} virtual tokens leave no room for text: this model has {positions} positions"
+    mend = f"give at most {positions - LEAST_ROOM}"
+    return Finding("method.no-room", f"{method}.num_virtual_tokens", what, mend)
 
 
 def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]) -> Adaptation:
