@@ -18,7 +18,7 @@ def check_settings(resolved: ResolvedRecipe, task: Any, rows: Rows) -> list[Find
     findings = _trackers(resolved)
     if rows.train:
         findings += _metric(resolved, task)
-    if rows.train and not rows.evaluation:
+    if rows.train and not (rows.evaluation or rows.selection):
         findings += _without_evaluation(resolved)
     return findings
 

@@ -32,6 +32,21 @@ def parser() -> argparse.ArgumentParser:
             verb.add_argument(f"--{key}", help=f"the recipe's `{key}`")
         _json(verb)
 
+    text = "several methods on the same rows: a table, a page and what to take; the same command goes on"
+    verb = verbs.add_parser("compare", help=text, description=text, epilog=EPILOG)
+    verb.add_argument("recipe", nargs="?", help="a recipe file (or give --task, --model and --data)")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="for every method, for example epochs=2")
+    verb.add_argument("--methods", required=True, help="for example features,lora(rank=4),adapter,full")
+    verb.add_argument("--seeds", type=int, default=3, help="runs of each method (default: 3)")
+    verb.add_argument("--budget", help="no new run begins after this long: 90s, 30m, 1h30m")
+    verb.add_argument("--search", type=int, default=0, metavar="N", help="learning rates to try for each method")
+    verb.add_argument("--search-share", type=float, default=0.3, help="of the steps, in the search (default: 0.3)")
+    verb.add_argument("--retention", metavar="FILE", help="text, or labelled rows, to measure forgetting on")
+    verb.add_argument("--to", metavar="FOLDER", help="default: runs/compare-<task>-<model>")
+    for key in ("task", "model", "data"):
+        verb.add_argument(f"--{key}", help=f"the recipe's `{key}`")
+    _json(verb)
+
     verb = verbs.add_parser("predict", help="answer inputs with a finished run")
     verb.add_argument("run", help="a run folder")
     verb.add_argument("inputs", nargs="*", help="texts; without any, lines of standard input")
@@ -110,7 +125,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Options may stand anywhere: argparse alone refuses words that follow one, as in `tune r.yaml --json epochs=1`."""
     top = parser()
     given, late = top.parse_known_args(arguments)
-    several = {"tune": "overrides", "check": "overrides", "predict": "inputs"}.get(given.verb)
+    several = {"tune": "overrides", "check": "overrides", "compare": "overrides", "predict": "inputs"}.get(given.verb)
     if late and (several is None or any(word.startswith("-") for word in late)):
         top.error(f"unrecognized arguments: {' '.join(late)}")
     if several and late:

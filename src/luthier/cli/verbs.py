@@ -30,7 +30,7 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
 
 def _source(given: argparse.Namespace) -> tuple[str | None, list[str], dict[str, Any]]:
     """The recipe's path, overrides, and the keys given as options."""
-    keys = {key: value for key in ("task", "model", "data", "method") if (value := getattr(given, key))}
+    keys = {key: value for key in ("task", "model", "data", "method") if (value := getattr(given, key, None))}
     overrides = list(given.overrides)
     recipe = given.recipe
     if recipe and "=" in recipe and not Path(recipe).exists():
@@ -76,6 +76,19 @@ def check(given: argparse.Namespace) -> int:
         else f"{len(errors)} error(s), {len(findings) - len(errors)} other finding(s)"
     )
     return 2 if errors else 0
+
+
+def compare(given: argparse.Namespace) -> int:
+    from luthier.reports.compare_console import Progress
+    from luthier.runs.compare import compare
+
+    recipe, overrides, keys = _source(given)
+    options = {key: getattr(given, key) for key in ("seeds", "budget", "search", "search_share", "retention", "to")}
+    progress = Progress(quiet=given.json)
+    found = compare(recipe, overrides, methods=given.methods, console=progress, **options, **keys)
+    if given.json:
+        say({"folder": str(found.folder), "status": found.status, "result": found.result})
+    return STOPPED[found.stopped] if found.stopped else 0 if found.result["recommended"] else 1
 
 
 def predict(given: argparse.Namespace) -> int:
@@ -258,6 +271,7 @@ def schema(given: argparse.Namespace) -> int:
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "tune": tune,
     "check": check,
+    "compare": compare,
     "predict": predict,
     "evaluate": evaluate,
     "chat": chat,

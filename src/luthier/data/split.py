@@ -18,28 +18,32 @@ SHOWN = 20
 END_PUNCTUATION = ".,;:!?…\"'“”‘’«»"
 
 
-def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+def split(
+    examples: Sequence[Example], share: float, seed: int, purpose: str = "eval"
+) -> tuple[list[Example], list[Example]]:
     """(train, eval), with about ``share`` of the distinct contents in eval, each side in the order of the file.
 
     Args:
         share: 0 (no eval) up to but without 1.
         seed: another seed draws another split.
+        purpose: what the second side is for; another purpose draws another split under the same seed, so that what
+            is left of one split can be split again.
 
     Raises:
         Refused: the share is out of range (``data.split-share``), or one side is left empty (``data.split-empty``).
     """
     if not 0 <= share < 1:
-        raise Refused(Finding("data.split-share", "eval", f"must be at least 0 and below 1, this is {share}"))
+        raise Refused(Finding("data.split-share", purpose, f"must be at least 0 and below 1, this is {share}"))
     if share == 0:
         return list(examples), []
     train: list[Example] = []
     held_out: list[Example] = []
     for example in examples:
-        (held_out if _fraction(example, seed) < share else train).append(example)
+        (held_out if _fraction(example, seed, purpose) < share else train).append(example)
     if not train or not held_out:
-        side = "eval" if train else "train"
+        side = purpose if train else "train"
         what = f"a share of {share} of {len(examples)} rows leaves no row to {side}"
-        raise Refused(Finding("data.split-empty", "eval", what, "change the share or the seed, or name an eval file"))
+        raise Refused(Finding("data.split-empty", purpose, what, "change the share or the seed, or name an eval file"))
     return train, held_out
 
 
@@ -120,7 +124,8 @@ def _normalised_turn(turn: Message) -> str:
     return f"{turn['role']}\1{normalised(turn.get('content') or '')}\1{calls}"
 
 
-def _fraction(example: Example, seed: int) -> float:
-    """A number in [0, 1) drawn from the content and the seed."""
-    digest = hashlib.sha256(f"{seed}\0{content_key(example)}".encode()).digest()
+def _fraction(example: Example, seed: int, purpose: str) -> float:
+    """A number in [0, 1) drawn from the content, the seed and the purpose."""
+    salt = "" if purpose == "eval" else f"{purpose}\0"
+    digest = hashlib.sha256(f"{salt}{seed}\0{content_key(example)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

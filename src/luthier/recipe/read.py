@@ -25,10 +25,20 @@ def read_recipe(
     Where task, model and data are known the recipe comes back even with mistakes in it (those keys left at their
     defaults), so that a check can go on and tell what else is wrong. Raises Refused when the file can't be read at all.
     """
-    values, origins, base, where = _given(source)
-    findings = _override(values, origins, list(overrides))
+    values, origins, base, where, findings = read_values(source, overrides)
     recipe, mistakes = validate(values, origins, base, where)
     return recipe, findings + mistakes
+
+
+def read_values(
+    source: str | Path | dict[str, Any], overrides: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, str], Path, str, list[Finding]]:
+    """What was given, not yet validated: values, the origin of each, the folder that paths start from, where, findings.
+
+    Raises Refused when the file can't be read at all.
+    """
+    values, origins, base, where = _given(source)
+    return values, origins, base, where, _override(values, origins, list(overrides))
 
 
 def _given(source: str | Path | dict[str, Any]) -> tuple[dict[str, Any], dict[str, str], Path, str]:

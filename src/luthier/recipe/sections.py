@@ -24,6 +24,10 @@ class DataSection(Options):
     eval: str | list[str] | float | None = Field(
         None, description="files to evaluate on, or the share of train to split off"
     )
+    select: float | None = Field(
+        None, gt=0, lt=1, description="share of train to choose checkpoints on, apart from eval; default: eval's rows"
+    )
+    split_seed: int | None = Field(None, ge=0, description="of the splits; default: `seed`")
     format: str | None = Field(None, description="messages, sharegpt, alpaca, ...; default: recognised")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: the file's column")
     on_bad_row: Literal["stop", "skip"] = Field("stop", description="a row that can't be read or used")

@@ -36,6 +36,12 @@ def write_report(run: Path) -> Path:
 def page(folder: RunFolder) -> str:
     """The whole document."""
     name = folder.run.get("name", folder.path.name)
+    parts = [section(key, heading, part(folder)) for key, heading, part in SECTIONS]
+    return document(f"{name} · run report", opening(folder, name), parts, footer(folder.run.get("luthier")))
+
+
+def document(title: str, *parts: Any) -> str:
+    """A page that is complete in itself: the style inside, and a policy that lets nothing else be fetched or run."""
     style = files("luthier.reports").joinpath("report.css").read_text(encoding="utf-8")
     head = element(
         "head",
@@ -43,11 +49,10 @@ def page(folder: RunFolder) -> str:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("title", f"{name} · run report"),
+        element("title", title),
         element("style", Html(style)),
     )
-    parts = [section(key, heading, part(folder)) for key, heading, part in SECTIONS]
-    body = element("body", element("main", opening(folder, name), parts, footer(folder)))
+    body = element("body", element("main", *parts))
     return "<!doctype html>\n" + element("html", head, body, lang="en") + "\n"
 
 
@@ -91,8 +96,7 @@ def machine(folder: RunFolder) -> Html:
     return table(["What", "Value"], rows, caption="Machine and versions") if rows else Html("")
 
 
-def footer(folder: RunFolder) -> Html:
-    version = folder.run.get("luthier")
+def footer(version: str | None) -> Html:
     return element(
         "footer", join("Written by Luthier", f" {version}" if version else None, ". This file is complete in itself.")
     )

@@ -13,6 +13,7 @@ Point = tuple[float, float | None]
 
 WIDTH, HEIGHT = 376, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 16, 30
+LETTER = 6.2  # about the width of a letter of a chart's text
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,17 @@ class Series:
 
 @dataclass(frozen=True)
 class Interval:
-    """One row of interval bars: a value and the ends of its interval (None: only the value is drawn)."""
+    """One row of interval bars: a value and the ends of its interval (None: only the value is drawn).
+
+    ``marks`` are values that it is the mean of: a short stroke each.
+    """
 
     group: str
     label: str
     value: float
     ends: tuple[float, float] | None
     style: str
+    marks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,27 +87,27 @@ def line_chart(title: str, series: Sequence[Series], marks: Sequence[tuple[float
     parts += [_column(x(tick), tick_text(tick, columns), HEIGHT - 12) for tick in columns if first <= tick <= last]
     parts += [_mark(x(step), letter) for step, letter in marks if first <= step <= last]
     parts += [_curve(one, x, y) for one in series]
-    return _picture(title, HEIGHT, parts)
+    return picture(title, HEIGHT, parts)
 
 
 def _row(tick: float, y: float, text: str) -> Html:
-    line = element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_px(y), y2=_px(y), class_="grid")
-    return join(line, element("text", text, x=LEFT - 8, y=_px(y + 4), text_anchor="end"))
+    line = element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=px(y), y2=px(y), class_="grid")
+    return join(line, element("text", text, x=LEFT - 8, y=px(y + 4), text_anchor="end"))
 
 
 def _column(x: float, text: str, y: float) -> Html:
-    return element("text", text, x=_px(x), y=_px(y), text_anchor="middle")
+    return element("text", text, x=px(x), y=px(y), text_anchor="middle")
 
 
 def _mark(x: float, letter: str) -> Html:
-    line = element("line", x1=_px(x), x2=_px(x), y1=TOP, y2=HEIGHT - BOTTOM, class_="mark")
-    return join(line, element("text", letter, x=_px(x), y=TOP - 5, text_anchor="middle", class_="letter"))
+    line = element("line", x1=px(x), x2=px(x), y1=TOP, y2=HEIGHT - BOTTOM, class_="mark")
+    return join(line, element("text", letter, x=px(x), y=TOP - 5, text_anchor="middle", class_="letter"))
 
 
 def _curve(one: Series, x: Scale, y: Scale) -> Html:
     placed = [(x(step), y(value)) if value is not None else None for step, value in one.points]
     line = element("path", d=path(placed), class_=f"curve {one.style}")
-    dots = [element("circle", cx=_px(p[0]), cy=_px(p[1]), r=2.5, class_=f"dot {one.style}") for p in placed if p]
+    dots = [element("circle", cx=px(p[0]), cy=px(p[1]), r=2.5, class_=f"dot {one.style}") for p in placed if p]
     return join(line, dots if one.dots else None)
 
 
@@ -113,7 +118,7 @@ def path(placed: Sequence[tuple[float, float] | None]) -> str:
         if point is None:
             pen = "M"
             continue
-        words.append(f"{pen}{_px(point[0])} {_px(point[1])}")
+        words.append(f"{pen}{px(point[0])} {px(point[1])}")
         pen = "L"
     return "".join(words)
 
@@ -146,11 +151,15 @@ def smoothed(points: Sequence[Point], keep: float = 0.8) -> list[Point]:
     return out
 
 
-def interval_bars(title: str, rows: Sequence[Interval]) -> Html:
-    """A dot for each value and a line over its interval, on one linear axis; a heading where the group changes."""
-    values = [value for row in rows for value in (row.value, *(row.ends or ())) if finite(value)]
+def interval_bars(title: str, rows: Sequence[Interval], rule: float | None = None) -> Html:
+    """A dot for each value and a line over its interval, on one linear axis; a heading where the group changes.
+
+    ``rule`` is a value with a line of its own, such as zero for differences.
+    """
+    known = [value for row in rows for value in (row.value, *(row.ends or ()), *row.marks) if finite(value)]
+    values = known if rule is None else [*known, rule]
     ticks = nice_ticks(min(values), max(values))
-    x = Scale(ticks[0], ticks[-1], 64, WIDTH - 14)
+    x = Scale(ticks[0], ticks[-1], max(64, 12 + LETTER * max(len(row.label) for row in rows)), WIDTH - 14)
     parts, top, group = [], 0, ""
     for row in rows:
         if row.group != group:
@@ -158,18 +167,21 @@ def interval_bars(title: str, rows: Sequence[Interval]) -> Html:
             parts.append(element("text", group, x=0, y=top - 8, class_="group"))
         parts.append(_bar(row, x, top + 8))
         top += 22
-    grid = [element("line", x1=_px(x(t)), x2=_px(x(t)), y1=18, y2=top + 2, class_="grid") for t in ticks]
+    grid = [element("line", x1=px(x(t)), x2=px(x(t)), y1=18, y2=top + 2, class_="grid") for t in ticks]
+    if rule is not None:
+        grid.append(element("line", x1=px(x(rule)), x2=px(x(rule)), y1=0, y2=top + 2, class_="curve quiet"))
     texts = [_column(x(tick), tick_text(tick, ticks), top + 18) for tick in ticks]
-    return _picture(title, top + 24, [*grid, *texts, *parts])
+    return picture(title, top + 24, [*grid, *texts, *parts])
 
 
 def _bar(row: Interval, x: Scale, y: float) -> Html:
     text = element("text", row.label, x=0, y=y + 4)
-    dot = element("circle", cx=_px(x(row.value)), cy=_px(y), r=4.5, class_=f"dot {row.style}")
+    ticks = [element("line", x1=px(x(m)), x2=px(x(m)), y1=y - 6, y2=y + 6, class_="tick") for m in row.marks]
+    dot = element("circle", cx=px(x(row.value)), cy=px(y), r=4.5, class_=f"dot {row.style}")
     if row.ends is None:
-        return join(text, dot)
-    low, high = (_px(x(end)) for end in row.ends)
-    return join(text, element("line", x1=low, x2=high, y1=y, y2=y, class_=f"whisker {row.style}"), dot)
+        return join(text, ticks, dot)
+    low, high = (px(x(end)) for end in row.ends)
+    return join(text, ticks, element("line", x1=low, x2=high, y1=y, y2=y, class_=f"whisker {row.style}"), dot)
 
 
 def bar(title: str, share: float, style: str = "main") -> Html:
@@ -188,11 +200,11 @@ def swatch(one: Series) -> Html:
     return element("svg", line, dot, width=18, height=10, aria_hidden="true", class_="swatch")
 
 
-def _picture(title: str, height: float, parts: Sequence[Html]) -> Html:
-    head, box = element("title", title), f"0 0 {WIDTH} {_px(height)}"
+def picture(title: str, height: float, parts: Sequence[Html]) -> Html:
+    head, box = element("title", title), f"0 0 {WIDTH} {px(height)}"
     return element("svg", head, *parts, viewbox=box, role="img", aria_label=title, class_="chart")
 
 
-def _px(value: float) -> str:
+def px(value: float) -> str:
     """Pixels to a tenth, without a trailing ".0"."""
     return f"{value:.1f}".removesuffix(".0")

@@ -13,11 +13,12 @@ from luthier.engine.parallel import Processes
 from luthier.evaluate.outputs import Reader
 from luthier.recipe import ResolvedRecipe, read_recipe
 from luthier.reports.console import Console
+from luthier.runs.before import measure_before
 from luthier.runs.folder import describe, find_folder, set_status, write_json
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import prepare
 from luthier.runs.prepared import Prepared
-from luthier.runs.result import SAMPLES, finish, mixing
+from luthier.runs.result import finish, mixing
 from luthier.runs.run import Run
 from luthier.runs.training import solve, train
 from luthier.types import Finding, Refused
@@ -80,7 +81,7 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
     if processes.main:
         write_json(folder / "run.json", describe(prepared, processes.device, folder))
         (folder / "recipe.yaml").write_text(prepared.resolved.to_yaml(), encoding="utf-8")
-    before = _before(prepared, predictor, folder, processes)
+    before = measure_before(prepared, predictor, folder, processes)
     began = time.monotonic()
     if prepared.adaptation.solve is not None:
         outcome = solve(prepared, predictor)
@@ -112,21 +113,3 @@ def _reader(prepared: Prepared, processes: Processes) -> Reader:
         matmul=recipe.matmul,
         processes=processes,
     )
-
-
-def _before(prepared: Prepared, predictor: Predictor, folder: Path, processes: Processes) -> dict[str, Any]:
-    """Metrics and answers of the model as it came; made once, and kept for when the run goes on."""
-    path = folder / "before.json"
-    known = processes.agree(path.read_text(encoding="utf-8") if path.is_file() else "")
-    if known:
-        return json.loads(known)
-    before: dict[str, Any] = {"metrics": None, "samples": []}
-    has_head = prepared.adaptation.solve is None  # a classifier that is fitted afterwards has no before
-    if prepared.evaluation.rows and has_head:
-        before["metrics"] = predictor.judged(prepared.evaluation.rows)
-    if processes.main:
-        if has_head:
-            before["samples"] = predictor.alone().samples(prepared.evaluation, SAMPLES)
-        write_json(path, before)
-    processes.barrier()
-    return before

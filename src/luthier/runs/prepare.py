@@ -29,7 +29,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     _defaults(resolved)
     rows = read_rows(resolved, task)
     findings += rows.findings
-    studied = task.study(rows.train, rows.evaluation) if rows.train else []
+    studied = task.study([*rows.train, *rows.selection], rows.evaluation) if rows.train else []
     findings += studied + check_settings(resolved, task, rows)
     path, missing = locate(recipe.model.name, resolved.base)
     findings += missing
@@ -50,14 +50,18 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     train = encode(objective, rows.train, limit, policy, "data.train")
     known = [example for example in rows.evaluation if not _unknown_to(task, example)]
     evaluation = encode(objective, known, limit, policy, "data.eval")
-    findings += train.findings + [found for found in evaluation.findings if found not in train.findings]
+    selection = encode(objective, rows.selection, limit, policy, "data.select")
+    for encoded in (train, evaluation, selection):
+        findings += [found for found in encoded.findings if found not in findings]
     if not train.rows:
         raise Refused(
             *findings, Finding("data.empty", "data.train", "no row is left to train on", "mend the rows above")
         )
     adaptation = _adapt(resolved, backbone, findings)
     tell(rows.report, train, evaluation)
-    prepared = Prepared(resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings)
+    prepared = Prepared(
+        resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
+    )
     _resolve_steps(prepared, device)
     prepared.findings += run_checks(prepared)
     return prepared
@@ -180,7 +184,7 @@ def _resolve_steps(prepared: Prepared, device: Any) -> None:
         "eval_every": recipe.eval_every or per_epoch,
         "micro_tokens": recipe.micro_tokens or MICRO_TOKENS[device.type],
         "metric": recipe.metric or prepared.task.metric,
-        "final": recipe.final or ("best" if prepared.evaluation.rows else "last"),
+        "final": recipe.final or ("best" if prepared.choosing else "last"),
     }
     values["save_every"] = recipe.save_every or values["eval_every"]
     for key, value in values.items():

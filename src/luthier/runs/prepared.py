@@ -11,7 +11,7 @@ from luthier.data.encode import Encoded
 from luthier.engine.cache import rows_hash
 from luthier.models.backbone import Backbone
 from luthier.recipe import ResolvedRecipe
-from luthier.types import Adaptation, Finding
+from luthier.types import Adaptation, Features, Finding
 
 
 @dataclass
@@ -27,18 +27,22 @@ class Prepared:
     evaluation: Encoded
     data: dict[str, Any]
     findings: list[Finding] = field(default_factory=list)
+    selection: Encoded = field(default_factory=Encoded)
 
     @property
     def errors(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == "error"]
 
+    @property
+    def choosing(self) -> list[Features]:
+        """The rows that are evaluated during training, and on which the best checkpoint is chosen."""
+        return self.selection.rows or self.evaluation.rows
+
     @cached_property
     def identity(self) -> str:
         """sha256 of everything that changes the result: the recipe, the rows as they are encoded, adapters beneath."""
-        rows = rows_hash(self.train.rows), rows_hash(self.evaluation.rows)
-        told = (
-            self.resolved.hash,
-            *rows,
-            *([self.resolved.methods.digest()] if self.resolved.methods.builds_on else []),
-        )
+        methods, sides = self.resolved.methods, (self.train, self.evaluation, self.selection)
+        told = [self.resolved.hash, *(rows_hash(side.rows) for side in sides)]
+        if methods.builds_on:
+            told.append(methods.digest())
         return hashlib.sha256("|".join(told).encode()).hexdigest()[:16]

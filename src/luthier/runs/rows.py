@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.data.encode import Encoded
@@ -18,17 +18,19 @@ SMALLEST_TO_SPLIT = 40
 
 @dataclass
 class Rows:
-    """The examples of both sides, and how reading went."""
+    """The examples of each side, and how reading went. ``selection`` is split off train where the recipe wants it."""
 
     train: list[Example]
     evaluation: list[Example]
     findings: list[Finding]
     report: dict[str, Any]
+    selection: list[Example] = field(default_factory=list)
 
 
 def read_rows(resolved: ResolvedRecipe, task: Any) -> Rows:
     """Both sides of the data: files as given, or a share of train split off by content."""
     data = resolved.recipe.data
+    seed = resolved.recipe.seed if data.split_seed is None else data.split_seed
     paths = [data.train] if isinstance(data.train, str) else data.train
     read = read_examples(paths, base=resolved.base, columns=data.columns or None, fmt=data.format)
     findings = _bad_rows(read, data, task, "data.train")
@@ -43,20 +45,25 @@ def read_rows(resolved: ResolvedRecipe, task: Any) -> Rows:
     else:
         train = task.pieces(train)
         share = data.eval if data.eval is not None else EVAL_SHARE if len(train) >= SMALLEST_TO_SPLIT else 0.0
-        train, evaluation = _split(train, share, resolved.recipe.seed, findings)
+        train, evaluation = _split(train, share, seed, findings)
         report["eval"] = {"files": [f"{share:.0%} of train, by content hash"] if share else [], "read": len(evaluation)}
         report["train"]["split_off"] = len(evaluation)
     if data.on_leak == "drop":
         train = _without_leaks(train, evaluation, report)
-    return Rows(train, evaluation, findings + duplicates(train, evaluation), report)
+    findings += duplicates(train, evaluation)
+    selection: list[Example] = []
+    if data.select:
+        train, selection = _split(train, data.select, seed, findings, "select")
+        report["train"]["selection"] = len(selection)
+    return Rows(train, evaluation, findings, report, selection)
 
 
 def _split(
-    train: list[Example], share: float, seed: int, findings: list[Finding]
+    train: list[Example], share: float, seed: int, findings: list[Finding], purpose: str = "eval"
 ) -> tuple[list[Example], list[Example]]:
-    """(train, eval); all of it in train where it can't be split, and why among the findings."""
+    """(train, held out); all of it in train where it can't be split, and why among the findings."""
     try:
-        return split(train, share, seed) if train else ([], [])
+        return split(train, share, seed, purpose) if train else ([], [])
     except Refused as refused:
         findings += refused.findings
         return train, []

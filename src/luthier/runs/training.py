@@ -45,7 +45,7 @@ def _cache_folder(prepared: Prepared) -> Path:
 def train(
     prepared: Prepared, predictor: Predictor, folder: Path, processes: Processes, console: Console
 ) -> dict[str, Any]:
-    rows, evaluation = prepared.train.rows, prepared.evaluation.rows
+    rows, evaluation = prepared.train.rows, prepared.choosing
     plan = _plan(prepared)
     if trunk_is_frozen(prepared.backbone, prepared.adaptation) and prepared.objective.needs == "sequence_logits":
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
