@@ -6,7 +6,7 @@ Names are imported when they are first used, so that ``import luthier`` and ``lu
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from luthier.runs.compare import Comparison, compare
+    from luthier.comparison.conduct import Comparison, compare
     from luthier.runs.conduct import check, tune
     from luthier.runs.run import Run, load
     from luthier.runs.switch import Switch
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Finding", "Refused", "Run", "Switch", "check", "compare", "load", "tune"]
 
 _HOMES = {"Run": "runs.run", "load": "runs.run", "tune": "runs.conduct", "check": "runs.conduct"}
-_HOMES |= {"Comparison": "runs.compare", "compare": "runs.compare", "Switch": "runs.switch"}
+_HOMES |= {"Comparison": "comparison.conduct", "compare": "comparison.conduct", "Switch": "runs.switch"}
 _HOMES |= {"Finding": "types", "Refused": "types"}
 
 

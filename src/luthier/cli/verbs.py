@@ -79,8 +79,8 @@ def check(given: argparse.Namespace) -> int:
 
 
 def compare(given: argparse.Namespace) -> int:
+    from luthier.comparison.conduct import compare
     from luthier.reports.compare_console import Progress
-    from luthier.runs.compare import compare
 
     recipe, overrides, keys = _source(given)
     options = {key: getattr(given, key) for key in ("seeds", "budget", "search", "search_share", "retention", "to")}
