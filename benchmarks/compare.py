@@ -29,8 +29,8 @@ METHODS = "features,bitfit,prompt,prefix,ia3,adapter,lora,full"
 
 
 def table(result: dict[str, Any]) -> str:
-    head = ["method", "accuracy, mean of seeds", "95 % interval", "min to max (seeds)", "learning rate", "trained", "training",
-            "peak memory", "saved", "inference"]  # fmt: skip
+    head = ["method", "accuracy, mean of seeds", "95 % interval", "min to max (seeds)", "learning rate", "trained"]
+    head += ["training", "peak memory", "saved", "inference"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for one in sorted(result["methods"], key=lambda m: -m.get("score", {"value": 0})["value"]):
         if "score" not in one:
