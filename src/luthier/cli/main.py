@@ -32,6 +32,15 @@ def parser() -> argparse.ArgumentParser:
             verb.add_argument(f"--{key}", help=f"the recipe's `{key}`")
         _json(verb)
 
+    text = "memory, time and disk of a run before anything is spent, and what would make it fit"
+    verb = verbs.add_parser("plan", help=text, description=text, epilog=EPILOG)
+    verb.add_argument("recipe", nargs="?", help="a recipe file (or give --task, --model and --data)")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="for example micro_tokens=1024")
+    for key in ("task", "model", "data", "method"):
+        verb.add_argument(f"--{key}", help=f"the recipe's `{key}`")
+    verb.add_argument("--device", help="a GPU to plan for, such as T4, RTX-4090, A100-40GB, H100-80GB")
+    _json(verb)
+
     verb = verbs.add_parser("predict", help="answer inputs with a finished run")
     verb.add_argument("run", help="a run folder")
     verb.add_argument("inputs", nargs="*", help="texts; without any, lines of standard input")
@@ -88,7 +97,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Options may stand anywhere: argparse alone refuses words that follow one, as in `tune r.yaml --json epochs=1`."""
     top = parser()
     given, late = top.parse_known_args(arguments)
-    several = {"tune": "overrides", "check": "overrides", "predict": "inputs"}.get(given.verb)
+    several = {"tune": "overrides", "check": "overrides", "plan": "overrides", "predict": "inputs"}.get(given.verb)
     if late and (several is None or any(word.startswith("-") for word in late)):
         top.error(f"unrecognized arguments: {' '.join(late)}")
     if several and late:

@@ -78,6 +78,27 @@ def check(given: argparse.Namespace) -> int:
     return 2 if errors else 0
 
 
+def plan(given: argparse.Namespace) -> int:
+    from luthier.plan.plan import plan
+    from luthier.reports.console import Console
+    from luthier.reports.outlook import outlook
+
+    recipe, overrides, keys = _source(given)
+    found = plan(recipe, overrides, device=given.device, **keys).as_dict()
+    if given.json:
+        say(found)
+        return 0
+    console = Console()
+    for line in outlook(found):
+        console.note(line)
+    console.findings([finding for finding in _findings(found) if finding.severity != "note"])
+    return 0
+
+
+def _findings(found: dict[str, Any]) -> list[Finding]:
+    return [Finding(**finding) for finding in found["findings"]]
+
+
 def predict(given: argparse.Namespace) -> int:
     from luthier.runs.run import load
 
@@ -200,6 +221,7 @@ def schema(given: argparse.Namespace) -> int:
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "tune": tune,
     "check": check,
+    "plan": plan,
     "predict": predict,
     "evaluate": evaluate,
     "chat": chat,

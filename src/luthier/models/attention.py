@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +20,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 PACKED = "luthier_packed"
+PACKED_AS_ON_GPU = "luthier_packed_gpu"
 
 
 def register() -> None:
     """Make ``attn_implementation="luthier_packed"`` known. Safe to call again."""
     AttentionInterface.register(PACKED, packed_attention)
+    AttentionInterface.register(PACKED_AS_ON_GPU, partial(packed_attention, fused=False))
 
 
 def packed_attention(
@@ -40,10 +43,12 @@ def packed_attention(
     cu_seq_lens_q: Tensor | None = None,
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
+    fused: bool | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Block-diagonal attention. Returns (1, T, H, E), as the interface expects.
 
+    ``fused``: one fused attention per sequence, or all in one padded launch; by default what suits the device.
     Raises NotImplementedError for what a packed row cannot express here; the model is then padded instead.
     """
     if cu_seq_lens_q is None or s_aux is not None or position_bias is not None:
@@ -56,7 +61,8 @@ def packed_attention(
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if groups > 1:
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        if softcap is not None or query.device.type != "cpu":
+        one_by_one = query.device.type == "cpu" if fused is None else fused
+        if softcap is not None or not one_by_one:
             return _padded(query, key, value, lengths, scale, causal, sliding_window, softcap, dropout)
         return _each(query, key, value, lengths, scale, causal, sliding_window, dropout)
 

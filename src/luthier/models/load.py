@@ -136,11 +136,7 @@ def load(
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     register()
-    auto = {
-        "token_logits": transformers.AutoModelForCausalLM,
-        "sequence_logits": transformers.AutoModelForSequenceClassification,
-        "hidden": transformers.AutoModel,
-    }[needs]
+    auto = auto_class(needs)
     where = {"revision": revision} if revision else {}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
@@ -158,13 +154,30 @@ def load(
         )
     except (OSError, ValueError) as error:
         raise Refused(unreadable(name, error, needs)) from None
+    fresh = set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
+    backbone = Backbone(model, tokenizer, name, path, needs, fresh)
+    give_pad(backbone)
+    return backbone
+
+
+def auto_class(needs: str) -> Any:
+    """The class of transformers that opens a model with the head that ``needs`` asks for."""
+    import transformers
+
+    return {
+        "token_logits": transformers.AutoModelForCausalLM,
+        "sequence_logits": transformers.AutoModelForSequenceClassification,
+        "hidden": transformers.AutoModel,
+    }[needs]
+
+
+def give_pad(backbone: Any) -> None:
+    """A pad token where the tokenizer, or a classifier's config, has none."""
+    tokenizer, config = backbone.tokenizer, backbone.model.config.get_text_config()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if needs == "sequence_logits" and model.config.get_text_config().pad_token_id is None:
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return Backbone(
-        model, tokenizer, name, path, needs, set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
-    )
+    if backbone.needs == "sequence_logits" and config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 def unreadable(name: str, error: Exception, needs: str = "") -> Finding:
