@@ -59,7 +59,7 @@ class Backbone:
 
     def place(self, device: torch.device) -> None:
         """Move the model there."""
-        self.model.to(device)
+        self.model.to(device)  # type: ignore[arg-type]
 
     @property
     def width(self) -> int:

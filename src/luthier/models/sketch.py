@@ -1,8 +1,8 @@
-"""A backbone without weights: the architecture of a config in fake tensors, and a miniature that answers for its habits.
+"""A backbone without weights: a config's architecture in fake tensors, and a miniature that answers for its habits.
 
-Shapes and sizes are the real model's; nothing is held in memory. What the engine learns by running a model (whether rows
-can be packed, whether it is causal, which positions a head reads) is asked of a miniature: the same architecture with
-two layers, a narrow width and random weights. Where no miniature can be built, ``assumed`` says what was taken for granted.
+Shapes and sizes are the real model's; nothing is held in memory. What the engine learns by running a model (whether
+rows can be packed, whether it is causal, which positions a head reads) is asked of a miniature: the same architecture
+with two layers, a narrow width and random weights. Where no miniature runs, ``assumed`` says what is taken for granted.
 """
 
 from __future__ import annotations

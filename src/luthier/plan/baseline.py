@@ -1,7 +1,7 @@
 """What the process itself takes: the interpreter with torch, transformers and the rows; measured, not reckoned.
 
-The plan's own process has imported what a run imports and has read and encoded the same rows, so its resident memory is
-the run's, before any weight. A small real step is taken first, for what the libraries set aside when they first compute.
+The plan's own process has imported what a run imports and has read and encoded the same rows, so its resident memory
+is the run's, before any weight. A small real step is taken first, for what libraries set aside when they first compute.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
 A run leaves in its folder what its steps took: seconds, tokens and memory in metrics.jsonl, the peak of the whole in
 result.json, the machine in run.json. Runs of the same model, method, precision and machine are planned as they were,
-and the median of measured / planned scales a new plan. What was planned for a run is kept in ``<out>/.cache/planned.json``.
+and the median of measured / planned scales a new plan. What was planned for them is kept in ``<out>/.cache``.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from importlib.metadata import version
@@ -82,7 +83,7 @@ def _measured(folder: Path, run: Any) -> Measured:
     judged = {record["step"] for record in run.records if record.get("kind") == "eval"}
     steps = [
         after["seconds"] - before["seconds"]
-        for before, after in zip(records, records[1:], strict=False)
+        for before, after in itertools.pairwise(records)
         if after["step"] == before["step"] + 1 and before["step"] not in judged
     ]
     peak = (run.result or {}).get("peak_memory_mb")

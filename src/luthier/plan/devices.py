@@ -5,8 +5,8 @@ plain fp32. Memory is the nominal size in GiB; what the driver, the CUDA context
 
 Sources, by maker: NVIDIA data sheets "A100 Tensor Core GPU" (40 GB PCIe and 80 GB SXM), "H100 Tensor Core GPU" (SXM),
 "H200 Tensor Core GPU", "L4", "L40S", "A10", "T4", "V100" (SXM2), "RTX A6000"; white papers "NVIDIA Ampere GA102 GPU
-Architecture" (RTX 3090), "NVIDIA Ada GPU Architecture" (RTX 4090) and "NVIDIA RTX Blackwell GPU Architecture" (RTX 5090);
-AMD data sheet "Instinct MI300X".
+Architecture" (RTX 3090), "NVIDIA Ada GPU Architecture" (RTX 4090) and "NVIDIA RTX Blackwell GPU Architecture"
+(RTX 5090); AMD data sheet "Instinct MI300X".
 """
 
 from __future__ import annotations

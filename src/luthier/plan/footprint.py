@@ -23,9 +23,10 @@ PARTS = ("base", "weights", "gradients", "optimizer", "activations", "logits", "
 
 def summed(found: Footprint, device: Device, base: float) -> tuple[dict[str, float], dict[str, float], str]:
     """(parts at the worst moment of all, the peak of each phase, the phase of the worst moment)."""
-    held: Counter[str] = Counter({"base": base})
+    held: Counter[str] = Counter({"base": int(base)})
     phases: dict[str, float] = {}
-    peak, parts, worst = 0.0, dict(held), ""
+    peak, worst = 0.0, ""
+    parts: dict[str, float] = dict(held)
     heap = Heap()
     turns = iter(found.trace.phases)
     phase = next(turns, None)

@@ -1,13 +1,13 @@
 """What the C library's heap holds beyond what is in use, replayed on a run's allocations.
 
-The rules are glibc's (malloc/malloc.c): a request is served from the smallest free block that is large enough, else from
-the heap's end, which grows; one of at least the mmap threshold for which no block is free gets pages of its own, which go
-back when it is released. The threshold starts at 128 kB and rises to the size of each such block released, up to 32 MB.
-Free blocks inside the heap stay resident; its end is taken never to be given back, since small objects lie there.
+The rules are glibc's (malloc/malloc.c): a request is served from the smallest free block that is large enough, else
+from the heap's end, which grows; one of at least the mmap threshold for which no block is free gets pages of its own,
+which go back when it is released. The threshold starts at 128 kB and rises to the size of each such block released, up
+to 32 MB. Free blocks inside the heap stay resident; its end is taken never to go back, as small objects lie there.
 
-torch asks for addresses that are multiples of 64, so each block leaves slivers of up to 112 bytes beside it. Small objects
-(tensors' headers, nodes of the autograd graph) move into these and live as long as their tensor: neighbours of a
-released block are then taken, and free space falls into pieces. How many slivers wait (``WAITING``) and how many small
+torch asks for addresses that are multiples of 64, so each block leaves slivers of up to 112 bytes beside it. Small
+objects (tensors' headers, nodes of the autograd graph) move into these and live as long as their tensor: neighbours of
+a released block are then taken, free space falls to pieces. How many slivers wait (``WAITING``) and how many small
 objects come with a tensor (``SMALL``) were fitted to the heaps of eight measured runs: see benchmarks/plan_error.py.
 """
 

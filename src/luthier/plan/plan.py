@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -117,7 +117,7 @@ def estimate(resolved: ResolvedRecipe, device: Device, findings: list[Finding] |
     if prepared.errors:
         raise Refused(*prepared.findings)
     base = baseline.resident(prepared) if device.kind == "cpu" else 0.0
-    notes = [f"assumed of this model: {one}" for one in prepared.backbone.assumed]
+    notes = [f"assumed of this model: {one}" for one in cast(sketch.Sketch, prepared.backbone).assumed]
     try:
         found = weigh(prepared, trace)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:

@@ -1,8 +1,8 @@
 """A run carried out on fake tensors: every allocation and release in order, FLOPs and bytes moved, and no numbers.
 
 The mode sees each operation of forward, backward and optimizer just below autograd. Operations on fake tensors are
-answered by shape alone; those on real ones (indices, lengths, boundaries of rows) are computed, so that code which reads
-them (``.tolist()``, ``nonzero``) goes on as it would. A number read from a fake tensor is 1.
+answered by shape alone; those on real ones (indices, lengths, boundaries of rows) are computed, so that code which
+reads them (``.tolist()``, ``nonzero``) goes on as it would. A number read from a fake tensor is 1.
 """
 
 from __future__ import annotations
