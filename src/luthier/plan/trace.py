@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 TEMPORARY = "temporary"
@@ -43,6 +43,15 @@ class Phase:
     work: Work = field(default_factory=Work)
 
 
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    """Values, and those of lists and tuples among them."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
 class Trace(TorchDispatchMode):
     """``events`` holds (storage, bytes) per allocation and (storage, -bytes) per release; ``part`` names storages."""
 
@@ -60,15 +69,17 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if not any(isinstance(x, FakeTensor) for x in given):
+        given = [x for x in (*_flat(args), *_flat(kwargs.values())) if isinstance(x, Tensor)]
+        fakes = sum(isinstance(x, FakeTensor) for x in given)
+        if not fakes:
             return func(*args, **kwargs)
         if func in READS:
             return (args[0].dtype.is_floating_point and 1.0) or 1
-        args, kwargs = tree_map_only(Tensor, self._faked, (args, kwargs))
+        if fakes < len(given):
+            args, kwargs = tree_map_only(Tensor, self._faked, (args, kwargs))
         with self.fake:
             out = func(*args, **kwargs)
-        made = [x for x in tree_leaves(out) if isinstance(x, FakeTensor)]
+        made = [x for x in _flat((out,)) if isinstance(x, FakeTensor)]
         new = [number for x in made if (number := self.note(x)) is not None]
         self._label(func, given, made, new)
         self._reckon(func, args, kwargs, out, given, made, new)
