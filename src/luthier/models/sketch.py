@@ -20,6 +20,7 @@ import torch
 import transformers
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from transformers.initialization import no_init_weights
 
 from luthier.models import load as opening
 from luthier.models.attention import PACKED, PACKED_AS_ON_GPU, register
@@ -109,8 +110,9 @@ def load(
     try:
         read = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **(config or {}))
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
-        with fake:
+        with fake, no_init_weights():
             model = auto.from_config(copy.deepcopy(read), dtype=getattr(torch, dtype))
+            model.tie_weights()
     except (OSError, ValueError) as error:
         raise Refused(opening.unreadable(name, error, needs)) from None
     sketch = Sketch(model, tokenizer, name, path, needs, _fresh(model, Path(path)), on_gpu=on_gpu)
