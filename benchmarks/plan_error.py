@@ -55,7 +55,7 @@ CASES: list[tuple[str, str, int, int, tuple[str, ...]]] = [
     ("starter:minilm", "freeze", 16, 2048, ("freeze.last=2",)),
     ("starter:minilm", "features", 16, 1024, ()),
     ("starter:minilm", "features", 16, 4096, ()),
-    ("starter:minilm", "full", 16, 2048, ("packing=off",)),
+    ("starter:minilm", "full", 16, 2048, ('packing="off"',)),
     ("starter:minilm", "full", 16, 2048, ("gradient_checkpointing=true",)),
     ("bert-24M", "full", 16, 1024, ()),
     ("bert-24M", "full", 24, 4096, ()),
@@ -194,10 +194,14 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def compare(case: Any, words: list[str], folder: Path) -> dict[str, Any]:
+def compare(case: Any, words: list[str], folder: Path, before: dict[str, Any] | None) -> dict[str, Any]:
+    """``before``: what was measured of this combination, where it is only planned anew."""
     plan = planned(words, folder)
-    with tempfile.TemporaryDirectory(dir=folder) as out:
-        run = measured(words, Path(out))
+    if before is None:
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            run = measured(words, Path(out))
+    else:
+        run = {"peak_mb": before["measured_mb"], "loaded_mb": before["loaded_mb"], "step_s": before["measured_step_s"]}
     parts = plan["memory"]["parts_mb"]
     above = plan["memory"]["peak_mb"] - parts.get("base", 0) - parts.get("weights", 0)
     return {
@@ -244,6 +248,7 @@ def table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--replan", action="store_true", help="plan anew what was measured, and measure nothing")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--only", help="cases whose name has this in it")
     parser.add_argument("--build", help=argparse.SUPPRESS)
@@ -254,13 +259,13 @@ def main() -> None:
     known: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.is_file() and not given.again else {"rows": {}}
     if not given.table:
         with tempfile.TemporaryDirectory() as name:
-            measure(known, Path(name), given.only or "")
+            measure(known, Path(name), given.only or "", replan=given.replan)
     rows = [known["rows"][name_of(case)] for case in CASES if name_of(case) in known["rows"]]
     RESULT.with_suffix(".md").write_text(table(rows, known["machine"]), encoding="utf-8")
     print(table(rows, known["machine"]))
 
 
-def measure(known: dict[str, Any], folder: Path, only: str) -> None:
+def measure(known: dict[str, Any], folder: Path, only: str, *, replan: bool) -> None:
     from importlib.metadata import version
 
     subprocess.run(
@@ -273,10 +278,10 @@ def measure(known: dict[str, Any], folder: Path, only: str) -> None:
     for case in [*CASES[::3], *CASES[1::3], *CASES[2::3]]:  # where it is stopped, it has seen some of each
         key = name_of(case)
         words = words_of(case, folder)
-        if key in known["rows"] or only not in key or words is None:
+        if (key in known["rows"]) != replan or only not in key or words is None:
             continue
         began = time.monotonic()
-        known["rows"][key] = row = compare(case, words, folder)
+        known["rows"][key] = row = compare(case, words, folder, known["rows"].get(key))
         known["machine"]["load"] = f"{os.getloadavg()[2]:.1f}"
         RESULT.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         print(f"{row['case']}: {row['planned_mb']:,.0f} / {row['measured_mb']:,.0f} MB {error(row, '_mb'):+.1%}, above"

@@ -28,7 +28,12 @@ def recipe(tiny_folder: Callable[..., str], tmp_path: Any) -> Callable[..., Any]
         rows = [{"messages": [{"role": "user", "content": "red cat"}, {"role": "assistant", "content": f"{word} dog"}]}
                 for word in tiny.WORDS]  # fmt: skip
         data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
-        given = {"task": "chat", "model": tiny_folder(model), "data": {"train": data, "eval": 0.0}, "out": str(tmp_path)}
+        given = {
+            "task": "chat",
+            "model": tiny_folder(model),
+            "data": {"train": data, "eval": 0.0},
+            "out": str(tmp_path),
+        }
         resolved, findings = read_recipe({**given, "steps": 2, "batch_size": 4, **changes})
         assert resolved is not None, findings
         return resolved

@@ -43,10 +43,11 @@ def _told(words: list[str], cost: str, changed: Estimate) -> dict[str, Any]:
 def _changes(found: Estimate) -> Iterator[tuple[list[str], str]]:
     """(overrides, what they cost)."""
     now = {key: value for key, value, _ in found.recipe}
-    tokens = int(now.get("micro_tokens") or 0)
+    tokens = min(int(now.get("micro_tokens") or 0), int(found.model["largest_micro_batch"]))
     longest = max(SMALLEST, int(found.model["longest_row"]))
-    if tokens // 2 >= longest:
-        yield [f"micro_tokens={max(longest, tokens // 4)}"], "more, smaller products; the same result"
+    for fewer in sorted({max(longest, tokens // 2), longest}, reverse=True):
+        if fewer < tokens:
+            yield [f"micro_tokens={fewer}"], "more, smaller products; the same result"
     if not now.get("gradient_checkpointing"):
         yield ["gradient_checkpointing=true"], "about a third more time; the same result"
     if now.get("precision") == "fp32" and found.device.has_bf16:

@@ -17,6 +17,9 @@ def resident(prepared: Any) -> float:
     """Bytes resident in this process now."""
     with unset_fake_temporarily():
         _warm()
+    if prepared.objective.needs != "token_logits":
+        import sklearn.linear_model
+        import sklearn.metrics  # noqa: F401  what a classifier is judged with
     status = Path("/proc/self/status")
     if not status.is_file():
         from luthier.engine.recovery import peak_memory_mb

@@ -14,7 +14,7 @@ MEANING = {
     "activations": "kept for the backward pass",
     "logits": "of one chunk of positions, and their gradients",
     "caches": "hidden states of a frozen trunk",
-    "temporary": "workspace; bytes of a checkpoint being written",
+    "temporary": "workspace; while a checkpoint is written, its bytes",
     "allocator": "held by the allocator, not in use",
 }
 
