@@ -71,7 +71,7 @@ CASES: list[tuple[str, str, int, int, tuple[str, ...]]] = [
     ("llama-22M", "lora", 8, 4096, ()),
     ("llama-22M", "freeze", 8, 1024, ("freeze.last=1",)),
     ("llama-22M", "lora", 8, 2048, ("precision=bf16",)),
-    ("llama-22M", "full", 8, 2048, ("max_length=96",)),
+    ("llama-22M", "full", 8, 2048, ("max_length=160", "overlong=truncate")),
     ("llama-55M", "full", 4, 1024, ()),
     ("llama-55M", "lora", 8, 2048, ()),
     ("llama-55M", "lora", 8, 2048, ("gradient_checkpointing=true",)),
@@ -281,7 +281,11 @@ def measure(known: dict[str, Any], folder: Path, only: str, *, replan: bool) -> 
         if (key in known["rows"]) != replan or only not in key or words is None:
             continue
         began = time.monotonic()
-        known["rows"][key] = row = compare(case, words, folder, known["rows"].get(key))
+        try:
+            known["rows"][key] = row = compare(case, words, folder, known["rows"].get(key))
+        except RuntimeError as failed:
+            print(f"{key}: failed\n{failed}", flush=True)
+            continue
         known["machine"]["load"] = f"{os.getloadavg()[2]:.1f}"
         RESULT.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         print(f"{row['case']}: {row['planned_mb']:,.0f} / {row['measured_mb']:,.0f} MB {error(row, '_mb'):+.1%}, above"

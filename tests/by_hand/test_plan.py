@@ -101,7 +101,7 @@ def test_a_gpu_holds_neither_python_nor_a_checkpoint(recipe: Callable[..., Any])
     assert "base" not in found.parts
     assert found.worst == "step"
     assert found.model["micro_tokens"] == 16384  # what a GPU gets
-    assert dict((key, value) for key, value, _ in found.recipe)["precision"] == "fp32"  # a T4 has no bf16
+    assert {key: value for key, value, _ in found.recipe}["precision"] == "fp32"  # a T4 has no bf16
 
 
 def test_a_trace_of_one_product() -> None:
@@ -161,7 +161,7 @@ def test_devices_are_found_by_short_names() -> None:
 def test_what_cannot_be_traced_is_reckoned_by_the_formula(
     recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Korthikanti et al.: 17 numbers of the width a token and layer (34 bytes in 16 bits), kept for the backward pass."""
+    """Korthikanti et al.: 17 numbers of the width a token and layer (34 bytes in 16 bits) are kept."""
 
     def fails(*_: Any) -> None:
         raise NotImplementedError("no meta kernel")

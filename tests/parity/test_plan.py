@@ -110,7 +110,7 @@ def kept(prepared: Prepared) -> int:
 def test_activations_are_what_autograd_keeps(
     pair: Callable[..., Any], model: str, task: str, method: str, packing: str
 ) -> None:
-    """Alive at the end of the forward pass and no weight: the saved storages, and a few small ones that Python holds."""
+    """Alive at the end of the forward pass and no weight: the saved storages, and a few small ones."""
     real, planned, trace = pair(model, task, method=method, packing=packing)
     assert planned.backbone.layout == real.backbone.layout
     weigh(planned, trace)

@@ -146,7 +146,9 @@ def _miniature(auto: Any, config: Any, sketch: Sketch) -> Backbone | None:
                 model = auto.from_config(small, dtype=torch.float32)
                 _widen(model)
             made = Backbone(model.eval(), sketch.tokenizer, sketch.name, sketch.path, sketch.needs)
-            _ = made.causal  # it runs
+            _ = made.causal  # it runs, and its head too
+            if sketch.needs == "sequence_logits":
+                _ = made.reads
             return made
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, AssertionError):
             continue

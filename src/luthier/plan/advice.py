@@ -56,7 +56,8 @@ def _changes(found: Estimate) -> Iterator[tuple[list[str], str]]:
     if method != "lora" and found.model["trainable"] > 0.05 * found.model["parameters"]:
         yield ["method=lora"], "another method: low-rank updates"
     if int(found.model["longest_row"]) > 256:
-        yield [f"max_length={int(found.model['longest_row']) // 2}"], "longer rows are cut"
+        shorter = int(found.model["longest_row"]) // 2
+        yield [f"max_length={shorter}", "overlong=truncate"], "longer rows are cut"
 
 
 def _quantized(found: Estimate) -> list[dict[str, Any]]:
