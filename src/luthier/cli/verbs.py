@@ -84,19 +84,15 @@ def plan(given: argparse.Namespace) -> int:
     from luthier.reports.outlook import outlook
 
     recipe, overrides, keys = _source(given)
-    found = plan(recipe, overrides, device=given.device, **keys).as_dict()
+    found = plan(recipe, overrides, device=given.device, **keys)
     if given.json:
-        say(found)
+        say(found.as_dict())
         return 0
     console = Console()
-    for line in outlook(found):
+    for line in outlook(found.as_dict()):
         console.note(line)
-    console.findings([finding for finding in _findings(found) if finding.severity != "note"])
+    console.findings(found.findings)
     return 0
-
-
-def _findings(found: dict[str, Any]) -> list[Finding]:
-    return [Finding(**finding) for finding in found["findings"]]
 
 
 def predict(given: argparse.Namespace) -> int:

@@ -40,7 +40,7 @@ def correct(found: Estimate, resolved: ResolvedRecipe) -> None:
     steps = [run["step"] / plan["step"] for run, plan in planned if plan and plan["step"] and run["step"]]
     if memory:
         by = statistics.median(memory)
-        found.peak *= by
+        found.peak, found.scale = found.peak * by, by
         found.origin["memory"] = f"corrected by {_runs(memory)}: ×{by:.2f}"
     if steps:
         by = statistics.median(steps)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -44,6 +43,8 @@ class Estimate:
     findings: list[Finding]
     origin: dict[str, str] = field(default_factory=dict)
     advice: list[dict[str, Any]] = field(default_factory=list)
+    scale: float = 1.0
+    """What measured runs multiplied ``peak`` by."""
 
     @property
     def fits(self) -> bool:
@@ -91,7 +92,7 @@ def plan(source: Any = None, overrides: Sequence[str] = (), *, device: str | Non
     if device is None:
         correct(found, resolved)
     if not found.fits:
-        found.advice = advise(found, lambda more: _again(source, [*overrides, *more], keys, target))
+        found.advice = advise(found, lambda more: _again(source, [*overrides, *more], keys, found))
     return found
 
 
@@ -99,15 +100,17 @@ def _here() -> Device:
     return devices.here(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _again(source: Any, overrides: Sequence[str], keys: dict[str, Any], target: Device) -> Estimate | None:
-    """The estimate of a changed recipe, or None where the change can't be made."""
+def _again(source: Any, overrides: Sequence[str], keys: dict[str, Any], found: Estimate) -> Estimate | None:
+    """The estimate of a changed recipe, corrected as ``found`` is, or None where the change can't be made."""
     try:
         resolved, findings = read(source, overrides, keys)
         if resolved is None or any(finding.severity == "error" for finding in findings):
             return None
-        return estimate(resolved, target, findings)
+        changed = estimate(resolved, found.device, findings)
     except Refused:
         return None
+    changed.peak *= found.scale
+    return changed
 
 
 def estimate(resolved: ResolvedRecipe, device: Device, findings: list[Finding] | None = None) -> Estimate:
@@ -164,10 +167,10 @@ def _prepare(resolved: ResolvedRecipe, device: Device, trace: Trace, findings: l
 
     load = partial(sketch.load, fake=trace.fake, on_gpu=device.kind == "cuda")
     means = Means(sketch.locate, load, lambda prepared: [], precision)
-    with sketch.sketching(trace.fake):
-        return prepare(resolved, torch.device(device.kind), findings, means)
-
-
-def out_of(resolved: ResolvedRecipe) -> Path:
-    """The folder of the run folders."""
-    return Path(resolved.recipe.out)
+    try:
+        with sketch.sketching(trace.fake):
+            return prepare(resolved, torch.device(device.kind), findings, means)
+    except (RuntimeError, NotImplementedError) as error:
+        what = f"{type(error).__name__}: {error}".strip().split("\n")[0][:200]
+        mend = "this model or this method asks for numbers while it is built; `luthier tune` can still run it"
+        raise Refused(Finding("plan.untraceable", "model.name", f"no plan without weights: {what}", mend)) from None
