@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 from luthier.plan.devices import Device
-from luthier.plan.heap import Heap
+from luthier.plan.heap import SMALL, Heap
 from luthier.plan.memory import Footprint, worst_groups
 from luthier.plan.trace import Trace
 from luthier.runs.prepared import Prepared
@@ -35,7 +35,8 @@ def summed(found: Footprint, device: Device, base: float) -> tuple[dict[str, flo
             phase = next(turns, None)
         part = found.trace.part[number]
         if device.kind == "cpu":
-            _replay(heap, number, size, part, number in found.trace.borrowed)
+            if part != "weights":
+                _replay(heap, number, size, found.trace)
             held[part] += size
         elif number not in found.trace.borrowed:
             held[part] += (abs(size) + GPU_BLOCK - 1) // GPU_BLOCK * GPU_BLOCK * (1 if size >= 0 else -1)
@@ -49,15 +50,13 @@ def summed(found: Footprint, device: Device, base: float) -> tuple[dict[str, flo
     return {name: float(parts[name]) for name in PARTS if parts.get(name)}, phases, worst
 
 
-def _replay(heap: Heap, number: int, size: int, part: str, borrowed: bool) -> None:
-    if part == "weights":
-        return
+def _replay(heap: Heap, number: int, size: int, trace: Trace) -> None:
     if size < 0:
         heap.release(number)
-    elif borrowed:
+    elif number in trace.borrowed:
         heap.map(number, size)
     else:
-        heap.take(number, size)
+        heap.take(number, size, 0 if number in trace.graphless else SMALL)
 
 
 def _total(held: Counter[str], heap: Heap, device: Device) -> float:

@@ -7,8 +7,9 @@ to 32 MB. Free blocks inside the heap stay resident; its end is taken never to g
 
 torch asks for addresses that are multiples of 64, so each block leaves slivers of up to 112 bytes beside it. Small
 objects (tensors' headers, nodes of the autograd graph) move into these and live as long as their tensor: neighbours of
-a released block are then taken, free space falls to pieces. How many slivers wait (``WAITING``) and how many small
-objects come with a tensor (``SMALL``) were fitted to the heaps of eight measured runs: see benchmarks/plan_error.py.
+a released block are then taken, and free space falls to pieces. How many slivers wait (``WAITING``) and how many small
+objects come with a tensor (``SMALL``; none where no graph is kept) were fitted to the heaps of eight measured runs: see
+benchmarks/plan_error.py for what became of it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Heap:
     def resident(self) -> int:
         return self.end + self.mapped
 
-    def take(self, number: int, size: int) -> None:
+    def take(self, number: int, size: int, small: int = SMALL) -> None:
+        """``small``: how many small objects come with it; with none its slivers do not wait for any."""
         block = max(32, (size + HEADER + 7) // 16 * 16)
         wanted = block + SLACK
         at = bisect_left(self._free, (wanted, -1))
@@ -54,9 +56,10 @@ class Heap:
         lead = -(start + HEADER) % ALIGN
         lead += ALIGN if 0 < lead < 32 else 0
         self._held[number] = (start + lead, block)
-        self._put(lead, start)
-        self._put(length - lead - block, start + lead + block)
-        self._beside[number] = [self._slivers.pop() for _ in range(min(SMALL, len(self._slivers)))]
+        put = self._put if small else self._join
+        put(lead, start)
+        put(length - lead - block, start + lead + block)
+        self._beside[number] = [self._slivers.pop() for _ in range(min(small, len(self._slivers)))]
 
     def map(self, number: int, size: int) -> None:
         """Pages of its own."""
@@ -88,7 +91,7 @@ class Heap:
         if 0 < length <= SLIVER:
             self._slivers.append((length, start))
             self._settle()
-        elif length > 0:
+        else:
             self._join(length, start)
 
     def _settle(self) -> None:
@@ -96,6 +99,8 @@ class Heap:
             self._join(*self._slivers.popleft())
 
     def _join(self, length: int, start: int) -> None:
+        if length <= 0:
+            return
         end = start + length
         if end in self._by_start:
             after = self._by_start[end]

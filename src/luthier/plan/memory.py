@@ -60,7 +60,7 @@ def weigh(prepared: Prepared, trace: Trace) -> Footprint:
         if adaptation.solve is not None:
             _solve(prepared, reader, found)
             return found
-        with trace.phase("evaluation"):
+        with trace.phase("evaluation", graph=False):
             found.evaluated = _evaluate(prepared, reader)
         rows = prepared.train.rows
         if trunk_is_frozen(prepared.backbone, adaptation) and prepared.objective.needs == "sequence_logits":
@@ -167,7 +167,7 @@ def _hidden(prepared: Prepared, reader: Reader, found: Footprint) -> list[Featur
     """Rows with hidden states of the frozen trunk, fake ones, as ``runs.training`` caches them."""
     backbone = prepared.backbone
     every = [prepared.train.rows, prepared.evaluation.rows]
-    with found.trace.phase("cache"):
+    with found.trace.phase("cache", graph=False):
         for rows in every:
             if rows:
                 group = _largest(rows, reader)
@@ -203,7 +203,7 @@ class _Lazily(list[Features]):
 def _solve(prepared: Prepared, reader: Reader, found: Footprint) -> None:
     """A method without gradients: vectors in batches, then a fit to all of them, in double precision."""
     pooling, width = prepared.adaptation.pooling, prepared.backbone.width
-    with found.trace.phase("cache"):
+    with found.trace.phase("cache", graph=False):
         for rows in (prepared.train.rows, prepared.evaluation.rows):
             if rows:
                 group = _largest(rows, reader)

@@ -62,10 +62,12 @@ class Trace(TorchDispatchMode):
         self.part: dict[int, str] = {}
         self.borrowed: set[int] = set()  # storages outside torch
         self.phases: list[Phase] = []
+        self.graphless: set[int] = set()  # storages made where no autograd graph is kept
         self.work = Work()
         self.vocabulary = 0
         self._live: dict[int, tuple[int, Any]] = {}  # address of a storage: (its number here, a weak reference)
         self._count = 0
+        self._graphless = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -98,6 +100,8 @@ class Trace(TorchDispatchMode):
         number, size = self._count, max(1, storage.nbytes())
         self.events.append((number, size))
         self.part[number] = part
+        if self._graphless:
+            self.graphless.add(number)
 
         def gone(_: Any) -> None:
             self.events.append((number, -size))
@@ -143,16 +147,16 @@ class Trace(TorchDispatchMode):
             self.work.moved += sum(x.numel() * x.element_size() for x in (*given, *made))
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[Phase]:
-        """A named stretch of the run."""
-        before, self.work = self.work, Work()
+    def phase(self, name: str, *, graph: bool = True) -> Iterator[Phase]:
+        """A named stretch of the run; ``graph``: autograd keeps one."""
+        before, self.work, self._graphless = self.work, Work(), not graph
         phase = Phase(name, len(self.events))
         try:
             yield phase
         finally:
             phase.last, phase.work = len(self.events), self.work
             self.phases.append(phase)
-            self.work = before
+            self.work, self._graphless = before, False
 
     @contextmanager
     def aside(self) -> Iterator[Work]:
@@ -177,6 +181,8 @@ class Trace(TorchDispatchMode):
                         self._count += 1
                         fresh[number] = self._count
                         self.part[self._count] = self.part[number]
+                        if number in self.graphless:
+                            self.graphless.add(self._count)
                     self.events.append((fresh[number], size))
             again.last = len(self.events)
             self.phases.append(again)
