@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from luthier.engine.precision import matmul_route
-from luthier.models.backbone import evaluating
+from luthier.models.modes import evaluating
 
 
 def outputs(predictor: Any, rows: list[dict[str, Any]]) -> Tensor:

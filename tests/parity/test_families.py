@@ -10,6 +10,7 @@ import transformers
 
 import tiny
 from luthier.models.backbone import Backbone
+from luthier.models.probes import head_problem
 from luthier.types import Batch
 
 IDS = {"vocab_size": 100, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
@@ -47,7 +48,7 @@ def test_logits_are_those_of_labels(name: str) -> None:
     found = backbone.token_logits(backbone.hidden(batch))
     expected = backbone.model(input_ids=source, attention_mask=mask, labels=target).logits.flatten(0, 1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert backbone.head_problem() == ""
+    assert head_problem(backbone) == ""
     assert backbone.causal
 
 
@@ -64,4 +65,4 @@ def test_both_stacks_and_the_attention_to_the_source(name: str) -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_head_that_asks_for_more_is_known_before_it_is_used(name: str) -> None:
-    assert "router_logits" in opened(name, REFUSED[name]).head_problem()
+    assert "router_logits" in head_problem(opened(name, REFUSED[name]))

@@ -9,14 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from luthier.cli.adapters import adapters, export, merge, switch
+from luthier.cli.say import given_lines, say
 from luthier.types import Finding, Refused
 
 STOPPED = {"SIGTERM": 143, "SIGINT": 130}
-
-
-def say(value: Any) -> None:
-    """JSON on standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
 def print_findings(findings: list[Finding], *, as_json: bool) -> None:
@@ -121,7 +118,7 @@ def predict(given: argparse.Namespace) -> int:
             raise Refused(*findings)
         inputs = [row for _, row in rows]
     elif not inputs:
-        inputs = _lines()
+        inputs = given_lines()
     options = {"max_new_tokens": given.max_new_tokens} if given.max_new_tokens else {}
     answers = run.predict(inputs, **options)
     if given.json:
@@ -181,75 +178,6 @@ def embed(given: argparse.Namespace) -> int:
     else:
         print(f"{told['rows']} vectors of {told['width']} numbers ({told['pooling']} pooling) in {told['file']}")
     return 0
-
-
-def export(given: argparse.Namespace) -> int:
-    return _exported(given, given.form)
-
-
-def merge(given: argparse.Namespace) -> int:
-    return _exported(given, "merged")
-
-
-def _exported(given: argparse.Namespace, form: str) -> int:
-    from luthier.runs.run import load
-
-    told = load(given.run).export(form, given.to)
-    if given.json:
-        say(told)
-    else:
-        print(f"{told['folder']}: {_alike(told)} (relative {told['relative']:.1e}, bound {told['bound']:.0e})")
-    return 0
-
-
-def _alike(told: dict[str, Any]) -> str:
-    same = f"{told['agreement']:.0%} of {told['prompts']} answers agree"
-    return f"{same}, outputs differ by at most {told['difference']:.1e}"
-
-
-def adapters(given: argparse.Namespace) -> int:
-    from luthier.runs.adapters import average, listing, stack
-
-    if not given.average and not given.stack:
-        rows = listing(given.runs)
-        if given.json:
-            say(rows)
-        for row in [] if given.json else rows:
-            score = f"{row['metric']} {row['score']:.4f}" if row["score"] is not None else "no score"
-            merges = "merges" if row["merges"] else "does not merge"
-            end = f"{row['task']}, {row['base']}; {score}; {merges}"
-            print(f"{row['run']:<40} {row['method']:<14} {row['shape']:<24} {end}")
-        return 0
-    if not given.to:
-        raise Refused(Finding("recipe.missing-key", "--to", "where shall the new run go?", "give `--to runs/name`"))
-    weights = [float(part) for part in given.weights.split(",")] if given.weights else None
-    told = average(given.runs, given.to, weights) if given.average else stack(given.runs, given.to)
-    if given.json:
-        say(told)
-        return 0
-    print(f"{told['folder']}: {told['how']} of {', '.join(given.runs)}")
-    for run, alike in told["parity"].items():
-        print(f"  beside {run}: {_alike(alike)}")
-    return 0
-
-
-def switch(given: argparse.Namespace) -> int:
-    from luthier.runs.switch import Switch, requests
-
-    one = Switch(given.runs)
-    asked = requests(one, given.use, given.data, given.text or (None if given.data else _lines()))
-    options = {"max_new_tokens": given.max_new_tokens} if given.max_new_tokens else {}
-    answers = one.answers(asked, **options)
-    if given.json:
-        say([{"input": put, **answer} for (_, put), answer in zip(asked, answers, strict=True)])
-        return 0
-    for (name, _), answer in zip(asked, answers, strict=True):
-        print(f"{name}: {one.seats[name].predictor.task.shown_answer(answer)}")
-    return 0
-
-
-def _lines() -> list[str]:
-    return [line.rstrip("\n") for line in sys.stdin if line.strip()]
 
 
 def ls(given: argparse.Namespace) -> int:

@@ -8,7 +8,8 @@ from typing import Any, cast
 import torch
 
 from luthier.data.collate import lay_out
-from luthier.models.backbone import Backbone, evaluating
+from luthier.models.backbone import Backbone
+from luthier.models.modes import evaluating
 from luthier.types import Features
 
 

@@ -18,7 +18,8 @@ from luthier.engine.accumulate import size
 from luthier.engine.batching import micro_batches
 from luthier.engine.parallel import Processes
 from luthier.engine.precision import autocast, matmul_route
-from luthier.models.backbone import Backbone, evaluating
+from luthier.models.backbone import Backbone
+from luthier.models.modes import evaluating
 from luthier.types import Batch, Features
 
 

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import nn
 
 from luthier.methods.common import MethodOptions, save_whole
-from luthier.models.backbone import Backbone, evaluating
+from luthier.models.backbone import Backbone
+from luthier.models.modes import evaluating
 from luthier.types import Adaptation, Finding, Refused
 
 DEFAULTS = {"learning_rate": 1e-3}

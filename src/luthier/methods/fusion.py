@@ -20,7 +20,8 @@ from luthier.methods.adapter import attach as attach_adapters
 from luthier.methods.bottleneck import FUSED, Fusion, install
 from luthier.methods.common import MethodOptions
 from luthier.methods.members import check_alike, check_bases, find_members
-from luthier.models.backbone import Backbone, evaluating
+from luthier.models.backbone import Backbone
+from luthier.models.modes import evaluating
 from luthier.types import Adaptation, Batch, Finding, Refused
 
 DEFAULTS = {"learning_rate": 5e-4}

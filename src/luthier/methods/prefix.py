@@ -22,7 +22,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from luthier.methods.common import MethodOptions, by_file_name, new_head, read_adapter, restore, save_adapter
-from luthier.models.backbone import Backbone, evaluating
+from luthier.models.backbone import Backbone
+from luthier.models.modes import evaluating
 from luthier.models.prefixed import PREFIXED, Heard, carry, listening
 from luthier.types import Adaptation, Finding, Refused
 

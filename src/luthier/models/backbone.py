@@ -22,7 +22,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from luthier.models.attention import PACKED
 from luthier.models.heads import head_logits, positions_read
+from luthier.models.modes import evaluating
+from luthier.models.packing import packing_offset
 from luthier.models.prefixed import PREFIXED, Switch
+from luthier.models.probes import closing_norms
 from luthier.models.seams import Seams, find_seams
 from luthier.models.stacks import decode, is_encoder_decoder
 from luthier.models.virtual import lengthened
@@ -119,37 +122,8 @@ class Backbone:
 
     @cached_property
     def closing_norms(self) -> dict[str, str]:
-        """Block → the norm whose output is the block's own, where it ends in one (post-norm, as BERT).
-
-        Asked of the trunk itself: the tensor that leaves the block is the one that left the norm.
-        """
-        left: dict[str, Any] = {}
-        inside = tuple(f"{block}." for block in self.seams.blocks)
-        hooks = [
-            module.register_forward_hook(lambda _, __, output, name=name: left.update({name: output}))
-            for name, module in self.model.named_modules()
-            if name in self.seams.blocks or (name.startswith(inside) and "norm" in type(module).__name__.lower())
-        ]
-        with evaluating(self.model), self.attention("sdpa"), torch.no_grad():
-            self.hidden(self.probe([5, 6, 7]))
-        for hook in hooks:
-            hook.remove()
-        tensors = {name: output[0] if isinstance(output, tuple) else output for name, output in left.items()}
-        return {
-            block: name
-            for block in self.seams.blocks
-            for name, tensor in tensors.items()
-            if name.startswith(f"{block}.") and tensor is tensors.get(block)
-        }
-
-    def head_problem(self) -> str:
-        """Why the head can't be applied to hidden states alone ("" where it can): it asks the trunk for more."""
-        try:
-            with evaluating(self.model), self.attention("sdpa"), torch.no_grad():
-                self.token_logits(self.hidden(self.probe([5, 6, 7])))
-        except (AttributeError, TypeError, IndexError) as error:
-            return str(error).split("\n")[0]
-        return ""
+        """Block → the norm whose output is the block's own, where it ends in one (post-norm, as BERT)."""
+        return closing_norms(self)
 
     def probe(self, ids: list[int]) -> Batch:
         """One row: of what the model writes, where it writes."""
@@ -288,23 +262,9 @@ class Backbone:
         if self.encoder_decoder and self.needs != "hidden":
             self.unpacked_because = "the decoder reads a source of another length than its own rows"
             return
-        from luthier.models.packing import packing_offset
-
         offset, reason = packing_offset(self)
         if offset is None:
             self.unpacked_because = reason
             return
         self.layout, self.position_offset, self.unpacked_because = "packed", offset, ""
         self.set_attention(PACKED)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and the mode of every module as it was after."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -5,13 +5,18 @@ Axes: T tokens of a packed row, D hidden width.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from luthier.models.attention import PACKED
-from luthier.models.backbone import Backbone, evaluating
+from luthier.models.modes import evaluating
 from luthier.types import Batch
+
+if TYPE_CHECKING:
+    from luthier.models.backbone import Backbone
 
 
 def packing_offset(backbone: Backbone) -> tuple[int | None, str]:

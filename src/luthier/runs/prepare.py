@@ -13,6 +13,7 @@ from luthier.data.encode import encode
 from luthier.engine.precision import choose_precision
 from luthier.models.backbone import Backbone
 from luthier.models.load import load, locate
+from luthier.models.probes import head_problem
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.prepared import Prepared
@@ -132,7 +133,7 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
         what = f"{recipe.model.name} writes a target from a source, and the rows of `{recipe.task}` are one text"
         mend = "use `task: summarize` with documents and what is to be written of each, or choose a decoder"
         raise Refused(Finding("model.encoder-decoder", "model.name", what, mend))
-    if needs == "token_logits" and (problem := backbone.head_problem()):
+    if needs == "token_logits" and (problem := head_problem(backbone)):
         what = f"the head of {recipe.model.name} asks for more than hidden states ({problem})"
         mend = "choose a model of another family, such as T5, BART, Pegasus or a decoder"
         raise Refused(Finding("model.head", "model.name", what, mend))
