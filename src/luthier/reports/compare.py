@@ -49,9 +49,13 @@ def page(result: dict[str, Any], name: str) -> str:
 def opening(result: dict[str, Any], name: str) -> Html:
     """What to take, and the facts of the comparison."""
     first = result["reasons"][0]
-    take = f"Take {result['recommended']}. " if len(result["tied"]) > 1 or "difference" in str(result["methods"]) else ""
+    take = (
+        f"Take {result['recommended']}. " if len(result["tied"]) > 1 or "difference" in str(result["methods"]) else ""
+    )
     kind = element("p", "Comparison", class_="kicker")
-    return element("header", kind, element("h1", name), element("p", unbroken(take + first), class_="verdict"), facts(result))
+    return element(
+        "header", kind, element("h1", name), element("p", unbroken(take + first), class_="verdict"), facts(result)
+    )
 
 
 def facts(result: dict[str, Any]) -> Html:

@@ -80,7 +80,9 @@ def table(result: dict[str, Any]) -> list[str]:
 def ordered(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Best score first; without one, last, as they were named."""
     sign = -1 if result.get("higher_is_better") else 1
-    return sorted(result["methods"], key=lambda m: ("score" not in m, sign * m["score"]["value"] if "score" in m else 0))
+    return sorted(
+        result["methods"], key=lambda m: ("score" not in m, sign * m["score"]["value"] if "score" in m else 0)
+    )
 
 
 def _row(method: dict[str, Any], places: int, result: dict[str, Any]) -> tuple[str, ...]:

@@ -47,7 +47,18 @@ def methods(result: Record) -> Html:
         return Html("")
     places = decimals(*(method["score"] for method in known))
     rows = [_row(method, places, result) for method in known]
-    head = ["Method", "Score", "95 % interval", "Seeds", "Learning rate", "Trained", "Time", "Memory", "Saved", "Inference"]
+    head = [
+        "Method",
+        "Score",
+        "95 % interval",
+        "Seeds",
+        "Learning rate",
+        "Trained",
+        "Time",
+        "Memory",
+        "Saved",
+        "Inference",
+    ]
     return table(head, rows, caption="Methods, best first", numeric=set(range(1, 10)))
 
 
@@ -125,7 +136,9 @@ def differences(result: Record) -> Html:
         Interval("", m["name"], m["difference"]["value"], (m["difference"]["low"], m["difference"]["high"]), _style(m))
         for m in known
     ]
-    text = f"Each method's {label(result['metric'])} less that of {result['best']}, on the same rows, with 95 % intervals."
+    text = (
+        f"Each method's {label(result['metric'])} less that of {result['best']}, on the same rows, with 95 % intervals."
+    )
     chart = interval_bars(f"Differences from {result['best']}", bars, rule=0.0)
     figure = element("figure", chart, element("figcaption", text), class_="intervals")
     head = ["Method", "Difference", "95 % interval", "p", f"Against {result['best']}"]

@@ -40,7 +40,11 @@ def _split(name: str, split: Record) -> list[Any]:
 def account(split: Record) -> str:
     """ "520 read = 466 used + 52 held out + 2 duplicate", and how many are missing where it does not add up."""
     read, used = split.get("read", 0), split.get("used", 0)
-    skipped = {"held out": split.get("split_off", 0), "to choose on": split.get("selection", 0), **(split.get("skipped") or {})}
+    skipped = {
+        "held out": split.get("split_off", 0),
+        "to choose on": split.get("selection", 0),
+        **(split.get("skipped") or {}),
+    }
     words = [f"{count(number)} {reason}" for reason, number in skipped.items() if number]
     text = " + ".join([f"{count(read)} read = {count(used)} used", *words])
     missing = read - used - sum(skipped.values())

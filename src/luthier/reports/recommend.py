@@ -82,7 +82,9 @@ def _others(chosen: Entry, best: Entry, tied: list[Entry], result: dict[str, Any
     quickest = min(tied, key=lambda method: method["seconds"])
     if quickest is not chosen and quickest["seconds"] * NOTEWORTHY < chosen["seconds"]:
         ratio = _times(quickest["seconds"], chosen["seconds"])
-        told.append(f"Where time counts more than size: {quickest['name']}, as good within chance, in {ratio} of its time.")
+        told.append(
+            f"Where time counts more than size: {quickest['name']}, as good within chance, in {ratio} of its time."
+        )
     halves = [(m["difference"]["high"] - m["difference"]["low"]) / 2 for m in result["methods"] if "difference" in m]
     if halves:
         told.append(f"These {count(best['score']['n'])} rows and {_seeds(result)} show differences of about "

@@ -8,7 +8,20 @@ from dataclasses import dataclass
 
 from luthier.reports.figures import compact
 from luthier.reports.markup import Html, element, join
-from luthier.reports.svg import BOTTOM, HEIGHT, LEFT, LETTER, RIGHT, TOP, WIDTH, Scale, nice_ticks, picture, px, tick_text
+from luthier.reports.svg import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    LETTER,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Scale,
+    nice_ticks,
+    picture,
+    px,
+    tick_text,
+)
 
 LINE = 12  # pixels between the names of neighbours
 AWAY = 8

@@ -116,7 +116,9 @@ def _own_rate(values: dict[str, Any], origins: dict[str, str], contenders: Seque
         return []
     rate = values.pop("learning_rate")
     what = f"the recipe's learning rate {rate} is left out: each method has its own"
-    mend = f"give one to a method, as in `{contenders[0].label.partition('(')[0]}(learning_rate={rate})`, or use --search"
+    mend = (
+        f"give one to a method, as in `{contenders[0].label.partition('(')[0]}(learning_rate={rate})`, or use --search"
+    )
     why = "one rate for all would favour the method that it was chosen for"
     place = origins.get("learning_rate", "learning_rate")
     return [Finding("compare.learning-rate", place, what, mend, why, "note")]

@@ -118,9 +118,7 @@ class Work:
             shorter = recipe[length] * wish.search_share
             recipe[length] = max(1, round(shorter)) if length == "steps" else shorter
             name, folder = f"{contender.slug}-rate", asked.folder / "search"
-            return make_cell(
-                contender, asked.seeds[0], recipe, folder, content=asked.content, name=name, measure=False
-            )
+            return make_cell(contender, asked.seeds[0], recipe, folder, content=asked.content, name=name, measure=False)
 
         given = "learning_rate" in asked.recipe(contender, 0)
         search = Search(0 if given else wish.search, trial)
@@ -146,5 +144,3 @@ class Work:
         """Asked to stop, or the budget is used up: nothing new begins."""
         limit = self.asked.budget
         return bool(self.stop) or (limit is not None and time.monotonic() - self.began >= limit)
-
-

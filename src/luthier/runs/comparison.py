@@ -33,7 +33,9 @@ def assemble(
         if cell.told["rows_hash"] not in alike:  # for one, rows too long for a method that makes them longer
             cell.told = {"status": "failed", "reason": "it was evaluated on other rows than the first method"}
     methods = [
-        _method(contender, [cell for cell in cells if cell.contender is contender], searches.get(contender.label), about)
+        _method(
+            contender, [cell for cell in cells if cell.contender is contender], searches.get(contender.label), about
+        )
         for contender in contenders
     ]
     first = done[0].told if done else {}

@@ -59,7 +59,9 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         )
     adaptation = _adapt(resolved, backbone, findings)
     tell(rows.report, train, evaluation)
-    prepared = Prepared(resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection)
+    prepared = Prepared(
+        resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
+    )
     _resolve_steps(prepared, device)
     prepared.findings += run_checks(prepared)
     return prepared
