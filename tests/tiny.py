@@ -1,7 +1,8 @@
 """Tiny models and tokenizers, built on the spot from a config and saved as folders that `from_pretrained` opens.
 
 One tokenizer serves all: a byte-level BPE in which each toy word is one token. An encoder's closes a text in
-``[CLS]`` and ``[SEP]``; a decoder's has a ChatML template and ends in ``</s>``.
+``[CLS]`` and ``[SEP]``; a decoder's has a ChatML template and ends in ``</s>``; an encoder-decoder's closes a text in
+``</s>``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ WORDS = ["red", "green", "blue", "cat", "dog", "bird", "tree", "house", "river",
 
 ENCODERS = ("bert", "roberta", "modernbert", "modernbert-mean", "deberta-v2", "distilbert")
 DECODERS = ("gpt2", "llama", "llama-tied", "qwen3", "gemma2", "gemma3", "mistral")
+ENCODER_DECODERS = ("t5", "t5-tied", "bart")
 
 
 @cache
@@ -42,16 +44,18 @@ def _backend() -> str:
     return backend.to_str()
 
 
-def tokenizer(*, encoder: bool, pad: str | None = "<pad>") -> Any:
-    """``pad`` None: a tokenizer without one, as GPT-2's and Llama's are."""
+def tokenizer(*, encoder: bool, pad: str | None = "<pad>", closes: bool = False) -> Any:
+    """``pad`` None: a tokenizer without one, as GPT-2's and Llama's are. ``closes``: each text ends in ``</s>``."""
     backend = Tokenizer.from_str(_backend())
     named = {"bos_token": "<s>", "eos_token": "</s>", "model_max_length": 128} | ({"pad_token": pad} if pad else {})
     if encoder:
         ids = [(name, backend.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
         backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
         named |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    if closes:
+        backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     made = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **named)
-    if not encoder:
+    if not encoder and not closes:
         made.chat_template = CHATML
     return made
 
@@ -66,6 +70,12 @@ def config(name: str, **changes: Any) -> Any:
     gemma = like_llama | {"sliding_window": WINDOW, "tie_word_embeddings": True, "query_pre_attn_scalar": 16}
     modern = like_bert | {"local_attention": WINDOW, "global_attn_every_n_layers": 2, "reference_compile": False}
     modern |= {"initializer_cutoff_factor": 3.0, "cls_token_id": 3, "sep_token_id": 4}
+    t5 = {"d_model": WIDTH, "d_kv": 16, "d_ff": 48, "num_layers": LAYERS, "num_heads": 2, "dropout_rate": 0.0,
+          "relative_attention_num_buckets": 8, "decoder_start_token_id": 2}  # fmt: skip
+    bart = {"d_model": WIDTH, "max_position_embeddings": 128, "init_std": 0.2, "dropout": 0.0,
+            "decoder_start_token_id": 1, "forced_eos_token_id": None}  # fmt: skip
+    for stack in ("encoder", "decoder"):
+        bart |= {f"{stack}_layers": LAYERS, f"{stack}_attention_heads": 2, f"{stack}_ffn_dim": 48}
     kinds: dict[str, tuple[str, dict[str, Any]]] = {
         "bert": ("bert", like_bert),
         "roberta": ("roberta", like_bert | {"max_position_embeddings": 132}),
@@ -82,6 +92,10 @@ def config(name: str, **changes: Any) -> Any:
         "gemma2": ("gemma2", gemma | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 10.0}),
         "gemma3": ("gemma3_text", gemma | {"layer_types": ["sliding_attention", "full_attention"]}),
         "mistral": ("mistral", like_llama | {"sliding_window": WINDOW}),
+        # Version 1.1 is gated and untied; the first T5 is neither, and scales what its head reads.
+        "t5": ("t5", t5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+        "t5-tied": ("t5", t5 | {"feed_forward_proj": "relu", "tie_word_embeddings": True}),
+        "bart": ("bart", bart),
     }  # fmt: skip
     kind, values = kinds[name]
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
@@ -90,16 +104,25 @@ def config(name: str, **changes: Any) -> Any:
 
 
 def build(name: str, *, seed: int = 0, **changes: Any) -> Any:
-    """A random model with its language-modelling head: masked for an encoder, causal for a decoder."""
-    auto = transformers.AutoModelForMaskedLM if name in ENCODERS else transformers.AutoModelForCausalLM
+    """A random model with its language-modelling head: masked for an encoder, else one that writes."""
+    writes = transformers.AutoModelForSeq2SeqLM if name in ENCODER_DECODERS else transformers.AutoModelForCausalLM
+    auto = transformers.AutoModelForMaskedLM if name in ENCODERS else writes
     torch.manual_seed(seed)
-    return auto.from_config(config(name, **changes)).eval()
+    made = auto.from_config(config(name, **changes)).eval()
+    if name == "t5":  # transformers ties every T5, and leaves a checkpoint's own head as it is
+        made.lm_head.weight = torch.nn.Parameter(torch.randn_like(made.lm_head.weight) * 0.2)
+    if name == "bart":
+        made.final_logits_bias.normal_()
+        with torch.no_grad():
+            for stack in (made.get_encoder(), made.get_decoder()):
+                stack.embed_positions.weight.mul_(0.1)  # else places would say more than words
+    return made
 
 
 def save(name: str, folder: Path, *, seed: int = 0, pad: str | None = "<pad>", **changes: Any) -> str:
     """Model and tokenizer as a folder; returns its path."""
     build(name, seed=seed, **changes).save_pretrained(folder)
-    tokenizer(encoder=name in ENCODERS, pad=pad).save_pretrained(folder)
+    tokenizer(encoder=name in ENCODERS, pad=pad, closes=name in ENCODER_DECODERS).save_pretrained(folder)
     return str(folder)
 
 

@@ -6,15 +6,16 @@ Names are imported when they are first used, so that ``import luthier`` and ``lu
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from luthier.runs.compare import Comparison, compare
+    from luthier.comparison.conduct import Comparison, compare
     from luthier.runs.conduct import check, tune
     from luthier.runs.run import Run, load
+    from luthier.runs.switch import Switch
     from luthier.types import Finding, Refused
 
-__all__ = ["Comparison", "Finding", "Refused", "Run", "check", "compare", "load", "tune"]
+__all__ = ["Comparison", "Finding", "Refused", "Run", "Switch", "check", "compare", "load", "tune"]
 
 _HOMES = {"Run": "runs.run", "load": "runs.run", "tune": "runs.conduct", "check": "runs.conduct"}
-_HOMES |= {"Comparison": "runs.compare", "compare": "runs.compare"}
+_HOMES |= {"Comparison": "comparison.conduct", "compare": "comparison.conduct", "Switch": "runs.switch"}
 _HOMES |= {"Finding": "types", "Refused": "types"}
 
 

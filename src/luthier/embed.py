@@ -10,6 +10,8 @@ from luthier.types import Finding, Refused
 
 def embed_file(model: str, data: str, to: str, pooling: str | None = None) -> dict[str, Any]:
     """Write (K, D) fp32 vectors of the ``text`` of each row, in the rows' order. Raises Refused for bad rows."""
+    from dataclasses import replace
+
     import numpy as np
     import torch
     from safetensors.numpy import save_file
@@ -29,7 +31,7 @@ def embed_file(model: str, data: str, to: str, pooling: str | None = None) -> di
         raise Refused(*findings or [Finding("data.empty", data, "there are no rows here", "give a file with rows")])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (Path(model) / "run.json").is_file():
-        backbone = Run(model).predictor.backbone
+        backbone = replace(Run(model).predictor.backbone, needs="hidden")
     else:
         path, missing = locate(model, Path.cwd())
         if missing:

@@ -20,7 +20,8 @@ Message = dict[str, Any]
 """One turn of a conversation: ``{"role": ..., "content": ...}``, with ``tool_calls`` where it has them."""
 
 Features = dict[str, Any]
-"""One encoded row: at least ``row`` (its index in the data set), ``input_ids`` and what its loss needs."""
+"""One encoded row: at least ``row`` (its index in the data set), ``input_ids`` and what its loss needs; the
+``target_ids`` that an encoder-decoder is to write from them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Example:
     messages: list[Message] | None = None
     tools: list[dict[str, Any]] | None = None
     label: str | float | list[str] | None = None
+    targets: list[str] | None = None
+    """What is to be written from ``text``: the first is learned, all are references."""
     weight: float = 1.0
     ends: bool = True
     """Whether the text ends here; a piece of a longer one goes on in the next row."""
@@ -99,6 +102,9 @@ class Adaptation:
     methods that are linear. ``save`` writes the final model in the ecosystem's layout. A method that needs no gradient
     gives ``solve(vectors_KD, targets) -> Solved`` and the ``pooling`` that makes one vector of a row: the trunk's
     vectors are computed once and the classifier is fitted from them in one go.
+
+    ``mixing(batch)`` gives how much each of the ``members`` weighs in each layer of each row, (K, layers, members), for
+    a method that mixes others. ``penalty()`` is added to the mean loss of each optimizer step.
     """
 
     method: str
@@ -108,10 +114,15 @@ class Adaptation:
     merge: Callable[[], None] | None = None
     solve: Callable[[Tensor, list[Any]], Solved] | None = None
     pooling: str = ""
+    members: list[str] = field(default_factory=list)
+    mixing: Callable[[Batch], Tensor] | None = None
+    penalty: Callable[[], Tensor] | None = None
 
 
 class Solved(Protocol):
     """A classifier on frozen vectors: a row of outputs per vector, and tensors and settings that rebuild it."""
+
+    settings: dict[str, Any]
 
     def outputs(self, vectors_KD: Tensor) -> list[list[float]]: ...
 

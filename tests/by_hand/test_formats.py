@@ -70,6 +70,24 @@ def test_conversations(fmt: str, row: dict[str, Any], turns: list[dict[str, Any]
     assert convert(row) == Example(SOURCE, messages=turns)
 
 
+@pytest.mark.parametrize("column", ["summary", "summaries", "highlights", "target"])
+@pytest.mark.parametrize(("given", "targets"), [("s", ["s"]), (["s", "t"], ["s", "t"])])
+@pytest.mark.parametrize("document", ["document", "article", "text"])
+def test_document_and_summary(document: str, column: str, given: Any, targets: list[str]) -> None:
+    row = {document: "d", column: given, "title": "x"}
+    assert recognise(number([row])) == "document-summary"
+    assert convert(row) == Example(SOURCE, text="d", targets=targets)
+
+
+@pytest.mark.parametrize(
+    ("summary", "code"),
+    [("", "data.empty-target"), ([], "data.empty-target"), (["s", " "], "data.empty-target"), (3, "data.type"),
+     (["s", 3], "data.type"), (None, "data.type")],
+)  # fmt: skip
+def test_a_summary_that_cannot_be_learned(summary: Any, code: str) -> None:
+    assert problems({"document": "d", "summary": summary}) == [(code, "summary")]
+
+
 @pytest.mark.parametrize("label", ["pos", 1, True, 0.5, ["a", "b"], []])
 @pytest.mark.parametrize(("text", "column"), [("text", "label"), ("sentence", "intent"), ("review", "labels")])
 def test_text_and_label(text: str, column: str, label: Any) -> None:
@@ -85,7 +103,7 @@ def test_plain_text() -> None:
 
 
 def test_every_format_is_tested() -> None:
-    tested = "messages sharegpt alpaca prompt-completion question-answer text-label plain-text"
+    tested = "messages sharegpt alpaca prompt-completion question-answer text-label document-summary plain-text"
     assert list(FORMATS) == tested.split()
 
 

@@ -44,6 +44,7 @@ RUN: dict[str, Any] = {
     "status": "finished",
     "task": "classify",
     "method": "lora",
+    "opens_with": "peft",
     "objective": "classification",
     "model": {"name": "starter:minilm", "path": "/models/minilm", "parameters": 22713986},
     "luthier": "0.1.0",
@@ -344,9 +345,9 @@ class TestCard:
     @pytest.mark.parametrize("method", ["lora", "full", "freeze", "features"])
     @pytest.mark.parametrize("task", ["classify", "chat", "complete"])
     def test_front_matter_parses_and_code_compiles(self, tmp_path: Path, task: str, method: str) -> None:
-        card = model_card(make_run(tmp_path, {"task": task, "method": method}))
-        matter = yaml.safe_load(card.split("---\n")[1])
         library = {"lora": "peft", "features": "luthier"}.get(method, "transformers")
+        card = model_card(make_run(tmp_path, {"task": task, "method": method, "opens_with": library}))
+        matter = yaml.safe_load(card.split("---\n")[1])
         assert matter["library_name"] == library
         assert matter["pipeline_tag"] == ("text-classification" if task == "classify" else "text-generation")
         assert f"import {library}" in card_code(card) or f"from {library} import" in card_code(card)

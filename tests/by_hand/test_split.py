@@ -148,5 +148,14 @@ def test_repeats_and_conflicts_inside_train() -> None:
     assert "a.jsonl:1 = a.jsonl:3 = a.jsonl:5" in findings[1].what
 
 
+def test_a_document_with_two_summaries_is_no_repeat() -> None:
+    """Lines 1 and 2 differ in what is to be written, 3 and 4 in nothing."""
+    pairs = [("one", ["a"]), ("one", ["b"]), ("two", ["a", "b"]), ("two", ["a", "b"])]
+    train = [Example(Source("a.jsonl", line), text=said, targets=to) for line, (said, to) in enumerate(pairs, start=1)]
+    (finding,) = duplicates(train, [])
+    assert (finding.code, finding.where) == ("data.duplicates", "a.jsonl:4")
+    assert [found.code for found in duplicates(train[:1], train[1:2])] == ["data.leak"]
+
+
 def test_nothing_twice_is_no_finding() -> None:
     assert duplicates(MANY[:1000], MANY[1000:]) == []

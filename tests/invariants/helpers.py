@@ -55,6 +55,13 @@ def chat_rows(count: int, *, seed: int = 0, weighted: bool = False) -> list[dict
     return rows
 
 
+def summary_rows(count: int, *, seed: int = 0, weighted: bool = False) -> list[dict[str, Any]]:
+    """Documents of 1 to 12 words, no two alike, with summaries of 1 to 9."""
+    choose, texts = random.Random(seed + 1), classify_rows(count, seed=seed, weighted=weighted)
+    rows = [{"document": row.pop("text"), "summary": words(choose.randint(1, 9), choose), **row} for row in texts]
+    return [{key: value for key, value in row.items() if key != "label"} for row in rows]
+
+
 def ready(model: str, task: str, rows: Sequence[dict[str, Any]], folder: Path, **keys: Any) -> Prepared:
     """A run that could begin: no dropout unless ``keys`` bring it, nothing found wrong."""
     data = {"train": tiny.write_jsonl(folder / "rows.jsonl", rows), "eval": 0.0}

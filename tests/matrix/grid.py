@@ -10,11 +10,11 @@ GRID = HERE.parents[1] / "docs" / "grid.md"
 if str(HERE.parent) not in sys.path:  # as pytest has it
     sys.path.insert(0, str(HERE.parent))
 
-from table import CELLS, DECODERS, ENCODERS, METHODS, REASONS, SHOWN, TASKS  # noqa: E402
+from table import CELLS, DECODERS, ENCODER_DECODERS, ENCODERS, METHODS, REASONS, SHOWN, TASKS  # noqa: E402
 
 TITLES = {
     "single": "classify: one label a row", "multi": "classify: several labels", "regression": "classify: a number",
-    "chat": "chat", "complete": "complete",
+    "chat": "chat", "complete": "complete", "summarize": "summarize",
 }  # fmt: skip
 OPENING = """# What works with what
 
@@ -36,7 +36,8 @@ def grid() -> str:
     parts = [OPENING + "".join(f"{number[reason]}. {text}\n" for reason, text in REASONS.items())]
     for task in TASKS:
         parts.append(f"\n## {TITLES[task]}\n")
-        for family, models in (("Encoders", ENCODERS), ("Decoders", DECODERS)):
+        families = {"Encoders": ENCODERS, "Decoders": DECODERS, "Encoder-decoders": ENCODER_DECODERS}
+        for family, models in families.items():
             rows = {m: [_sign(found[model, task, m], number) for model in models] for m in METHODS}
             parts.append(_table(family, [SHOWN[model] for model in models], rows))
     return "".join(parts)

@@ -1,6 +1,6 @@
 """A run's final model opened with transformers and PEFT alone: nothing of the package under test is imported here.
 
-Axes: T tokens of a row, V vocabulary, C classes, D hidden width.
+Axes: L tokens of a target, T tokens of a row, V vocabulary, C classes, D hidden width.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from torch import Tensor
 
 def open_model(final: Path, base: str, *, classifies: bool) -> Any:
     """``from_pretrained`` of a whole model, or of the base and then the adapter."""
-    auto = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModelForCausalLM
+    two_stacks = transformers.AutoConfig.from_pretrained(final).is_encoder_decoder
+    writes = transformers.AutoModelForSeq2SeqLM if two_stacks else transformers.AutoModelForCausalLM
+    auto = transformers.AutoModelForSequenceClassification if classifies else writes
     if not (final / "adapter_config.json").is_file():
         return auto.from_pretrained(final).eval()
     labels = {"num_labels": transformers.AutoConfig.from_pretrained(final).num_labels} if classifies else {}
@@ -29,10 +31,11 @@ def open_model(final: Path, base: str, *, classifies: bool) -> Any:
 
 
 @torch.no_grad()
-def logits(model: Any, ids: list[int]) -> Tensor:
-    """One row alone, no padding: (C,) of a classifier, (T, V) of a language model."""
+def logits(model: Any, ids: list[int], target: list[int] | None = None) -> Tensor:
+    """One row alone, no padding: (C,) of a classifier, (T, V) of a language model, (L, V) where a target is given."""
     inputs = torch.tensor([ids])
-    return model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits[0]
+    labels = {} if target is None else {"labels": torch.tensor([target])}
+    return model(input_ids=inputs, attention_mask=torch.ones_like(inputs), **labels).logits[0]
 
 
 @torch.no_grad()
@@ -41,6 +44,7 @@ def features(final: Path, base: str, ids: list[int]) -> Tensor:
     settings = json.loads((final / "features.json").read_text(encoding="utf-8"))
     tensors = load_file(final / "features.safetensors")
     trunk = transformers.AutoModel.from_pretrained(base).eval()
+    trunk = trunk.get_encoder() if trunk.config.is_encoder_decoder else trunk
     hidden_TD = trunk(input_ids=torch.tensor([ids])).last_hidden_state[0]
     x_D = {"mean": hidden_TD.mean(0), "first": hidden_TD[0], "last": hidden_TD[-1]}[settings["pooling"]]
     if "vectors" in tensors:

@@ -14,15 +14,17 @@ import tiny
 
 ENCODERS = tiny.ENCODERS
 DECODERS = tuple(name for name in tiny.DECODERS if name != "llama-tied")
-MODELS = (*ENCODERS, *DECODERS)
+ENCODER_DECODERS = tiny.ENCODER_DECODERS
+MODELS = (*ENCODERS, *DECODERS, *ENCODER_DECODERS)
 SHOWN = {
     "bert": "BERT", "roberta": "RoBERTa", "modernbert": "ModernBERT (cls)", "modernbert-mean": "ModernBERT (mean)",
     "deberta-v2": "DeBERTa-v2", "distilbert": "DistilBERT", "gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3",
     "gemma2": "Gemma 2", "gemma3": "Gemma 3 (text)", "mistral": "Mistral",
+    "t5": "T5 1.1", "t5-tied": "T5", "bart": "BART",
 }  # fmt: skip
 
 CLASSIFY = ("single", "multi", "regression")
-TASKS = (*CLASSIFY, "chat", "complete")
+TASKS = (*CLASSIFY, "chat", "complete", "summarize")
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"method": "full", "learning_rate": 3e-3},
@@ -38,10 +40,35 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora: rslora": {"method": "lora", "lora": {"rank": 4, "rslora": True}, "learning_rate": 1e-2},
     "lora: dora": {"method": "lora", "lora": {"rank": 4, "variant": "dora"}, "learning_rate": 1e-2},
     "lora: pissa": {"method": "lora", "lora": {"rank": 4, "variant": "pissa"}, "learning_rate": 5e-3},
-}
+    "lora: vera": {"method": "vera", "lora": {"rank": 16}, "learning_rate": 2e-1},
+    "lora: oft": {"method": "oft", "lora": {"rank": 8}, "learning_rate": 2e-2},
+    "ia3": {"method": "ia3", "learning_rate": 2e-1},
+    "adapter: pfeiffer": {"method": "pfeiffer", "adapter": {"size": 8}, "learning_rate": 2e-2},
+    "adapter: houlsby": {"method": "houlsby", "adapter": {"size": 8, "norm": True}, "learning_rate": 2e-2},
+    "adapter: parallel": {"method": "parallel", "adapter": {"reduction": 4}, "learning_rate": 2e-2},
+    "adapter: stack": {"method": {"adapter": {"size": 8, "stack": ["{a}"]}}, "learning_rate": 2e-2},
+    "fusion": {"method": {"fusion": ["{a}", "{b}", "{c}"]}, "learning_rate": 3e-2},
+    "prompt": {"method": "prompt", "prompt": {"num_virtual_tokens": 6}, "learning_rate": 0.3},
+    "prompt: p-tuning mlp": {
+        "method": "prompt", "prompt": {"num_virtual_tokens": 6, "encoder": "mlp"}, "learning_rate": 2e-2,
+    },
+    "prompt: p-tuning lstm": {
+        "method": "prompt", "prompt": {"num_virtual_tokens": 6, "encoder": "lstm"}, "learning_rate": 2e-2,
+    },
+    "prefix": {"method": "prefix", "prefix": {"num_virtual_tokens": 6, "hidden": 32}, "learning_rate": 2e-2},
+    "prefix: no projection": {
+        "method": "prefix", "prefix": {"num_virtual_tokens": 6, "projection": False}, "learning_rate": 0.3,
+    },
+    "lora + norms": {"method": ["lora", {"freeze": {"train": ["norms"]}}], "learning_rate": 1e-2},
+    "lora + adapter": {"method": [{"lora": {"rank": 4}}, {"adapter": {"size": 8}}], "learning_rate": 1e-2},
+    "prompt + lora": {
+        "method": [{"prompt": {"num_virtual_tokens": 6}}, {"lora": {"rank": 4}}], "learning_rate": 1e-2,
+    },
+}  # fmt: skip
 
-NO_BIASES = ("modernbert", "modernbert-mean", "llama", "qwen3", "gemma2", "gemma3", "mistral")
-TIED = ("gpt2", "gemma2", "gemma3")
+NO_BIASES = ("modernbert", "modernbert-mean", "llama", "qwen3", "gemma2", "gemma3", "mistral", "t5", "t5-tied")
+TIED = ("gpt2", "gemma2", "gemma3", "t5-tied", "bart")
+WINDOWED = ("gemma2", "gemma3", "mistral")
 
 REASONS = {
     "method.combination": "Features are one vector a row, and this task predicts tokens. "
@@ -50,10 +77,15 @@ REASONS = {
     "Nearest: `classify` with this model, or this task with a decoder.",
     "model.unreadable": "The architecture has no head that writes text. "
     "Nearest: `classify` with this model, or this task with a decoder.",
+    "model.encoder-decoder": "An encoder-decoder writes a target from a source, and these rows are one text. "
+    "Nearest: `summarize` with this model, or this task with a decoder.",
     "method.no-target: head": "The head is the embedding table itself (tied), so there is no head to train alone. "
     "Nearest: `freeze.last: 1`, or `train: [embedding]`.",
+    "method.unsupported": "PEFT has no such layer for a matrix that is kept transposed. Nearest: `lora`.",
     "method.no-target: biases": "This architecture has no biases outside a new head. "
     "Nearest: `train: [norms]`, or `train: [head]`.",
+    "method.no-target: attention": "The architecture computes its attention itself, so there is no place for a prefix. "
+    "Nearest: `prompt`.",
 }
 
 
@@ -74,11 +106,46 @@ class Cell:
             return "method.combination"
         if writes and self.model in ENCODERS:
             return "model.not-causal" if self.model in ("bert", "roberta") else "model.unreadable"
+        if self.task in ("chat", "complete") and self.model in ENCODER_DECODERS:
+            return "model.encoder-decoder"
         if writes and self.method == "freeze: head" and self.model in TIED:
             return "method.no-target: head"
+        if self.method == "lora: oft" and self.model == "gpt2":
+            return "method.unsupported"
         if self.method == "freeze: biases" and self.model in NO_BIASES:
             return "method.no-target: biases"
+        if self.method.startswith("prefix") and self.model == "deberta-v2":
+            return "method.no-target: attention"
         return None
+
+    @property
+    def saves(self) -> str:
+        """What its final folder holds: a whole model, a classifier, an adapter, or one a method."""
+        if self.method.startswith("features"):
+            return "classifier"
+        if "+" in self.method:
+            return "several"
+        return "whole" if self.method.startswith(("full", "freeze")) else "adapter"
+
+    @property
+    def opens_with(self) -> str:
+        """The library that opens it without Luthier."""
+        if self.saves == "whole":
+            return "transformers"
+        return "peft" if self.saves == "adapter" and self.peft_opens else "luthier"
+
+    @property
+    def peft_opens(self) -> bool:
+        """Whether PEFT itself gives the same logits; where it would not, what is saved must be refused by it.
+
+        It reads a virtual token where an encoder's head reads the first one or all, and puts prefixes into the KV cache
+        of models that write alone, where windows forget them; and it knows no bottlenecks.
+        """
+        if self.method.startswith("prompt"):
+            return self.model in DECODERS
+        if self.method.startswith("prefix"):
+            return self.task not in CLASSIFY and self.model not in (*WINDOWED, *ENCODER_DECODERS)
+        return not self.method.startswith(("adapter", "fusion"))
 
     def pairs(self) -> set[tuple[str, str]]:
         """Its model with its task and with its method's family, and its task with its method."""

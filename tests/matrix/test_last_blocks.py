@@ -19,6 +19,9 @@ AFTER = {
     "deberta-v2": {"deberta.encoder.layer.1.", "pooler.", "classifier."},
     "distilbert": {"distilbert.transformer.layer.1.", "pre_classifier.", "classifier."},
     "gpt2": {"transformer.h.1.", "transformer.ln_f.", "score."},
+    # A decoder's blocks come after its encoder's.
+    "t5": {"transformer.decoder.block.1.", "transformer.decoder.final_layer_norm.", "classification_head."},
+    "bart": {"model.decoder.layers.1.", "classification_head."},
     **dict.fromkeys(("llama", "qwen3", "gemma2", "gemma3", "mistral"), LIKE_LLAMA),
 }
 # As DeBERTa-v3 has it: a table of relative positions and its norm, written below the blocks and used by all of them.

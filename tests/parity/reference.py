@@ -34,11 +34,12 @@ def objective(backbone: Backbone) -> Any:
     return module.Objective(module.Options(), backbone, lambda example: [])
 
 
-def alone(backbone: Backbone, ids: list[int]) -> Tensor:
-    """(T, V) or (C,): transformers' own attention and head, no padding."""
+def alone(backbone: Backbone, ids: list[int], target: list[int] | None = None) -> Tensor:
+    """(T, V) or (C,): transformers' own attention and head, no padding. ``target``: of an encoder-decoder."""
     with backbone.attention("sdpa"):
         inputs = torch.tensor([ids])
-        return backbone.model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits[0]
+        more = {} if target is None else {"labels": torch.tensor([target])}
+        return backbone.model(input_ids=inputs, attention_mask=torch.ones_like(inputs), **more).logits[0]
 
 
 def loss_of(backbone: Backbone, rows: list[Features]) -> Tensor:

@@ -9,13 +9,17 @@ import reference
 import torch
 
 import tiny
+from luthier.data.collate import lay_out
+from luthier.evaluate.outputs import pool
 from luthier.models.backbone import Backbone
 from luthier.models.heads import head_logits
+from luthier.types import Batch
 
 Opened = Callable[..., Backbone]
 CASES = [(name, "sequence_logits") for name in (*tiny.ENCODERS, *tiny.DECODERS)]
 CASES += [(name, "token_logits") for name in tiny.DECODERS]
-READS = {"modernbert-mean": "all"} | dict.fromkeys(tiny.DECODERS, "last")
+READS = {"modernbert-mean": "all"} | dict.fromkeys((*tiny.DECODERS, *tiny.ENCODER_DECODERS), "last")
+TARGET = [30, 40, 1, 50, 60, 1]  # with an end-of-text token inside
 
 
 @pytest.mark.parametrize(("name", "needs"), CASES)
@@ -30,15 +34,61 @@ def test_head_logits_are_the_models_own(name: str, needs: str, opened: Opened) -
         torch.testing.assert_close(found, reference.alone(backbone, row["input_ids"]), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [*tiny.ENCODERS, *tiny.DECODERS])
+@pytest.mark.parametrize("name", tiny.ENCODER_DECODERS)
+@torch.no_grad()
+def test_of_an_encoder_decoder_the_decoder_is_answered_for(name: str, opened: Opened) -> None:
+    """Tied and scaled (T5), gated and untied (T5 1.1), with a bias of the logits (BART)."""
+    backbone = opened(name, "token_logits")
+    for row in reference.random_rows(len(backbone.embedding.weight)):
+        ids_1S, target_1L = torch.tensor([row["input_ids"]]), torch.tensor([TARGET])
+        batch = Batch({"input_ids": ids_1S, "attention_mask": torch.ones_like(ids_1S), "target_ids": target_1L}, [0])
+        found = backbone.token_logits(backbone.hidden(batch))
+        expected = reference.alone(backbone, row["input_ids"], TARGET)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    tied = backbone.model.get_output_embeddings().weight is backbone.embedding.weight
+    assert tied == (name != "t5")
+
+
+@pytest.mark.parametrize("name", tiny.ENCODER_DECODERS)
+@torch.no_grad()
+def test_an_encoder_decoder_classifies_by_the_last_end_of_text(name: str, opened: Opened) -> None:
+    """Ragged rows in one batch, as each alone; one has the token inside too."""
+    backbone = opened(name, "sequence_logits")
+    rows = reference.random_rows(len(backbone.embedding.weight))
+    for row in rows:
+        row["input_ids"] = [*row["input_ids"], *row["input_ids"][:1], 1]
+    rows[1]["input_ids"][3] = 1
+    batch = reference.objective(backbone).collate(rows)
+    found = backbone.sequence_logits(backbone.hidden(batch), batch)
+    expected = torch.stack([reference.alone(backbone, row["input_ids"]) for row in rows])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", tiny.ENCODER_DECODERS)
+@torch.no_grad()
+def test_a_vector_of_a_text_comes_from_the_encoder_alone(name: str, opened: Opened) -> None:
+    backbone = opened(name, "hidden")
+    rows = reference.random_rows(len(backbone.embedding.weight))
+    tensors = lay_out(rows, backbone.layout, 2)
+    found = pool(backbone.hidden(Batch(tensors, [])), Batch(tensors, []), "mean")
+    alone = [backbone.model.get_encoder()(input_ids=torch.tensor([row["input_ids"]])) for row in rows]
+    expected = torch.stack([output.last_hidden_state[0].mean(0) for output in alone])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert not backbone.causal
+
+
+@pytest.mark.parametrize("name", [*tiny.ENCODERS, *tiny.DECODERS, *tiny.ENCODER_DECODERS])
 def test_which_positions_a_classifier_reads(name: str, opened: Opened) -> None:
     assert opened(name, "sequence_logits", packing="off").reads == READS.get(name, "first")
 
 
-def test_the_trunk_is_back_afterwards(opened: Opened) -> None:
-    backbone = opened("llama", "token_logits", packing="off")
-    trunk, names = backbone.trunk, [name for name, _ in backbone.model.named_modules()]
+@pytest.mark.parametrize("name", ["llama", "t5", "bart"])
+def test_the_trunk_is_back_afterwards(name: str, opened: Opened) -> None:
+    backbone = opened(name, "token_logits", packing="off")
+    trunk, decoder = backbone.trunk, backbone.model.get_decoder()
+    names = [name for name, _ in backbone.model.named_modules()]
     with pytest.raises(RuntimeError):
         head_logits(backbone.model, torch.zeros(1, 3, backbone.width + 1))
     assert backbone.trunk is trunk
+    assert backbone.model.get_decoder() is decoder
     assert [name for name, _ in backbone.model.named_modules()] == names

@@ -54,7 +54,7 @@ def test_the_setting_is_put_back(route: str) -> None:
     assert torch.get_float32_matmul_precision() == before
 
 
-@pytest.mark.parametrize("name", [*tiny.ENCODERS, *tiny.DECODERS])
+@pytest.mark.parametrize("name", [*tiny.ENCODERS, *tiny.DECODERS, *tiny.ENCODER_DECODERS])
 def test_gradient_checkpointing_gives_the_same_gradients(name: str, opened: Opened) -> None:
     """In training mode (where checkpointing is on) with dropout's draws repeated. Each block is computed twice."""
     backbone = opened(name, "sequence_logits")

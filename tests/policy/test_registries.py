@@ -17,7 +17,11 @@ from luthier.tasks import TASKS
 
 ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS}
 # Files of a room that are shared by its entries.
-SHARED = {"methods": {"common"}, "objectives": {"chunked", "sequence"}, "tasks": {"common", "language"}}
+SHARED = {
+    "methods": {"common", "combine", "injected", "bottleneck", "members"},
+    "objectives": {"chunked", "sequence"},
+    "tasks": {"common", "language"},
+}
 PROMISED = {"methods": ("Options", "DEFAULTS", "adapt"), "objectives": ("Options", "Objective"),
             "tasks": ("Options", "DEFAULTS", "Task")}  # fmt: skip
 

@@ -10,7 +10,7 @@ from source import ROOT
 
 # Spelled in pieces, so that this file holds none of them; `me` is nobody's home.
 HOMES = re.compile(r"(?<![\w.~:/-])/" + r"(?:root|home|Users|work|mnt|workspace)/" + r"(?!me\b)[\w.-]+")
-BINARY = (".png", ".jpg", ".gz", ".parquet", ".safetensors", ".npy", ".ico", ".pdf")
+BINARY = (".png", ".jpg", ".gz", ".parquet", ".safetensors", ".npy", ".npz", ".ico", ".pdf")
 LARGEST = 2**20
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from luthier.checks.machine import disk_space
-from luthier.checks.model import finite_weights, ids_fit, tokenizer_knows, weights_belong
+from luthier.checks.model import ends_where_read, finite_weights, ids_fit, tokenizer_knows, weights_belong
 from luthier.checks.parameters import gradients_flow
 from luthier.checks.rows import terminator_supervised
 from luthier.types import Finding
@@ -21,6 +21,7 @@ CHECKS: list[Callable[[Prepared], list[Finding]]] = [
     ids_fit,
     tokenizer_knows,
     weights_belong,
+    ends_where_read,
     finite_weights,
     terminator_supervised,
     gradients_flow,

@@ -19,7 +19,7 @@ def ids_fit(prepared: Prepared) -> list[Finding]:
     table = len(prepared.backbone.embedding.weight)
     findings = []
     for row in prepared.train.rows:
-        worst = max(row["input_ids"], default=0)
+        worst = max([*row["input_ids"], *row.get("target_ids", ())], default=0)
         if worst >= table:
             source = prepared.train.examples[row["row"]].source
             token = prepared.backbone.tokenizer.convert_ids_to_tokens(worst)
@@ -28,6 +28,21 @@ def ids_fit(prepared: Prepared) -> list[Finding]:
                 Finding("model.vocabulary", str(source), what, "use the tokenizer that belongs to the model")
             )
     return findings[:20]
+
+
+def ends_where_read(prepared: Prepared) -> list[Finding]:
+    """The classifier of an encoder-decoder looks for the last end-of-text token: each row must close with it."""
+    backbone = prepared.backbone
+    if not backbone.encoder_decoder or backbone.needs != "sequence_logits":
+        return []
+    eos = backbone.model.config.eos_token_id
+    open_rows = [row["row"] for row in prepared.train.rows if row["input_ids"][-1:] != [eos]]
+    if not open_rows:
+        return []
+    source = prepared.train.examples[open_rows[0]].source
+    what = f"{len(open_rows)} of {len(prepared.train.rows)} rows do not end in token {eos}, which the head looks for"
+    mend = "use the model's own tokenizer, which closes a text"
+    return [Finding("model.open-end", str(source), what, mend, "transformers could not classify them")]
 
 
 def finite_weights(prepared: Prepared) -> list[Finding]:

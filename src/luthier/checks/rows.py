@@ -19,7 +19,8 @@ def terminator_supervised(prepared: Prepared) -> list[Finding]:
     for row in prepared.train.rows:
         if len(row["input_ids"]) < row["full_length"]:
             continue  # cut: told by data.too-long
-        if any(at < 0 or row["input_ids"][at] not in ends for at in row["turn_ends"]):
+        written = row["target_ids"] if "target_ids" in row else row["input_ids"]
+        if any(at < 0 or written[at] not in ends for at in row["turn_ends"]):
             missing.append(row["row"])
     if not missing:
         return []

@@ -81,6 +81,28 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--to", help="folder to write")
     _json(verb)
 
+    verb = verbs.add_parser("merge", help="fold a run's adapter into the weights, with a parity report")
+    verb.add_argument("run", help="a run folder")
+    verb.add_argument("--to", help="folder to write; default: merged, in the run folder")
+    _json(verb)
+
+    verb = verbs.add_parser("adapters", help="what several runs' adapters are; their average, or a stack of them")
+    verb.add_argument("runs", nargs="+", help="run folders")
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument("--average", action="store_true", help="one adapter that gives the mean of theirs")
+    how.add_argument("--stack", action="store_true", help="all in force, the first one lowest; the last one's head")
+    verb.add_argument("--weights", help="of the average, for example 0.7,0.3; default: even")
+    verb.add_argument("--to", help="run folder to write")
+    _json(verb)
+
+    verb = verbs.add_parser("switch", help="answer with several runs' adapters on one copy of their base model")
+    verb.add_argument("runs", nargs="+", help="run folders of `method: adapter`")
+    verb.add_argument("--use", help="the run that answers; default: every one, side by side")
+    verb.add_argument("--data", help="a file of rows to answer; a row's `adapter` names the run that answers it")
+    verb.add_argument("--text", action="append", default=[], help="an input; may be given again")
+    verb.add_argument("--max-new-tokens", type=int, help="for tasks that write text")
+    _json(verb)
+
     verb = verbs.add_parser("ls", help="what there is: tasks, methods, objectives, recipes, runs")
     verb.add_argument("what", nargs="?", choices=("tasks", "methods", "objectives", "recipes", "runs"))
     verb.add_argument("--out", default="runs", help="folder of the runs")

@@ -79,8 +79,8 @@ def check(given: argparse.Namespace) -> int:
 
 
 def compare(given: argparse.Namespace) -> int:
+    from luthier.comparison.conduct import compare
     from luthier.reports.compare_console import Progress
-    from luthier.runs.compare import compare
 
     recipe, overrides, keys = _source(given)
     options = {key: getattr(given, key) for key in ("seeds", "budget", "search", "search_share", "retention", "to")}
@@ -104,7 +104,7 @@ def predict(given: argparse.Namespace) -> int:
             raise Refused(*findings)
         inputs = [row for _, row in rows]
     elif not inputs:
-        inputs = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        inputs = _lines()
     options = {"max_new_tokens": given.max_new_tokens} if given.max_new_tokens else {}
     answers = run.predict(inputs, **options)
     if given.json:
@@ -167,14 +167,72 @@ def embed(given: argparse.Namespace) -> int:
 
 
 def export(given: argparse.Namespace) -> int:
+    return _exported(given, given.form)
+
+
+def merge(given: argparse.Namespace) -> int:
+    return _exported(given, "merged")
+
+
+def _exported(given: argparse.Namespace, form: str) -> int:
     from luthier.runs.run import load
 
-    told = load(given.run).export(given.form, given.to)
+    told = load(given.run).export(form, given.to)
     if given.json:
         say(told)
     else:
-        print(f"{told['folder']}: outputs differ by at most {told['difference']:.1e} (bound {told['bound']:.0e})")
+        print(f"{told['folder']}: {_alike(told)} (relative {told['relative']:.1e}, bound {told['bound']:.0e})")
     return 0
+
+
+def _alike(told: dict[str, Any]) -> str:
+    same = f"{told['agreement']:.0%} of {told['prompts']} answers agree"
+    return f"{same}, outputs differ by at most {told['difference']:.1e}"
+
+
+def adapters(given: argparse.Namespace) -> int:
+    from luthier.runs.adapters import average, listing, stack
+
+    if not given.average and not given.stack:
+        rows = listing(given.runs)
+        if given.json:
+            say(rows)
+        for row in [] if given.json else rows:
+            score = f"{row['metric']} {row['score']:.4f}" if row["score"] is not None else "no score"
+            merges = "merges" if row["merges"] else "does not merge"
+            end = f"{row['task']}, {row['base']}; {score}; {merges}"
+            print(f"{row['run']:<40} {row['method']:<14} {row['shape']:<24} {end}")
+        return 0
+    if not given.to:
+        raise Refused(Finding("recipe.missing-key", "--to", "where shall the new run go?", "give `--to runs/name`"))
+    weights = [float(part) for part in given.weights.split(",")] if given.weights else None
+    told = average(given.runs, given.to, weights) if given.average else stack(given.runs, given.to)
+    if given.json:
+        say(told)
+        return 0
+    print(f"{told['folder']}: {told['how']} of {', '.join(given.runs)}")
+    for run, alike in told["parity"].items():
+        print(f"  beside {run}: {_alike(alike)}")
+    return 0
+
+
+def switch(given: argparse.Namespace) -> int:
+    from luthier.runs.switch import Switch, requests
+
+    one = Switch(given.runs)
+    asked = requests(one, given.use, given.data, given.text or (None if given.data else _lines()))
+    options = {"max_new_tokens": given.max_new_tokens} if given.max_new_tokens else {}
+    answers = one.answers(asked, **options)
+    if given.json:
+        say([{"input": put, **answer} for (_, put), answer in zip(asked, answers, strict=True)])
+        return 0
+    for (name, _), answer in zip(asked, answers, strict=True):
+        print(f"{name}: {one.seats[name].predictor.task.shown_answer(answer)}")
+    return 0
+
+
+def _lines() -> list[str]:
+    return [line.rstrip("\n") for line in sys.stdin if line.strip()]
 
 
 def ls(given: argparse.Namespace) -> int:
@@ -219,6 +277,9 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "chat": chat,
     "embed": embed,
     "export": export,
+    "merge": merge,
+    "adapters": adapters,
+    "switch": switch,
     "ls": ls,
     "copy": copy,
     "schema": schema,

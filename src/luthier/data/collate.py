@@ -15,7 +15,10 @@ token t of row k at ``starts[k] + t`` in either layout. The mask comes from leng
 few tokens that fill a packed row are sequences of their own, which no row sees: with them the number of distinct shapes
 is small, and matmul libraries keep a compiled kernel for each shape that they meet.
 
-Axes: K rows, L longest row, T tokens (pads included where padded), D hidden width.
+Rows with ``target_ids``, for an encoder-decoder, are padded: their ``input_ids`` (K, S) and ``attention_mask`` are the
+source's; ``target_ids`` (K, L), ``starts`` and ``lengths`` the target's, whose hidden states the model gives.
+
+Axes: K rows, L longest row (or target), S longest source, T tokens (pads included where padded), D hidden width.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ def lay_out(rows: Sequence[Features], layout: str, pad_id: int = 0, side: str = 
     """Tensors of a batch, on the CPU. ``layout`` is "packed" or "padded"; ``side`` is where a padded row's pads go."""
     if "hidden_LD" in rows[0]:
         return _cached(rows)
+    if "target_ids" in rows[0]:
+        return _source_and_target(rows, pad_id)
     lengths_K = torch.tensor([len(row["input_ids"]) for row in rows])
     if layout == "packed":
         flat_T = torch.tensor([token for row in rows for token in row["input_ids"]])
@@ -59,6 +64,13 @@ def lay_out(rows: Sequence[Features], layout: str, pad_id: int = 0, side: str = 
     if side == "left":
         tensors["position_ids"] = (mask_KL.cumsum(1) - 1).clamp(min=0)
     return tensors | {"starts": torch.arange(len(rows)) * longest + first_K}
+
+
+def _source_and_target(rows: Sequence[Features], pad_id: int) -> dict[str, Tensor]:
+    source = lay_out([{"input_ids": row["input_ids"]} for row in rows], "padded", pad_id)
+    target = lay_out([{"input_ids": row["target_ids"]} for row in rows], "padded", pad_id)
+    source |= {"starts": target["starts"], "lengths": target["lengths"], "target_ids": target["input_ids"]}
+    return source
 
 
 def _cached(rows: Sequence[Features]) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ def encode(objective: Any, examples: Sequence[Example], limit: int, policy: str,
             continue
         for features in several:
             encoded.rows.append(features | {"row": len(encoded.examples)})
-            encoded.tokens += len(features["input_ids"])
+            encoded.tokens += len(features["input_ids"]) + len(features.get("target_ids", ()))
         encoded.examples.append(example)
     if overlong:
         encoded.findings.append(_too_long(overlong, len(examples), limit, policy, where, encoded.skipped))

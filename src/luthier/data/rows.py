@@ -8,6 +8,7 @@
 | prompt-completion | prompt, completion or response; each a text or a list of turns | messages |
 | question-answer | question, answer or answers or output; context? | messages: context, blank line, question |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
+| document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
 | plain-text | text | text |
 
 Every format may have a ``weight`` column, which multiplies the loss of the row.
@@ -195,6 +196,17 @@ def _text_label(fields: Fields) -> Example:
     return Example(fields.source, text=text, label=label)
 
 
+def _document_summary(fields: Fields) -> Example:
+    """A list of summaries are references of one document; the first is what is learned."""
+    text, found, column = fields.text("document", target=True), fields.get("summary"), fields.column("summary")
+    summaries = found if isinstance(found, list) else [found]
+    if not all(isinstance(summary, str) for summary in summaries):
+        fields.report("data.type", column, f"a summary is text or a list of texts, this is {kind(found)}")
+    elif not summaries or not all(summary.strip() for summary in summaries):
+        fields.report("data.empty-target", column, "a summary is empty: there is nothing to learn")
+    return Example(fields.source, text=text, targets=summaries)
+
+
 def _plain_text(fields: Fields) -> Example:
     return Example(fields.source, text=fields.text("text", target=True))
 
@@ -219,5 +231,10 @@ FORMATS: dict[str, Format] = {
         _question_answer,
     ),
     "text-label": Format({"text": TEXT, "label": LABEL}, {}, _text_label),
+    "document-summary": Format(
+        {"document": ("document", "article", "text"), "summary": ("summary", "summaries", "highlights", "target")},
+        {},
+        _document_summary,
+    ),
     "plain-text": Format({"text": ("text",)}, {}, _plain_text),
 }

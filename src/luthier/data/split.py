@@ -62,13 +62,14 @@ def normalised(text: str) -> str:
 
 def duplicates(train: Sequence[Example], held_out: Sequence[Example]) -> list[Finding]:
     """Rows that stand twice: on both sides (error ``data.leak``), in train with different labels (warning
-    ``data.conflict``) or in train with the same label (warning ``data.duplicates``)."""
+    ``data.conflict``) or in train with the same label or target (warning ``data.duplicates``)."""
     groups: dict[str, list[Example]] = {}
     for example in train:
         groups.setdefault(content_key(example), []).append(example)
     repeated = [group for group in groups.values() if len(group) > 1]
     conflicts = [group for group in repeated if len({_label(example) for example in group}) > 1]
-    repeats = [group for group in repeated if len({_label(example) for example in group}) == 1]
+    # A document may well stand in several rows, each with another summary.
+    repeats = [group for group in repeated if len({(_label(e), tuple(e.targets or ())) for e in group}) == 1]
     leaks = [(example, groups[key][0]) for example in held_out if (key := content_key(example)) in groups]
     return [*_leaks(leaks, len(held_out)), *_conflicts(conflicts), *_repeats(repeats, len(train))]
 

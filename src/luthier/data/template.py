@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
-    "Encoded", "decode_marked", "encode_chat", "encode_prompt", "encode_text", "load_template", "terminator_supervised",
-    "turn_terminators",
+    "Encoded", "decode_marked", "encode_chat", "encode_prompt", "encode_spans", "encode_text", "load_template",
+    "terminator_supervised", "turn_terminators",
 ]  # fmt: skip
 
 
@@ -42,6 +42,8 @@ class Encoded:
     supervised: list[bool]
     text: str
     turn_ends: list[int] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    """The characters of each token."""
 
 
 def encode_chat(
@@ -61,7 +63,7 @@ def encode_chat(
     text = rendered.text
     if indices[-1:] == [len(messages) - 1] and not add_generation_prompt:
         text, turns[-1] = _end_of_text(text, turns[-1], tokenizer)
-    return _encode(tokenizer, text, [turn.spans for turn in turns])
+    return encode_spans(tokenizer, text, [turn.spans for turn in turns])
 
 
 def encode_prompt(
@@ -77,7 +79,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, *, add_eos: bool 
     """Encode plain text; all of it is supervised but the begin-of-text token. The end-of-text token comes once."""
     if add_eos and tokenizer.eos_token and not text.endswith(str(tokenizer.eos_token)):
         text += str(tokenizer.eos_token)
-    return _encode(tokenizer, text, [[(0, len(text))]])
+    return encode_spans(tokenizer, text, [[(0, len(text))]])
 
 
 def turn_terminators(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -116,7 +118,8 @@ def _end_of_text(text: str, turn: Turn, tokenizer: PreTrainedTokenizerBase) -> t
     return text, Turn([*before, (start, len(text))], True)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, turns: list[list[Span]]) -> Encoded:
+def encode_spans(tokenizer: PreTrainedTokenizerBase, text: str, turns: list[list[Span]]) -> Encoded:
+    """Encode a text of which some characters are supervised: the spans of each turn, none where there is no target."""
     ids, tokens = _tokenize(tokenizer, text)
     spans = sorted(span for turn in turns for span in turn)
     starts = [start for start, _ in spans]
@@ -134,7 +137,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, turns: list[list[Span
             last_of[spans[place]] = index
         supervised.append(inside)
     ends = [max((last_of.get(span, -1) for span in turn), default=-1) for turn in turns]
-    return Encoded(ids, supervised, text, ends)
+    return Encoded(ids, supervised, text, ends, tokens)
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[Span]]:

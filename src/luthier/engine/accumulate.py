@@ -98,5 +98,7 @@ def _add(sums: Sums, terms: LossTerms, batch: Batch) -> None:
 
 
 def size(row: Features) -> int:
-    """Tokens of a row, or of its cached hidden states."""
-    return len(row["hidden_LD"]) if "hidden_LD" in row else len(row["input_ids"])
+    """Tokens of a row, source and target, or of its cached hidden states."""
+    if "hidden_LD" in row:
+        return len(row["hidden_LD"])
+    return len(row["input_ids"]) + len(row.get("target_ids", ()))

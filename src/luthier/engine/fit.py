@@ -69,6 +69,8 @@ def fit(
             for parameter in parameters.values():
                 if parameter.grad is not None:
                     parameter.grad.div_(max(sums.count, 1e-12))
+            if adaptation.penalty is not None:
+                adaptation.penalty().backward()
             norm = float(torch.nn.utils.clip_grad_norm_(list(parameters.values()), plan.max_grad_norm))
 
             if math.isfinite(norm) and math.isfinite(sums.total):
@@ -107,7 +109,7 @@ def choose(model: torch.nn.Module, adaptation: Adaptation) -> None:
 
 def trunk_is_frozen(backbone: Backbone, adaptation: Adaptation) -> bool:
     """Whether nothing that trains lies in the trunk, so that its hidden states never change."""
-    inside = {id(parameter) for parameter in backbone.trunk.parameters()}
+    inside = {id(parameter) for parameter in backbone.trunk_parameters()}
     return inside.isdisjoint(id(parameter) for parameter in adaptation.parameters.values())
 
 

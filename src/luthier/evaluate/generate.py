@@ -21,23 +21,33 @@ def terminators(backbone: Backbone) -> list[int]:
 
 def generate(
     backbone: Backbone, prompts: Sequence[list[int]], *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0,
-    stop: Sequence[int] = (), batch_size: int = 8,
+    num_beams: int = 1, stop: Sequence[int] = (), batch_size: int = 8,
 ) -> list[list[int]]:  # fmt: skip
-    """The ids that follow each prompt, without the terminator. Greedy at temperature 0."""
+    """The ids that follow each prompt, or that an encoder-decoder writes from it, without the terminator.
+
+    Greedy, or by beam search, at temperature 0; sampled above it.
+    """
     ends = sorted({*terminators(backbone), *stop})
     pad = backbone.tokenizer.pad_token_id if backbone.tokenizer.pad_token_id is not None else ends[0]
     answers: list[list[int]] = []
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False, "num_beams": num_beams}
+    if temperature > 0:
+        sampling = {"do_sample": True, "num_beams": 1, "temperature": temperature}
     with evaluating(backbone.model), backbone.attention("sdpa"), torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for first in range(0, len(prompts), batch_size):
             rows: list[Features] = [{"input_ids": ids} for ids in prompts[first : first + batch_size]]
-            tensors = lay_out(rows, "padded", pad, side="left")
-            inputs = {key: tensors[key].to(backbone.device) for key in ("input_ids", "attention_mask")}
+            # A decoder goes on at the end of its row; an encoder counts its positions from the start.
+            tensors = lay_out(rows, "padded", pad, side="right" if backbone.encoder_decoder else "left")
+            ids_KL, mask_KL = (tensors[key].to(backbone.device) for key in ("input_ids", "attention_mask"))
+            inputs = backbone.generation_inputs(ids_KL, mask_KL)
             grown = cast(Any, backbone.model).generate(
                 **inputs, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad, **sampling
             )
-            for row in grown[:, inputs["input_ids"].shape[1] :].tolist():
+            # An encoder-decoder gives what it wrote, after its start token; a decoder its prompt too, unless that was
+            # given as embeddings.
+            given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+            for row in grown[:, 1 if backbone.encoder_decoder else given :].tolist():
                 cut = next((at for at, token in enumerate(row) if token in ends), len(row))
                 answers.append(row[:cut])
     return answers

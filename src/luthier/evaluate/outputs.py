@@ -5,7 +5,7 @@ Axes: K rows, D hidden width, T tokens of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +66,15 @@ class Reader:
                 chosen = {"first": slice(start, start + 1), "last": slice(start + length - 1, start + length)}
                 found[i] = hidden_TD[chosen.get(reads, slice(start, start + length))].clone()
         return self._together(found, len(rows))
+
+    def mixing(self, weigh: Callable[[Batch], Tensor], rows: Sequence[Features]) -> Tensor:
+        """``weigh(batch)`` (K, layers, members) of every row: how much each fused adapter counts."""
+        found: dict[int, Tensor] = {}
+        for indices in self._groups(rows):
+            batch = self._batch([rows[i] for i in indices])
+            with self._quietly():
+                found.update(zip(indices, weigh(batch).float().cpu(), strict=True))
+        return torch.stack(self._together(found, len(rows)))
 
     def _batch(self, rows: list[Features]) -> Batch:
         tensors = lay_out(rows, self.backbone.layout, self.backbone.tokenizer.pad_token_id or 0)

@@ -1,13 +1,30 @@
-"""What methods share: the base of their options, and how a whole model is saved."""
+"""What methods share: the base of their options, how a whole model is saved, and how an adapter is.
+
+Every adapter is saved in PEFT's layout, ``adapter_config.json`` and ``adapter_model.safetensors``, with the names
+``base_model.model.<name in the model>``. What PEFT knows it opens; what it doesn't, it refuses by its ``peft_type``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from pydantic import PrivateAttr
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
 from luthier.models.backbone import Backbone
 from luthier.options import Options
+from luthier.types import Finding, Refused
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+TASK_TYPES = {"token_logits": "CAUSAL_LM", "sequence_logits": "SEQ_CLS", "hidden": "FEATURE_EXTRACTION"}
 
 
 class MethodOptions(Options):
@@ -15,6 +32,24 @@ class MethodOptions(Options):
 
     whole: ClassVar[bool] = True
     """What it saves is a whole model; else the method's module has ``attach``."""
+    seam: ClassVar[str] = "weights"
+    """Where it attaches: weights, linear, residual, attention, embedding or output. Two at one seam don't combine."""
+    nonlinear: ClassVar[str] = ""
+    """Why it can't be folded into the model's weights, where it can't; else its module has ``fold``."""
+    alone: ClassVar[str] = ""
+    """Why it can't be combined with another method, where it can't."""
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Options that name folders of other runs, relative to where the command runs or to the recipe's folder."""
+    listed: ClassVar[str] = ""
+    """The option that a bare list stands for: ``method: {fusion: [runs/a, runs/b]}``."""
+    _base: Path = PrivateAttr(Path("."))
+
+    def beside(self, base: Path) -> None:
+        """Paths are relative to ``base`` where they don't lead anywhere from here."""
+        self._base = base
+
+    def located(self, paths: Sequence[str]) -> list[Path]:
+        return [Path(path) if Path(path).exists() else self._base / path for path in paths]
 
     def load_kwargs(self) -> dict[str, Any]:
         """What it asks of ``from_pretrained``."""
@@ -24,6 +59,16 @@ class MethodOptions(Options):
         """What the model must give: what the objective needs, or less."""
         return objective_needs
 
+    def positions(self, backbone: Backbone) -> int:
+        """How many of the model's positions it takes from every row."""
+        return 0
+
+
+def task_type(backbone: Backbone) -> str:
+    """The kind of model as PEFT calls it."""
+    writes_from_source = backbone.encoder_decoder and backbone.needs == "token_logits"
+    return "SEQ_2_SEQ_LM" if writes_from_source else TASK_TYPES[backbone.needs]
+
 
 def save_whole(backbone: Backbone) -> Callable[[Path], None]:
     """Save as ``save_pretrained`` does, for `AutoModel...from_pretrained`."""
@@ -32,3 +77,66 @@ def save_whole(backbone: Backbone) -> Callable[[Path], None]:
         backbone.model.save_pretrained(folder)
 
     return save
+
+
+def new_head(backbone: Backbone) -> dict[str, nn.Parameter]:
+    """The head that must train beside an adapter: a classifier's; a language model keeps its own."""
+    return backbone.head_parameters() if backbone.needs == "sequence_logits" else {}
+
+
+def head_modules(backbone: Backbone, head: Mapping[str, nn.Parameter]) -> list[str]:
+    """The modules that hold ``head``: whole ones outside the trunk (PEFT saves a head whole and can't nest in it)."""
+    outside = set(backbone.seams.head)
+    return sorted({top if (top := name.partition(".")[0]) in outside else name.rpartition(".")[0] for name in head})
+
+
+def save_adapter(
+    folder: Path, backbone: Backbone, config: dict[str, Any], tensors: Mapping[str, Tensor],
+    head: Mapping[str, nn.Parameter],
+) -> None:  # fmt: skip
+    """Write ``tensors``, under the names that the file shall have, and ``head``.
+
+    ``config`` needs ``peft_type``; what is the same for every adapter is added.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {**by_file_name(head), **tensors}
+    shared = {"task_type": task_type(backbone), "base_model_name_or_path": backbone.path}
+    settings = shared | config | {"inference_mode": True}
+    if head:
+        settings["modules_to_save"] = head_modules(backbone, head)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2, default=_plain), encoding="utf-8")
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(config, tensors) of a saved adapter. Raises Refused where it is missing or damaged."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return config, load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        what = f"no adapter can be read here: {str(error).splitlines()[0]}"
+        raise Refused(Finding("adapter.unreadable", str(folder), what, "give the `final` folder of a run")) from None
+
+
+@torch.no_grad()
+def restore(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Copy saved tensors to the places of their names. Raises Refused where one has no place, or a place gets none."""
+    wrong = [n for n, tensor in tensors.items() if n not in places or places[n].shape != tensor.shape]
+    empty = [n for n in places if n not in tensors]
+    if wrong or empty:
+        what = (
+            f"{len(wrong)} tensor(s) of the adapter do not fit here, and {len(empty)} place(s) of this model stay empty"
+        )
+        where = ", ".join((wrong + empty)[:3])
+        raise Refused(Finding("adapter.mismatch", where, what, "use the base model that it was trained on"))
+    for name, tensor in tensors.items():
+        places[name].copy_(tensor)
+
+
+def by_file_name(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Parameters under the names that a file of an adapter has for them."""
+    return {f"{PREFIX}{name}": parameter for name, parameter in parameters.items()}
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else value.value if isinstance(value, Enum) else str(value)

@@ -26,6 +26,8 @@ FILE = "features"
 
 class Options(MethodOptions):
     whole: ClassVar[bool] = False
+    seam: ClassVar[str] = "output"
+    alone: ClassVar[str] = "`features` fits a classifier to frozen vectors, without gradients for anything else"
     classifier: Literal["logistic", "knn", "ridge", "torch"] = Field(
         "logistic", description="fitted to the vectors; logistic becomes ridge where targets are numbers"
     )

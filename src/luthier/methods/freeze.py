@@ -23,7 +23,11 @@ Part = Literal["head", "norms", "biases", "embedding"]
 
 class Options(MethodOptions):
     train: list[Part] = Field(default=["head"], description="parts that train")
-    last: int = Field(0, ge=0, description="the last n blocks, and what follows them in the trunk")
+    last: int = Field(
+        0,
+        ge=0,
+        description="the last n blocks (an encoder's come before a decoder's), and what follows in the trunk",
+    )
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
@@ -84,7 +88,7 @@ def _called_after(backbone: Backbone, block: str) -> set[str]:
         if name == block or any(True for _ in module.parameters(recurse=False))
     ]
     with evaluating(backbone.model), backbone.attention("sdpa"), torch.no_grad():
-        backbone.trunk(torch.tensor([[5, 6, 7]], device=backbone.device))
+        backbone.hidden(backbone.probe([5, 6, 7]))
     for hook in hooks:
         hook.remove()
     last = order.index(block)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from luthier.methods.common import MethodOptions, save_whole
 from luthier.models.backbone import Backbone
 from luthier.types import Adaptation
@@ -10,7 +12,7 @@ DEFAULTS = {"learning_rate": 5e-5}
 
 
 class Options(MethodOptions):
-    pass
+    alone: ClassVar[str] = "`full` trains every number already: there is nothing to add"
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:

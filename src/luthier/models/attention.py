@@ -2,14 +2,16 @@
 
 Registered with transformers' ``AttentionInterface``, so any model that asks the interface for its attention can be
 packed without a line of its code changed. The sequences of a packed row are told by ``cu_seq_lens_q``, the keyword
-that transformers passes down for variable-length attention.
+that transformers passes down for variable-length attention. An attention module that carries a prefix (see
+``models/prefixed.py``) has it put before the keys and values of every sequence.
 
-Axes: T tokens of the packed row, H heads, G key/value heads, E width of a head, K sequences, L longest sequence.
+Axes: T tokens of the packed row, H heads, G key/value heads, E width of a head, K sequences, L longest sequence,
+P positions of the prefix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,13 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from luthier.models.prefixed import PREFIXED, prefix_of, prefixed_attention
 
 PACKED = "luthier_packed"
 
 
 def register() -> None:
-    """Make ``attn_implementation="luthier_packed"`` known. Safe to call again."""
+    """Make our attentions known to transformers by their names. Safe to call again."""
     AttentionInterface.register(PACKED, packed_attention)
+    AttentionInterface.register(PREFIXED, prefixed_attention)
+    AttentionMaskInterface.register(PREFIXED, sdpa_mask)
 
 
 def packed_attention(
@@ -53,25 +60,34 @@ def packed_attention(
     groups = query_1HTE.shape[1] // key_1GTE.shape[1]
     scale = query_1HTE.shape[-1] ** -0.5 if scaling is None else scaling
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(query: Tensor, *keys_and_values: Tensor) -> Tensor:
         if groups > 1:
-            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+            keys_and_values = tuple(x.repeat_interleave(groups, 1) for x in keys_and_values)
+        key, value, *prefix = keys_and_values
         if softcap is not None or query.device.type != "cpu":
-            return _padded(query, key, value, lengths, scale, causal, sliding_window, softcap, dropout)
-        return _each(query, key, value, lengths, scale, causal, sliding_window, dropout)
+            return _padded(query, key, value, lengths, scale, causal, sliding_window, softcap, dropout, prefix)
+        return _each(query, key, value, lengths, scale, causal, sliding_window, dropout, prefix)
 
-    return _PlainMatmul.run(attend, query_1HTE, key_1GTE, value_1GTE), None
+    prefix_1GPE = [x[None].to(key_1GTE.dtype) for x in prefix_of(module) or ()]
+    return _PlainMatmul.run(attend, query_1HTE, key_1GTE, value_1GTE, *prefix_1GPE), None
 
 
 def _each(
     query_1HTE: Tensor, key_1HTE: Tensor, value_1HTE: Tensor, lengths: list[int],
-    scale: float, causal: bool, window: int | None, dropout: float,
+    scale: float, causal: bool, window: int | None, dropout: float, prefix: Sequence[Tensor] = (),
 ) -> Tensor:  # fmt: skip
-    """One fused attention per sequence: no mask is built, nothing is padded. The faster way on a CPU."""
+    """One fused attention per sequence: no mask is built, nothing is padded. The faster way on a CPU.
+
+    ``prefix`` is nothing, or keys and values (1, H, P, E) that every sequence sees; a causal one then needs a mask.
+    """
     parts = []
     for query, key, value in zip(*(x.split(lengths, dim=2) for x in (query_1HTE, key_1HTE, value_1HTE)), strict=True):
         length = query.shape[2]
-        mask = _band(length, window, causal, query.device) if window is not None and length > window else None
+        banded = (window is not None and length > window) or (causal and bool(prefix))
+        mask = _band(length, window, causal, query.device) if banded else None
+        if prefix:
+            key, value = torch.cat([prefix[0], key], dim=2), torch.cat([prefix[1], value], dim=2)
+            mask = None if mask is None else F.pad(mask, (prefix[0].shape[2], 0), value=True)
         plain_causal = causal and mask is None
         parts.append(F.scaled_dot_product_attention(query, key, value, mask, dropout, plain_causal, scale=scale))
     return torch.cat(parts, dim=2).transpose(1, 2)
@@ -80,6 +96,7 @@ def _each(
 def _padded(
     query_1HTE: Tensor, key_1HTE: Tensor, value_1HTE: Tensor, lengths: list[int],
     scale: float, causal: bool, window: int | None, softcap: float | None, dropout: float,
+    prefix: Sequence[Tensor] = (),
 ) -> Tensor:  # fmt: skip
     """Pad inside the attention only (the linear layers around it never see a pad token): one launch for all rows."""
     device, longest = query_1HTE.device, max(lengths)
@@ -93,12 +110,17 @@ def _padded(
         return out.view(len(lengths), longest, *x_THE.shape[1:]).transpose(1, 2)
 
     query_KHLE, key_KHLE, value_KHLE = spread(query_1HTE), spread(key_1HTE), spread(value_1HTE)
+    if prefix:
+        key_KHLE = torch.cat([prefix[0].expand(len(lengths), -1, -1, -1), key_KHLE], dim=2)
+        value_KHLE = torch.cat([prefix[1].expand(len(lengths), -1, -1, -1), value_KHLE], dim=2)
     scores_KHLL = torch.matmul(query_KHLE * scale, key_KHLE.transpose(2, 3))
     if softcap is not None:
         scores_KHLL = softcap * torch.tanh(scores_KHLL / softcap)
     hidden_K1LL = ~real_KL[:, None, None, :]
     if causal or (window is not None and longest > window):
         hidden_K1LL = hidden_K1LL | ~_band(longest, window, causal, device)
+    if prefix:
+        hidden_K1LL = F.pad(hidden_K1LL, (prefix[0].shape[2], 0), value=False)
     scores_KHLL = scores_KHLL.masked_fill(hidden_K1LL, torch.finfo(scores_KHLL.dtype).min)
     weights_KHLL = F.softmax(scores_KHLL, dim=-1, dtype=torch.float32).to(value_KHLE.dtype)
     out_KHLE = torch.matmul(F.dropout(weights_KHLL, dropout) if dropout else weights_KHLL, value_KHLE)

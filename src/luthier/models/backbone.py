@@ -1,16 +1,20 @@
 """A pretrained model with its tokenizer: hidden states from the trunk, logits from the head, on packed or padded rows.
 
+Of an encoder-decoder the hidden states are the decoder's, of the target's tokens; where no target is predicted
+(``needs="hidden"``) they are the encoder's alone, which is what a vector of a text is best made of (Ni et al. 2022,
+Sentence-T5, arXiv 2108.08877, section 3).
+
 Axes: K rows (sequences), T tokens of all rows in a batch (pads included where padded), D hidden width, N positions,
 V vocabulary, C classes, L longest row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +22,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from luthier.models.attention import PACKED
 from luthier.models.heads import head_logits, positions_read
+from luthier.models.prefixed import PREFIXED, Switch
 from luthier.models.seams import Seams, find_seams
+from luthier.models.stacks import decode, is_encoder_decoder
+from luthier.models.virtual import lengthened
 from luthier.types import Batch
+
+
+class Composition(Protocol):
+    """Several adapters in one model: which are in force, for all rows or for each row of a batch."""
+
+    def rows(self, chosen_K: Tensor, batch: Batch) -> AbstractContextManager[None]: ...
 
 
 @dataclass
@@ -28,7 +41,9 @@ class Backbone:
 
     ``layout`` is "packed" (rows laid end to end, no pad) or "padded"; ``position_offset`` is the first position id
     that this model counts from; ``needs`` is what the model was loaded to give (token_logits, sequence_logits, hidden);
-    ``fresh`` names the parameters that were not in the checkpoint.
+    ``fresh`` names the parameters that were not in the checkpoint; ``fingerprint`` tells these weights from others;
+    ``adapters`` are those that were put in, and which are in force. ``soft_prompt`` gives embeddings (P, D) that are
+    laid before every row; ``prefix_positions`` is how many positions a carried prefix takes from the tokens.
     """
 
     model: PreTrainedModel
@@ -40,14 +55,31 @@ class Backbone:
     layout: str = "padded"
     position_offset: int = 0
     unpacked_because: str = ""
+    fingerprint: str = ""
+    adapters: Composition | None = None
+    soft_prompt: Callable[[], Tensor] | None = None
+    prompt_length: int = 0
+    prefix_positions: int = 0
+    prefix_switch: Switch = field(default_factory=lambda: Switch(on=False))
 
     @cached_property
     def seams(self) -> Seams:
         return find_seams(self.model)
 
     @property
+    def encoder_decoder(self) -> bool:
+        return is_encoder_decoder(self.model)
+
+    @property
     def trunk(self) -> PreTrainedModel:
-        return cast(PreTrainedModel, self.model.base_model)
+        """What gives hidden states: the model without its head; the encoder alone where nothing else is needed."""
+        encoder_alone = self.encoder_decoder and self.needs == "hidden"
+        return cast(PreTrainedModel, self.model.get_encoder() if encoder_alone else self.model.base_model)
+
+    def trunk_parameters(self) -> list[nn.Parameter]:
+        """All but the head's. An encoder-decoder may hold both in one module, so the trunk's module can't tell."""
+        outside = tuple(f"{name}." for name in self.seams.head)
+        return [p for name, p in self.model.named_parameters() if not (outside and name.startswith(outside))]
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -65,8 +97,9 @@ class Backbone:
     def max_positions(self) -> int | None:
         """The longest row that the model takes, or None where it says nothing."""
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        # Models that count from an offset reserve that many positions.
-        return positions - self.position_offset if positions and positions > 0 else None
+        # Models that count from an offset reserve that many positions; virtual tokens take theirs.
+        taken = self.position_offset + self.prompt_length + self.prefix_positions
+        return positions - taken if positions and positions > 0 else None
 
     @cached_property
     def reads(self) -> str:
@@ -75,11 +108,54 @@ class Backbone:
 
     @cached_property
     def causal(self) -> bool:
-        """Whether a position sees only those before it, asked of the trunk itself."""
-        first_13, second_13 = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 6, 8]])
-        with evaluating(self.model), self.attention("sdpa"), torch.no_grad():
-            a, b = (self.trunk(ids.to(self.device)).last_hidden_state[0, 0] for ids in (first_13, second_13))
+        """Whether a position sees only those before it, asked of the trunk itself: of the part that writes."""
+        with self.plain(), evaluating(self.model), self.attention("sdpa"), torch.no_grad():
+            a, b = (self.hidden(self.probe([5, 6, third, 9]))[0] for third in (7, 8))
         return bool(torch.equal(a, b))
+
+    @cached_property
+    def closing_norms(self) -> dict[str, str]:
+        """Block → the norm whose output is the block's own, where it ends in one (post-norm, as BERT).
+
+        Asked of the trunk itself: the tensor that leaves the block is the one that left the norm.
+        """
+        left: dict[str, Any] = {}
+        inside = tuple(f"{block}." for block in self.seams.blocks)
+        hooks = [
+            module.register_forward_hook(lambda _, __, output, name=name: left.update({name: output}))
+            for name, module in self.model.named_modules()
+            if name in self.seams.blocks or (name.startswith(inside) and "norm" in type(module).__name__.lower())
+        ]
+        with evaluating(self.model), self.attention("sdpa"), torch.no_grad():
+            self.hidden(self.probe([5, 6, 7]))
+        for hook in hooks:
+            hook.remove()
+        tensors = {name: output[0] if isinstance(output, tuple) else output for name, output in left.items()}
+        return {
+            block: name
+            for block in self.seams.blocks
+            for name, tensor in tensors.items()
+            if name.startswith(f"{block}.") and tensor is tensors.get(block)
+        }
+
+    def head_problem(self) -> str:
+        """Why the head can't be applied to hidden states alone ("" where it can): it asks the trunk for more."""
+        try:
+            with evaluating(self.model), self.attention("sdpa"), torch.no_grad():
+                self.token_logits(self.hidden(self.probe([5, 6, 7])))
+        except (AttributeError, TypeError, IndexError) as error:
+            return str(error).split("\n")[0]
+        return ""
+
+    def probe(self, ids: list[int]) -> Batch:
+        """One row: of what the model writes, where it writes."""
+        ids_1T = torch.tensor([ids], device=self.device)
+        if self.encoder_decoder and self.needs == "token_logits":
+            source_11 = torch.tensor([[5]], device=self.device)
+            return Batch(
+                {"input_ids": source_11, "attention_mask": torch.ones_like(source_11), "target_ids": ids_1T}, [0]
+            )
+        return Batch({"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}, [0])
 
     def head_parameters(self) -> dict[str, nn.Parameter]:
         """What lies outside the trunk, and whatever the checkpoint did not hold."""
@@ -91,21 +167,56 @@ class Backbone:
         }
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Hidden states of every token, rows end to end: (T, D). Cached ones are used where the batch brings them."""
+        """Hidden states of every token, rows end to end: (T, D). Cached ones are used where the batch brings them.
+
+        The tokens of an encoder-decoder are its target's, ``target_ids``; a classifier's are the row itself again.
+        """
         if "hidden_TD" in batch.tensors:
             return batch["hidden_TD"]
-        inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
+        inputs: dict[str, Any] = {"input_ids": batch["input_ids"]}
+        if self.encoder_decoder and self.needs != "hidden":
+            inputs, _ = self._with_prompt(inputs | {"attention_mask": batch["attention_mask"]})
+            return decode(self.model, inputs, batch.tensors.get("target_ids", batch["input_ids"])).flatten(0, 1)
+        if not self.encoder_decoder:
+            inputs["use_cache"] = False
         if "cu_seq_lens" in batch.tensors:
             boundaries = batch["cu_seq_lens"]
             longest = int((boundaries[1:] - boundaries[:-1]).max())
-            inputs |= {"position_ids": batch["position_ids"] + self.position_offset}
+            inputs |= {"position_ids": batch["position_ids"] + self.position_offset + self._shift}
             inputs |= {"cu_seq_lens_q": boundaries, "cu_seq_lens_k": boundaries}
             inputs |= {"max_length_q": longest, "max_length_k": longest}
         else:
             inputs["attention_mask"] = batch["attention_mask"]
             if "position_ids" in batch.tensors:
-                inputs["position_ids"] = batch["position_ids"] + self.position_offset
-        return self.trunk(**inputs).last_hidden_state.flatten(0, 1)
+                inputs["position_ids"] = batch["position_ids"] + self.position_offset + self._shift
+            elif self._shift:
+                columns = torch.arange(inputs["attention_mask"].shape[1], device=self.device)
+                inputs["position_ids"] = columns[None] + self._shift
+        inputs, kept_T = self._with_prompt(inputs)
+        with self._routed(batch):
+            hidden_TD = self.trunk(**inputs).last_hidden_state.flatten(0, 1)
+        return hidden_TD if kept_T is None else hidden_TD.index_select(0, kept_T)
+
+    def _with_prompt(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+        """With the soft prompt before each row, where there is one, and where the given tokens then are."""
+        return (inputs, None) if self.soft_prompt is None else lengthened(inputs, self.embedding, self.soft_prompt())
+
+    def _routed(self, batch: Batch) -> AbstractContextManager[None]:
+        """Each row through the adapter that its batch names, where it names any."""
+        if self.adapters is None or "adapter" not in batch.tensors:
+            return nullcontext()
+        return self.adapters.rows(batch["adapter"], batch)
+
+    @property
+    def _shift(self) -> int:
+        return self.prefix_positions if self.prefix_switch.on else 0
+
+    def generation_inputs(self, ids_KL: Tensor, mask_KL: Tensor) -> dict[str, Tensor]:
+        """What ``generate`` takes for padded rows: with the soft prompt, or at the prefix's positions."""
+        inputs = {"input_ids": ids_KL, "attention_mask": mask_KL}
+        if self._shift:
+            inputs["position_ids"] = (mask_KL.cumsum(1) - 1).clamp(min=0) + self._shift
+        return self._with_prompt(inputs)[0]
 
     def token_logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, D) → (N, V): the language model's head, with its own scaling and capping."""
@@ -126,75 +237,61 @@ class Backbone:
     def attention(self, implementation: str) -> Iterator[None]:
         """Run with another attention, such as transformers' own for generation."""
         before = self.model.config._attn_implementation
-        self._set_attention(implementation)
+        self.set_attention(implementation)
         try:
             yield
         finally:
-            self._set_attention(before)
+            self.set_attention(before)
 
-    def _set_attention(self, implementation: str) -> None:
+    def set_attention(self, implementation: str) -> None:
+        if implementation == "sdpa" and self.prefix_switch.on:
+            implementation = PREFIXED
         if self.model.config._attn_implementation == implementation:
             return
         if implementation == "sdpa" and not self.model._supports_sdpa:
             implementation = "eager"
         self.model.set_attn_implementation(implementation)
 
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """Without soft prompt and prefix, positions and all: the model as it came."""
+        with self.without_prompt(), self.without_prefix():
+            yield
+
+    @contextmanager
+    def without_prompt(self) -> Iterator[None]:
+        prompt, self.soft_prompt = self.soft_prompt, None
+        try:
+            yield
+        finally:
+            self.soft_prompt = prompt
+
+    @contextmanager
+    def without_prefix(self) -> Iterator[None]:
+        on, attends = self.prefix_switch.on, self.model.config._attn_implementation
+        self.prefix_switch.on = False
+        try:
+            with self.attention("sdpa" if attends == PREFIXED else attends):
+                yield
+        finally:
+            self.prefix_switch.on = on
+
     def choose_layout(self, packing: str) -> None:
         """Pack where this model keeps packed rows apart (measured on the spot), pad otherwise and say why."""
         self.layout, self.unpacked_because = "padded", "turned off"
         if packing == "off":
             return
-        offset, reason = _packing_offset(self)
+        if self.encoder_decoder and self.needs != "hidden":
+            self.unpacked_because = "the decoder reads a source of another length than its own rows"
+            return
+        from luthier.models.packing import packing_offset
+
+        offset, reason = packing_offset(self)
         if offset is None:
             self.unpacked_because = reason
             return
         self.layout, self.position_offset, self.unpacked_because = "packed", offset, ""
-        self._set_attention(PACKED)
-
-
-def _packing_offset(backbone: Backbone) -> tuple[int | None, str]:
-    """The position offset with which two packed rows give the same hidden states as each alone, or None and why."""
-    vocabulary = len(backbone.embedding.weight)
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(vocabulary // 2, vocabulary, (n,), generator=generator).to(backbone.device) for n in (5, 9)]
-    position_table = _position_padding(backbone.model)
-    worst = "this model does not take packed rows"
-    with evaluating(backbone.model), torch.no_grad():
-        with backbone.attention("sdpa"):
-            alone = [backbone.trunk(row[None], attention_mask=torch.ones_like(row)[None]) for row in rows]
-            expected_TD = torch.cat([output.last_hidden_state[0] for output in alone]).float()
-        for offset in sorted({0, position_table}):
-            try:
-                backbone.position_offset = offset
-                with backbone.attention(PACKED):
-                    difference = (backbone.hidden(_packed(rows)).float() - expected_TD).abs().max()
-            except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
-                worst = f"{type(error).__name__}: {error}".split("\n")[0][:160]
-                continue
-            bound = (
-                1e-4 if expected_TD.dtype == next(backbone.model.parameters()).dtype else 5e-2
-            ) * expected_TD.abs().max()
-            if difference <= bound:
-                return offset, ""
-            worst = f"packed rows differ from separate ones by {float(difference):.1e}"
-    backbone.position_offset = 0
-    return None, worst
-
-
-def _packed(rows: list[Tensor]) -> Batch:
-    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
-    boundaries = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-    positions = torch.cat([torch.arange(len(row), device=row.device) for row in rows])
-    tensors = {"input_ids": torch.cat(rows)[None], "position_ids": positions[None], "cu_seq_lens": boundaries}
-    return Batch(tensors, list(range(len(rows))))
-
-
-def _position_padding(model: PreTrainedModel) -> int:
-    """Models whose position table has a padding row count positions from the one after it."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
-            return module.padding_idx + 1
-    return 0
+        self.set_attention(PACKED)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 A model with a head is ``forward = head(trunk(inputs))``, with the model's own details in between (soft-capping,
 scaling, a pooler, dropout). Answering for the trunk with hidden states computed before gives the head exactly as its
-authors wrote it, for any architecture: at the supervised positions only, or on packed rows.
+authors wrote it, for any architecture: at the supervised positions only, or on packed rows. Of an encoder-decoder the
+decoder is answered for, and the encoder's outputs are given.
 
 Axes: N chosen positions, V vocabulary, K rows, L positions of a row, D hidden width, C classes.
 """
@@ -15,7 +16,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as TrunkOutput
+
+from luthier.models.stacks import is_encoder_decoder
 
 
 class _Answer(nn.Module):
@@ -26,6 +30,7 @@ class _Answer(nn.Module):
         self.hidden_KLD = hidden_KLD
         # A list hides the pooler from the module tree: it is the trunk's, and is only borrowed.
         self.pooler = [getattr(trunk, "pooler", None)]
+        self.config = getattr(trunk, "config", None)  # some heads look there for their soft-capping
 
     def forward(self, *_: object, **__: object) -> TrunkOutput:
         pooled = self.pooler[0](self.hidden_KLD) if self.pooler[0] is not None else None
@@ -34,8 +39,9 @@ class _Answer(nn.Module):
 
 @contextmanager
 def answered(model: PreTrainedModel, hidden_KLD: Tensor) -> Iterator[None]:
-    """Within this context ``model``'s trunk returns ``hidden_KLD``."""
-    modules, prefix = model._modules, model.base_model_prefix
+    """Within this context ``model``'s trunk (the decoder of an encoder-decoder) returns ``hidden_KLD``."""
+    owner, _, prefix = _trunk_name(model).rpartition(".")
+    modules = model.get_submodule(owner)._modules
     trunk = modules[prefix]
     assert trunk is not None
     modules[prefix] = _Answer(hidden_KLD, trunk)
@@ -45,10 +51,30 @@ def answered(model: PreTrainedModel, hidden_KLD: Tensor) -> Iterator[None]:
         modules[prefix] = trunk
 
 
+def _trunk_name(model: PreTrainedModel) -> str:
+    if not is_encoder_decoder(model):
+        return model.base_model_prefix
+    decoder = model.get_decoder()
+    return next(name for name, module in model.named_modules() if module is decoder)
+
+
 def head_logits(model: PreTrainedModel, hidden_KLD: Tensor, mask_KL: Tensor | None = None) -> Tensor:
     """The model's logits for given hidden states: (K, L, V) of a language model, (K, C) of a classifier."""
     with answered(model, hidden_KLD):
-        return model(inputs_embeds=hidden_KLD, attention_mask=mask_KL).logits
+        if not is_encoder_decoder(model):
+            return model(inputs_embeds=hidden_KLD, attention_mask=mask_KL).logits
+        encoded = BaseModelOutput(last_hidden_state=hidden_KLD)
+        if model.get_output_embeddings() is not None:
+            return model(encoder_outputs=encoded, decoder_inputs_embeds=hidden_KLD).logits
+        return model(input_ids=_ended(model, hidden_KLD, mask_KL), encoder_outputs=encoded).logits
+
+
+def _ended(model: PreTrainedModel, hidden_KLD: Tensor, mask_KL: Tensor | None) -> Tensor:
+    """(K, L): ids in which an end-of-text token marks the last real position, where these classifiers look for it."""
+    eos = model.config.eos_token_id
+    ids_KL = torch.full(hidden_KLD.shape[:2], eos + 1, device=hidden_KLD.device)
+    last_K = ids_KL.new_full((len(ids_KL),), ids_KL.shape[1]) if mask_KL is None else mask_KL.sum(1)
+    return ids_KL.scatter(1, last_K[:, None] - 1, eos)
 
 
 def positions_read(model: PreTrainedModel, width: int) -> str:

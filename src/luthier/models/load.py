@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,15 @@ def _starter(name: str) -> tuple[str, list[Finding]]:
     return str(folder), []
 
 
-def weight_findings(folder: Path) -> list[Finding]:
-    """What is wrong with a model folder, told from the files alone."""
+def weight_findings(folder: Path, weights: Iterable[Path] | None = None) -> list[Finding]:
+    """What is wrong with a model folder, told from the files alone; ``weights`` are those in it by default."""
     findings = []
     if not (folder / "config.json").is_file():
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         findings.append(
             Finding("model.incomplete", str(folder), f"no config.json here (found: {there})", "give a model folder")
         )
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = sorted(folder.glob("*.safetensors") if weights is None else weights)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         findings += _shards(index)
@@ -132,17 +133,22 @@ def load(
 
     from luthier.models.attention import register
     from luthier.models.backbone import Backbone
+    from luthier.models.fingerprint import fingerprint
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     register()
-    auto = {
-        "token_logits": transformers.AutoModelForCausalLM,
-        "sequence_logits": transformers.AutoModelForSequenceClassification,
-        "hidden": transformers.AutoModel,
-    }[needs]
     where = {"revision": revision} if revision else {}
     try:
+        found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
+        writes: Any = (
+            transformers.AutoModelForSeq2SeqLM if found.is_encoder_decoder else transformers.AutoModelForCausalLM
+        )
+        auto: Any = {
+            "token_logits": writes,
+            "sequence_logits": transformers.AutoModelForSequenceClassification,
+            "hidden": transformers.AutoModel,
+        }[needs]
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
         # A fresh head is drawn under its own seed, so that the same recipe starts from the same numbers.
         torch.manual_seed(seed)
@@ -162,9 +168,10 @@ def load(
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if needs == "sequence_logits" and model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return Backbone(
-        model, tokenizer, name, path, needs, set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
-    )
+    fresh = set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
+    backbone = Backbone(model, tokenizer, name, path, needs, fresh)
+    backbone.fingerprint = fingerprint(backbone)
+    return backbone
 
 
 def unreadable(name: str, error: Exception, needs: str = "") -> Finding:

@@ -1,21 +1,25 @@
 """Roles and seams: where the parts of a model are, found by structure and never by the model's name.
 
-Roles of a linear layer: ``attention`` and ``feed_forward`` inside a block, and finer ones that a leaf's name tells
-(``query``, ``key``, ``value``, ``output``, ``qkv``, ``gate``, ``up``, ``down``). ``head`` is what lies outside the
-trunk. Seams: ``embedding`` (the input embeddings), ``linear`` (the linear layers of the blocks), ``residual`` (the
-blocks), ``output`` (the head).
+Roles of a linear layer: ``attention`` and ``feed_forward`` inside a block, ``cross_attention`` beside ``attention``
+where a decoder reads its source, and finer ones that a leaf's name tells (``query``, ``key``, ``value``, ``output``,
+``qkv``, ``gate``, ``up``, ``down``). ``head`` is what lies outside the trunk. Seams: ``embedding`` (the input
+embeddings), ``linear`` (the linear layers of the blocks), ``residual`` (the blocks and their sublayers, which add to
+the residual stream), ``output`` (the head). An encoder-decoder has the blocks of both stacks, in the order in which
+they run.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from luthier.models.stacks import stacks
 from luthier.types import Finding, Refused
 
 # What a projection is called in the field; the right side holds leaf names as transformers' modules spell them.
@@ -29,6 +33,8 @@ LEAVES = {
     "up": {"up_proj", "fc1", "c_fc", "lin1", "wi", "Wi", "wi_1", "gate_up_proj"},
     "down": {"down_proj", "fc2", "lin2", "wo"},
 }
+# What the attention to a source is called in the field, in parts of names.
+CROSS = ("cross", "encoder_att", "encdec")
 
 
 @dataclass(frozen=True)
@@ -38,17 +44,37 @@ class Linear:
     name: str
     block: int
     roles: frozenset[str]
+    stack: str = ""
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """An attention or the feed-forward of a block: ``first`` takes its input, ``last`` gives its output."""
+
+    block: int
+    kind: str
+    first: str
+    last: str
 
 
 @dataclass(frozen=True)
 class Seams:
-    """A model's places to attach to. Names are those of ``model.named_modules()``."""
+    """A model's places to attach to. Names are those of ``model.named_modules()``.
+
+    ``stacks`` has the stack of each block: "encoder" or "decoder", or "" where the model has but one.
+    """
 
     trunk: str
     embedding: str | None
     blocks: list[str]
     linears: list[Linear]
     head: list[str]
+    stacks: list[str] = field(default_factory=list)
+    sublayers: list[Sublayer] = field(default_factory=list)
+
+    @property
+    def feed_forwards(self) -> list[Sublayer]:
+        return [sublayer for sublayer in self.sublayers if sublayer.kind == "feed_forward"]
 
     def linears_by_role(self, targets: list[str]) -> list[Linear]:
         """The linear layers that any of ``targets`` names: a role, `all`, a leaf name, or a regular expression.
@@ -90,19 +116,24 @@ def find_seams(model: PreTrainedModel) -> Seams:
     prefix = model.base_model_prefix
     trunk = prefix if prefix in dict(model.named_children()) else ""
     names = {id(module): name for name, module in model.named_modules()}
-    blocks = _blocks(model, trunk)
+    roots = {stack: names[id(module)] for stack, module in stacks(model).items()} or {"": trunk}
+    placed = [(block, stack) for stack, root in roots.items() for block in _blocks(model, root)]
     linears = []
-    for index, block in enumerate(blocks):
+    for index, (block, stack) in enumerate(placed):
         for name, module in model.get_submodule(block).named_modules(prefix=block):
             if isinstance(module, nn.Linear | Conv1D):
-                linears.append(Linear(name, index, _roles(model, block, name)))
-    head = [name for name, _ in model.named_children() if name != trunk] if trunk else []
+                linears.append(Linear(name, index, _roles(model, block, name), stack))
     embedding = names.get(id(model.get_input_embeddings()))
-    return Seams(trunk, embedding, blocks, linears, head)
+    # Some encoder-decoders have no module around their stacks: the head is then what stands beside these.
+    inside = {trunk} if trunk else {name.partition(".")[0] for name in (*roots.values(), embedding) if name}
+    head = [name for name, _ in model.named_children() if name not in inside] if trunk or stacks(model) else []
+    blocks = [block for block, _ in placed]
+    sublayers = [found for index, block in enumerate(blocks) for found in _sublayers(model, block, index, linears)]
+    return Seams(trunk, embedding, blocks, linears, head, [stack for _, stack in placed], sublayers)
 
 
 def _blocks(model: PreTrainedModel, trunk: str) -> list[str]:
-    """The longest list of like modules in the trunk: its transformer blocks."""
+    """The longest list of like modules in the trunk, or in one stack of it: its transformer blocks."""
     lists = [
         (len(module), name)
         for name, module in model.get_submodule(trunk).named_modules(prefix=trunk)
@@ -116,11 +147,13 @@ def _blocks(model: PreTrainedModel, trunk: str) -> list[str]:
 
 def _roles(model: PreTrainedModel, block: str, name: str) -> frozenset[str]:
     leaf = name.rpartition(".")[2]
-    owner, inside_attention = name, False
+    owner, inside_attention, cross = name, False, False
     while owner != block:
         owner = owner.rpartition(".")[0]
-        if owner != block and "attention" in type(model.get_submodule(owner)).__name__.lower():
+        kind = type(model.get_submodule(owner)).__name__.lower()
+        if owner != block and "attention" in kind:
             inside_attention = True
+            cross = cross or any(part in f"{owner.rpartition('.')[2].lower()} {kind}" for part in CROSS)
     broad = "attention" if inside_attention else "feed_forward"
     fine = {role for role, leaves in LEAVES.items() if leaf in leaves}
     if broad == "attention":
@@ -129,4 +162,34 @@ def _roles(model: PreTrainedModel, block: str, name: str) -> frozenset[str]:
             fine = {"output"}  # what attention projects last, whatever it is called (`dense`, `c_proj`)
     elif not fine & {"gate", "up", "down"}:
         fine = set()
-    return frozenset(fine | {broad})
+    return frozenset(fine | {broad} | ({"cross_attention"} if cross else set()))
+
+
+MOST_FEED_FORWARD = 3  # gate, up, down; more are experts, of which each token meets a few
+
+
+def _sublayers(model: PreTrainedModel, block: str, index: int, linears: list[Linear]) -> Iterator[Sublayer]:
+    """Each attention of a block, and its feed-forward where it has one (not a mixture of experts)."""
+    inside = [linear for linear in linears if linear.block == index]
+    attentions: dict[str, list[Linear]] = {}
+    for linear in inside:
+        if "attention" in linear.roles:
+            attentions.setdefault(_attention_of(model, block, linear.name), []).append(linear)
+    for members in attentions.values():
+        outputs = [linear for linear in members if "output" in linear.roles]
+        if outputs:
+            kind = "cross_attention" if "cross_attention" in outputs[-1].roles else "attention"
+            yield Sublayer(index, kind, members[0].name, outputs[-1].name)
+    members = [linear for linear in inside if "feed_forward" in linear.roles]
+    if 2 <= len(members) <= MOST_FEED_FORWARD:
+        yield Sublayer(index, "feed_forward", members[0].name, members[-1].name)
+
+
+def _attention_of(model: PreTrainedModel, block: str, name: str) -> str:
+    """The outermost module inside ``block`` that holds ``name`` and is an attention."""
+    parts = name.removeprefix(f"{block}.").split(".")
+    for end in range(1, len(parts)):
+        owner = ".".join([block, *parts[:end]])
+        if "attention" in type(model.get_submodule(owner)).__name__.lower():
+            return owner
+    return block

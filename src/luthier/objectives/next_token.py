@@ -1,14 +1,17 @@
-"""Next-token prediction on the supervised tokens: instruction tuning and language modelling.
+"""Next-token prediction on the supervised tokens: instruction tuning, language modelling, a target from its source.
 
     L = Σ_n w_n · -log p(y_n | tokens before it)      over supervised tokens n;  count = Σ_n w_n
 
-References: Bengio et al. 2003; supervised fine-tuning as in Ouyang et al. 2022 (arXiv 2203.02155), section 3.
-Needs: token logits of a causal model. Rows are independent (any split of a batch gives the same sum).
+Of an encoder-decoder the tokens before y_n are the whole source and the target up to it. References: Bengio et al.
+2003; supervised fine-tuning as in Ouyang et al. 2022 (arXiv 2203.02155), section 3; Sutskever et al. 2014 (arXiv
+1409.3215), equation 1. Needs: token logits of a model that writes. Rows are independent (any split of a batch gives
+the same sum).
 
-| features | |
-|---|---|
-| input_ids | ids of the whole row |
-| supervised | True where a token is a target; the first token of a row never is |
+| features | of a decoder | of an encoder-decoder |
+|---|---|---|
+| input_ids | ids of the whole row | ids of the source |
+| supervised | True where a token is a target; the first token of a row never is | – |
+| target_ids | – | ids of the target, all supervised |
 
 Relations: `classification` reads one position of a row and predicts a class.
 """
@@ -43,29 +46,31 @@ class Objective:
 
     def units(self, features: Features) -> int:
         """How many tokens of a row are supervised."""
-        return sum(features["supervised"][1:])
+        return len(_predicted(features))
 
     def collate(self, rows: list[Features]) -> Batch:
         """Rows ``[a b C D]`` and ``[e F]`` (capitals supervised), packed:
 
             input_ids [[a b C D e F]]   predict_at [1 2 4]   targets [C D F]   weights [1 1 1]
 
-        Token t is predicted from the hidden state at t-1: the one shift is here.
+        Source ``[a b]`` with target ``[C D]`` and source ``[e]`` with target ``[F]``:
+
+            input_ids [[a b] [e 0]]   target_ids [[C D] [F 0]]   predict_at [0 1 2]   targets [C D F]
         """
         tensors = lay_out(rows, self.backbone.layout, self.backbone.tokenizer.pad_token_id or 0)
         at, targets, weights = [], [], []
         for start, row in zip(tensors["starts"].tolist(), rows, strict=True):
-            for t in range(1, len(row["input_ids"])):
-                if row["supervised"][t]:
-                    at.append(start + t - 1)
-                    targets.append(row["input_ids"][t])
-                    weights.append(row["weight"])
+            for position, token in _predicted(row):
+                at.append(start + position)
+                targets.append(token)
+                weights.append(row["weight"])
         tensors |= {
             "predict_at": torch.tensor(at, dtype=torch.long),
             "targets": torch.tensor(targets, dtype=torch.long),
         }
         tensors["weights"] = torch.tensor(weights, dtype=torch.float32)
-        return Batch(tensors, [row["row"] for row in rows], int(tensors["lengths"].sum()))
+        tokens = sum(len(row["input_ids"]) + len(row.get("target_ids", ())) for row in rows)
+        return Batch(tensors, [row["row"] for row in rows], tokens)
 
     def loss(self, backbone: Backbone, batch: Batch) -> LossTerms:
         hidden_ND = backbone.hidden(batch).index_select(0, batch["predict_at"])
@@ -97,3 +102,15 @@ class Objective:
                 results[row]["tokens"] += 1
                 results[row]["right"] += hit
         return results
+
+
+def _predicted(row: Features) -> list[tuple[int, int]]:
+    """(position, token) of each supervised token: the position of the hidden state that predicts it.
+
+    A decoder predicts token t at t-1: the one shift is here. An encoder-decoder's decoder is fed the target shifted
+    right, so that it predicts token t at t.
+    """
+    if "target_ids" in row:
+        return list(enumerate(row["target_ids"]))
+    ids, supervised = row["input_ids"], row["supervised"]
+    return [(t - 1, ids[t]) for t in range(1, len(ids)) if supervised[t]]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.methods.combine import Methods
 from luthier.recipe.sections import Recipe
 
 # Keys that say where and how fast, not what: a run resumes under the same hash when they change.
@@ -22,7 +23,7 @@ class ResolvedRecipe:
 
     recipe: Recipe
     task_options: Any
-    method_options: Any
+    methods: Methods
     objective_options: Any
     base: Path
     origins: dict[str, str] = field(default_factory=dict)
@@ -43,7 +44,7 @@ class ResolvedRecipe:
         return values
 
     def _sections(self) -> list[tuple[str, Any]]:
-        named = [(self.recipe.task, self.task_options), (self.recipe.method, self.method_options)]
+        named = [(self.recipe.task, self.task_options), *self.methods.options.items()]
         return [*named, (self.recipe.objective or "", self.objective_options)]
 
     def rows(self) -> list[tuple[str, Any, str]]:
@@ -64,14 +65,15 @@ class ResolvedRecipe:
             return [self._located(item) for item in value]
         if isinstance(value, dict):
             return {**value, "path": self._located(value["path"])} if "path" in value else value
-        found = isinstance(value, str) and (self.base / value).exists()
-        return str((self.base / value).resolve()) if found else value
+        near = [self.base / value, Path(value)] if isinstance(value, str) else []
+        return next((str(path.resolve()) for path in near if path.exists()), value)
 
     def to_yaml(self) -> str:
         """The resolved recipe; each line says where its value came from. It can be run again from any folder."""
         lines, done = [], set()
+        paths = PATHS | {f"{name}.{key}" for name, options in self.methods.options.items() for key in options.paths}
         for key, value, origin in self.rows():
-            value = self._located(value) if key in PATHS else value
+            value = self._located(value) if key in paths else value
             section, _, leaf = key.rpartition(".")
             if section and section not in done:
                 lines.append(f"{section}:")

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import create_model
 
-from luthier.methods import METHODS
+from luthier.methods import METHODS, SHORT_NAMES
 from luthier.objectives import OBJECTIVES
 from luthier.recipe.sections import Recipe
 from luthier.tasks import TASKS
@@ -24,7 +24,10 @@ def json_schema() -> dict[str, Any]:
     schema = model.model_json_schema()
     schema["properties"]["model"] = {"anyOf": [{"type": "string"}, schema["properties"]["model"]]}
     schema["properties"]["data"] = {"anyOf": [{"type": "string"}, {"type": "array"}, schema["properties"]["data"]]}
-    for key, registry in (("task", TASKS), ("method", METHODS)):
-        schema["properties"][key] |= {"enum": list(registry)}
+    schema["properties"]["task"] |= {"enum": list(TASKS)}
+    names = {"enum": [*METHODS, *SHORT_NAMES]}
+    one = {"anyOf": [{"type": "string", **names}, {"type": "object", "minProperties": 1, "maxProperties": 1}]}
+    method = {key: value for key, value in schema["properties"]["method"].items() if key != "anyOf"}
+    schema["properties"]["method"] = method | {"anyOf": [*one["anyOf"], {"type": "array", "items": one, "minItems": 1}]}
     schema["properties"]["objective"]["anyOf"][0] |= {"enum": list(OBJECTIVES)}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

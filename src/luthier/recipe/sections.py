@@ -43,7 +43,7 @@ class Recipe(Options):
     task: str = Field(description="what is wanted")
     model: ModelSection
     data: DataSection
-    method: str = Field("lora", description="which numbers train")
+    method: str | list[str] = Field("lora", description="which numbers train; several as a list, each with its section")
     objective: str | None = Field(None, description="the loss; default: the task's")
 
     epochs: float = Field(3.0, gt=0, description="passes over the training rows")

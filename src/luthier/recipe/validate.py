@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from luthier.methods import METHODS
+from luthier.methods import METHODS, SHORT_NAMES
+from luthier.methods.combine import Methods
 from luthier.objectives import OBJECTIVES
 from luthier.recipe.resolved import ResolvedRecipe
 from luthier.recipe.sections import Recipe
@@ -23,16 +24,15 @@ def validate(
     for short, opened in (("model", "model.name"), ("data", "data.train")):
         if short in origins and not isinstance(values.get(short), dict):
             origins[opened] = origins[short]
-    values = _open_short_forms(values)
+    values, named = _open_short_forms(values)
     findings: list[Finding] = []
     task = _choice(TASKS, values.get("task"), "task", origins, where, findings)
-    method = _choice(METHODS, values.get("method", "lora"), "method", origins, where, findings)
-    values["method"] = method = method or "lora"  # a check goes on with the default
+    methods = _methods(values, named, origins, where, findings)
     objective = _choice(OBJECTIVES, values.get("objective"), "objective", origins, where, findings, optional=True)
     sections = {key: values.pop(key) for key in list(values) if key in TASKS or key in METHODS or key in OBJECTIVES}
 
     options: dict[str, Any] = {}
-    for registry, name in ((TASKS, task), (METHODS, method), (OBJECTIVES, objective)):
+    for registry, name in ((TASKS, task), *((METHODS, name) for name in methods), (OBJECTIVES, objective)):
         if name is not None:
             section = sections.pop(name, {})
             section = {} if section is None else section
@@ -41,24 +41,58 @@ def validate(
         place, mend = _place(name, origins, where), f"remove it, or choose `{name}` as task, method or objective"
         findings.append(Finding("recipe.unused-section", place, f"the section `{name}:` has no effect here", mend))
     recipe = _model(Recipe, values, "", origins, where, findings)
-    if recipe is None or task is None or method is None:
+    if recipe is None or task is None or any(options[name] is None for name in methods):
         return None, findings
-    run = ResolvedRecipe(recipe, options[task], options[method], options.get(objective or ""), base, origins)
-    return run, findings
+    chosen = Methods({name: options[name] for name in methods})
+    if conflicts := chosen.conflicts():
+        findings += conflicts
+        chosen = Methods({methods[0]: options[methods[0]]})  # a check goes on with the first
+    for section in chosen.options.values():
+        section.beside(base)
+    return ResolvedRecipe(recipe, options[task], chosen, options.get(objective or ""), base, origins), findings
 
 
-def _open_short_forms(values: dict[str, Any]) -> dict[str, Any]:
-    """``model: X``, ``data: F`` and ``method: {lora: {rank: 8}}`` are short forms of their sections."""
+def _open_short_forms(values: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """``model: X``, ``data: F``, ``method: dora`` and ``method: [{lora: {rank: 8}}, prompt]`` are short forms.
+
+    Returns the values with their sections opened, and the methods' names (or what stands in their place).
+    """
     values = dict(values)
     if isinstance(values.get("model"), str):
         values["model"] = {"name": values["model"]}
     if isinstance(values.get("data"), str | list):
         values["data"] = {"train": values["data"]}
-    if isinstance(values.get("method"), dict) and len(values["method"]) == 1:
-        ((name, options),) = values["method"].items()
-        values["method"] = name
-        values[name] = {**(options or {}), **(values.get(name) or {})}
-    return values
+    given = values.get("method", "lora")
+    named = []
+    for one in given if isinstance(given, list) else [given]:
+        name, options = next(iter(one.items())) if isinstance(one, dict) and len(one) == 1 else (one, None)
+        if isinstance(options, list) and name in METHODS:
+            options = {METHODS.load(name).Options.listed: options}
+        if isinstance(name, str) and name in SHORT_NAMES:
+            name, preset = SHORT_NAMES[name]
+            options = {**preset, **(options or {})} if isinstance(options, dict | None) else options
+        named.append(name)
+        if options is not None:
+            section = values.get(name) or {}
+            values[name] = (
+                {**options, **section} if isinstance(options, dict) and isinstance(section, dict) else options
+            )
+    return values, named
+
+
+def _methods(
+    values: dict[str, Any], named: list[Any], origins: dict[str, str], where: str, findings: list[Finding]
+) -> list[str]:
+    """The names of the methods, each once; the default where none is right, so that a check goes on."""
+    found = [_choice(METHODS, name, "method", origins, where, findings) for name in named]
+    names = [name for name in found if name is not None]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        what = f"`{name}` is named twice"
+        mend = "name it once, with all its options in one section"
+        findings.append(Finding("method.combination", _place("method", origins, where), what, mend))
+    names = list(dict.fromkeys(names)) or ["lora"]
+    values["method"] = names[0] if len(names) == 1 else names
+    return names
 
 
 def _place(key: str, origins: dict[str, str], where: str) -> str:
@@ -80,7 +114,9 @@ def _choice(
         return value
     known = ", ".join(registry)
     what = f"`{key}` is missing" if value is None else f"unknown {key} {value!r}"
-    near = difflib.get_close_matches(str(value), list(registry), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(
+        str(value), [*registry, *(SHORT_NAMES if key == "method" else ())], n=1, cutoff=0.5
+    )
     mend = f"did you mean `{near[0]}`?" if near else f"one of: {known}"
     findings.append(Finding(f"recipe.{key}", _place(key, origins, where), what, mend))
     return None

@@ -12,11 +12,13 @@ import yaml
 from luthier.reports.data import account
 from luthier.reports.figures import count, decimals, label, plain, share, span
 from luthier.reports.folder import RunFolder, read_run
-from luthier.reports.loading import loading_code
+from luthier.reports.loading import library, loading_code
 from luthier.reports.verdict import verdict
 
-LIBRARY = {"lora": "peft", "features": "luthier"}
-PIPELINE = {"classify": "text-classification", "chat": "text-generation", "complete": "text-generation"}
+PIPELINE = {
+    "classify": "text-classification", "chat": "text-generation", "complete": "text-generation",
+    "summarize": "summarization",
+}  # fmt: skip
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -27,10 +29,11 @@ def model_card(run: Path) -> str:
     """
     folder = read_run(run)
     name = folder.run.get("name", folder.path.name)
+    options = (yaml.safe_load(folder.recipe) or {}).get(folder.run["task"]) or {}
     parts = [
         f"---\n{yaml.safe_dump(front_matter(folder), sort_keys=False, allow_unicode=True)}---",
         f"# {name}\n\n{_what(folder)}",
-        f"## Use\n\n```python\n{loading_code(folder.run, class_names(folder))}```",
+        f"## Use\n\n```python\n{loading_code(folder.run, class_names(folder), options)}```",
         _section("Data", _data(folder)),
         _section("Results", _results(folder)),
         f"## Limits\n\n{_limits(folder)}",
@@ -41,13 +44,12 @@ def model_card(run: Path) -> str:
 def front_matter(folder: RunFolder) -> dict[str, Any]:
     """The metadata that model hubs read. A base model that is no hub id stays in the text alone."""
     run = folder.run
-    library = LIBRARY.get(run["method"], "transformers")
     metric = (folder.result or {}).get("metric")
     values = {
         "base_model": run["model"]["name"] if is_hub_id(run["model"]) else None,
-        "library_name": library,
+        "library_name": library(run),
         "pipeline_tag": PIPELINE.get(run["task"]),
-        "tags": list(dict.fromkeys(["luthier", run["task"], run["method"]])),
+        "tags": list(dict.fromkeys(["luthier", run["task"], *run["method"].split("+")])),
         "metrics": [metric] if metric and folder.metric("after") else None,
     }
     return {key: value for key, value in values.items() if value is not None}

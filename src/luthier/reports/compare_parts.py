@@ -161,8 +161,8 @@ def forgetting(result: Record) -> Html:
         rows.append([method["name"], f"{kept['before']:.4f}", f"{kept['after']:.4f}", _signed(change, 4), spread])
     head = ["Method", "Before", "After", "Change", "Seeds"]
     what = (
-        "Accuracy of a logistic regression on the trunk's vectors of these rows, five-fold cross-validated: lower after "
-        "training means that the trunk no longer tells their labels as well."
+        "Accuracy of a logistic regression on the trunk's vectors of these rows, five-fold cross-validated: lower "
+        "after training means that the trunk no longer tells their labels as well."
         if asked["probe"]
         else "Language-model loss on these rows, in nats per token: higher after training means that the model forgot."
     )
@@ -192,17 +192,17 @@ def how(result: Record) -> Html:
         f"Checkpoints (and searched learning rates) are chosen on {count(rows['selection'])} rows split off train; the "
         f"{count(rows['evaluation'])} rows that are reported choose nothing."
         if rows["selection"]
-        else f"Nothing is chosen: the last weights are reported, on {count(rows['evaluation'])} rows kept out of training."
+        else f"Nothing is chosen: the last weights are reported, on {count(rows['evaluation'])} rows kept out of it."
     )
     told = [
-        f"The rows and the split (seed {result['split_seed']}) are the same for every method and every seed of training.",
+        f"The rows and the split (seed {result['split_seed']}) are the same for every method and seed of training.",
         chosen,
         "Score: the mean over the seeds; its interval is a bootstrap over the rows (1,000 resamples).",
-        "Differences: a paired bootstrap, the same resamples for every run; seeds are resampled too. p is two-sided, and "
-        "not corrected for the number of methods. The best of several is flattered a little by being chosen.",
-        "Learning rate: each method's own default, unless it was given or searched. Other settings are the same for all.",
-        "Time: training alone, the slowest seed's. Memory: the most that a run's own process held, Python and libraries "
-        "included. Saved: the weights that the method writes.",
+        "Differences: a paired bootstrap, the same resamples for every run; seeds are resampled too. p is two-sided "
+        "and not corrected for the number of methods. The best of several is flattered a little by being chosen.",
+        "Learning rate: each method's own default, unless it was given or searched. Other settings are the same.",
+        "Time: training alone, the slowest seed's. Memory: the most that a run's own process held, Python and "
+        "libraries included. Saved: the weights that the method writes.",
         "Inference: time for the same rows against the pretrained model's, in turns in one process. A method that "
         "`luthier export RUN merged` folds into the weights then costs what the pretrained model does.",
     ]

@@ -57,7 +57,8 @@ class Console:
             return
         wide, high = (max(len(str(row[at])) for row in rows) for at in (0, 1))
         for key, value, origin in rows:
-            self._say(f"{key:<{wide}}  {value!s:<{min(high, 40)}}  ", rest=origin, rest_style="dim")
+            shown = str(value).replace("\n", "\\n")
+            self._say(f"{key:<{wide}}  {shown:<{min(high, 40)}}  ", rest=origin, rest_style="dim")
 
     def findings(self, findings: list[Finding]) -> None:
         """All findings, errors first, each with where, what, why and how to mend it."""

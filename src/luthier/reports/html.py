@@ -12,6 +12,7 @@ from luthier.reports.data import data, findings
 from luthier.reports.figures import plain, unbroken
 from luthier.reports.folder import RunFolder, read_run, recipe_rows
 from luthier.reports.markup import Html, element, join, table
+from luthier.reports.mixing import mixing
 from luthier.reports.result import before_after, facts, trained
 from luthier.reports.samples import samples
 from luthier.reports.verdict import verdict
@@ -105,6 +106,7 @@ SECTIONS = (
     ("result", "Before and after", before_after),
     ("curves", "Training", curves),
     ("trained", "What was trained", trained),
+    ("mixing", "Fusion", mixing),
     ("data", "Data", data),
     ("findings", "Findings", findings),
     ("samples", "Samples", samples),

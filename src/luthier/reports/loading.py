@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-HEADS = {"classify": "SequenceClassification", "chat": "CausalLM", "complete": "CausalLM"}
+HEADS = {"classify": "SequenceClassification", "chat": "CausalLM", "complete": "CausalLM", "summarize": "CausalLM"}
 ASK_CLASS = """\
 with torch.no_grad():
     logits = model(**tokenizer("A sentence to judge.", return_tensors="pt")).logits[0]
@@ -25,7 +25,11 @@ GENERATE = """\
 written = model.generate(**inputs, max_new_tokens=100)
 print(tokenizer.decode(written[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 """
-FEATURES = """\
+GENERATE_FROM_SOURCE = """\
+written = model.generate(**inputs, max_new_tokens=100)
+print(tokenizer.decode(written[0], skip_special_tokens=True))
+"""
+ASK_LUTHIER = """\
 import luthier
 
 run = luthier.load("..")  # the run folder
@@ -33,13 +37,20 @@ print(run.predict(["A sentence to judge."]))
 """
 
 
-def loading_code(run: dict[str, Any], classes: list[str]) -> str:
-    """Python that runs in the folder that holds the model: plain PEFT for lora, Luthier for frozen features,
-    plain transformers for every other method. ``classes`` are the label names in the order of their ids."""
-    if run["method"] == "features":
-        return FEATURES
+def library(run: dict[str, Any]) -> str:
+    """What opens the final model; a run that is not finished has none yet."""
+    return run.get("opens_with", "luthier")
+
+
+def loading_code(run: dict[str, Any], classes: list[str], options: dict[str, Any]) -> str:
+    """Python that runs in the folder that holds the model, with the library that opens it. ``classes`` are the label
+    names in the order of their ids; ``options`` the task's section of the recipe."""
+    if library(run) == "luthier":
+        return ASK_LUTHIER
     head = HEADS.get(run["task"], "Model")
-    peft = run["method"] == "lora"
+    if head == "CausalLM" and run["model"].get("encoder_decoder"):
+        head = "Seq2SeqLM"
+    peft = library(run) == "peft"
     kind = f"AutoPeftModelFor{head}" if peft else f"AutoModelFor{head}" if head != "Model" else "AutoModel"
     imports = (
         f"from peft import {kind}\nfrom transformers import AutoTokenizer"
@@ -49,7 +60,7 @@ def loading_code(run: dict[str, Any], classes: list[str]) -> str:
     loaded = f"model = {kind}.from_pretrained(folder{_sizes(run, classes) if peft else ''}).eval()"
     start = f'{imports}\n\nfolder = "."  # the folder that holds this card\n{loaded}\n'
     torch = "import torch\n" if run["task"] == "classify" else ""
-    return f"{torch}{start}tokenizer = AutoTokenizer.from_pretrained(folder)\n\n{_ask(run)}"
+    return f"{torch}{start}tokenizer = AutoTokenizer.from_pretrained(folder)\n\n{_ask(run, options)}"
 
 
 def _sizes(run: dict[str, Any], classes: list[str]) -> str:
@@ -63,9 +74,14 @@ def _sizes(run: dict[str, Any], classes: list[str]) -> str:
     return f", num_labels={len(classes)}{shown}"
 
 
-def _ask(run: dict[str, Any]) -> str:
+def _ask(run: dict[str, Any], options: dict[str, Any]) -> str:
     if run["task"] == "classify":
         return ASK_CLASS + READ_CLASS.get(run.get("objective", ""), "print(logits.tolist())\n")
+    if run["task"] == "summarize":
+        from_source = run["model"].get("encoder_decoder")
+        prompt = f"{options.get('prefix', '')}A document to summarize.{'' if from_source else options['separator']}"
+        asked = f'inputs = tokenizer({prompt!r}, return_tensors="pt")\n'
+        return asked + (GENERATE_FROM_SOURCE if from_source else GENERATE)
     if run["task"] in ("chat", "complete"):
         return (ASK_CHAT if run["task"] == "chat" else ASK_TEXT) + GENERATE
     return ""

@@ -14,17 +14,24 @@ def marked_rows(prepared: Any) -> list[dict[str, Any]]:
         source = str(prepared.train.examples[features["row"]].source)
         runs = _runs(prepared.backbone.tokenizer, features)
         target = prepared.task.shown(prepared.train.examples[features["row"]])[1] if "target" in features else None
-        shown.append({"source": source, "tokens": len(features["input_ids"]), "runs": runs, "target": target})
+        shown.append(
+            {"source": source, "tokens": sum(len(ids) for ids, _ in _parts(features)), "runs": runs, "target": target}
+        )
     return shown
 
 
 def _runs(tokenizer: Any, features: Any) -> list[tuple[str, bool]]:
-    ids = features["input_ids"]
-    taught = features.get("supervised", [False] * len(ids))
     runs: list[tuple[str, bool]] = []
-    start = 0
-    for at in range(1, len(ids) + 1):
-        if at == len(ids) or taught[at] != taught[start]:
-            runs.append((tokenizer.decode(ids[start:at]), bool(taught[start])))
-            start = at
+    for ids, taught in _parts(features):
+        start = 0
+        for at in range(1, len(ids) + 1):
+            if at == len(ids) or taught[at] != taught[start]:
+                runs.append((tokenizer.decode(ids[start:at]), bool(taught[start])))
+                start = at
     return runs
+
+
+def _parts(features: Any) -> list[tuple[list[int], list[bool]]]:
+    """Ids, and whether each is supervised: of the row, then of the target that an encoder-decoder writes."""
+    ids, target = features["input_ids"], features.get("target_ids", [])
+    return [(ids, features.get("supervised", [False] * len(ids))), (target, [True] * len(target))]

@@ -68,4 +68,5 @@ def _marks(sample: Record) -> list[Html]:
         False: element("span", "✗ wrong", class_="wrong-mark"),
     }
     marks = [verdicts[right]] if right is not None else []
-    return [*marks, element("span", "changed" if sample.get("changed") else "unchanged")]
+    marks.append(element("span", "changed" if sample.get("changed") else "unchanged"))
+    return marks + [element("span", f"{name} {weight:.2f}") for name, weight in (sample.get("mixing") or {}).items()]

@@ -10,6 +10,11 @@ SUBJECT = {
     "full": "Full fine-tuning",
     "freeze": "Training {share} of the numbers",
     "features": "A classifier on frozen features",
+    "adapter": "Bottleneck adapters, {share} of the numbers,",
+    "fusion": "AdapterFusion, {share} of the numbers,",
+    "ia3": "(IA)³ on {share} of the numbers",
+    "prompt": "A soft prompt, {share} of the numbers,",
+    "prefix": "Prefix tuning, {share} of the numbers,",
 }
 
 

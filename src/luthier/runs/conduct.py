@@ -18,7 +18,7 @@ from luthier.runs.folder import describe, find_folder, set_status, write_json
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import prepare
 from luthier.runs.prepared import Prepared
-from luthier.runs.result import finish
+from luthier.runs.result import finish, mixing
 from luthier.runs.run import Run
 from luthier.runs.training import solve, train
 from luthier.types import Finding, Refused
@@ -95,7 +95,10 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
         return
     outcome["seconds"] = round(outcome["seconds"] or time.monotonic() - began, 2)
     after = predictor.judged(prepared.evaluation.rows) if prepared.evaluation.rows else {}
+    if prepared.adaptation.mixing is not None and prepared.evaluation.rows:
+        outcome["mixing"] = mixing(prepared, predictor)
     if processes.main:
+        after |= predictor.generated(prepared.evaluation)
         finish(prepared, predictor, folder, before, after, outcome)
         console.finish(Run(folder).result, folder)
     processes.barrier()

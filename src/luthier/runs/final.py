@@ -9,7 +9,6 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from luthier.evaluate.outputs import Reader
-from luthier.methods import METHODS
 from luthier.models.load import load, locate, unreadable, weight_findings
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
@@ -21,13 +20,13 @@ from luthier.types import Refused
 
 def open_final(final: Path, resolved: ResolvedRecipe, trained_from: str) -> Predictor:
     """``trained_from``: where the base model was. Raises Refused when it is gone or damaged."""
-    recipe, options = resolved.recipe, resolved.method_options
+    recipe, methods = resolved.recipe, resolved.methods
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = TASKS.load(recipe.task).Task(resolved.task_options)
     objective_module = OBJECTIVES.load(str(recipe.objective))
-    findings = weight_findings(final)
+    findings = weight_findings(final, final.glob("**/*.safetensors"))
     path = str(final)
-    if not findings and not options.whole:
+    if not findings and not methods.whole:
         path, findings = locate(recipe.model.name, resolved.base)
         if findings:  # moved since: the path it was trained from may still be there
             path, findings = locate(trained_from, resolved.base)
@@ -35,11 +34,11 @@ def open_final(final: Path, resolved: ResolvedRecipe, trained_from: str) -> Pred
         raise Refused(*findings)
     config, tokenizer = _saved(final)
     task.from_config(config)
-    dtype = "bfloat16" if recipe.precision == "bf16" and not options.whole else "float32"
-    needs = options.needs(objective_module.Objective.needs)
+    dtype = "bfloat16" if recipe.precision == "bf16" and not methods.whole else "float32"
+    needs = methods.needs(objective_module.Objective.needs)
     backbone = load(recipe.model.name, path, needs, config=task.config(), dtype=dtype, revision=recipe.model.revision)
     backbone.tokenizer = tokenizer
-    solved = None if options.whole else METHODS.load(recipe.method).attach(backbone, final)
+    solved = None if methods.whole else methods.attach(backbone, final)
     backbone.model.to(device).eval()
     backbone.choose_layout(recipe.packing)
     objective = objective_module.Objective(resolved.objective_options, backbone, None)

@@ -22,7 +22,7 @@ def find_folder(prepared: Prepared) -> Path:
     """The folder of this very recipe and data if there is one (to go on, or because it is done), else a free name."""
     recipe = prepared.resolved.recipe
     model = recipe.model.name.rstrip("/").replace(":", "/").split("/")[-1]
-    name = recipe.name or f"{recipe.task}-{model}-{recipe.method}".lower()
+    name = recipe.name or f"{recipe.task}-{model}-{prepared.resolved.methods.name}".lower()
     number = 1
     while True:
         folder = Path(recipe.out) / (name if number == 1 else f"{name}-{number}")
@@ -56,13 +56,14 @@ def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str
         "name": folder.name,
         "status": "running",
         "task": recipe.task,
-        "method": recipe.method,
+        "method": prepared.resolved.methods.name,
         "objective": recipe.objective,
         "model": {
             "name": recipe.model.name,
             "path": backbone.path,
             "parameters": sum(p.numel() for p in backbone.model.parameters()),
             "layout": backbone.layout,
+            "encoder_decoder": backbone.encoder_decoder,
         },
         "luthier": version("luthier"),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

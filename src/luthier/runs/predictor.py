@@ -51,6 +51,10 @@ class Predictor:
             found["loss"] = {"value": self.objective.mean_loss(outputs, rows)}
         return found
 
+    def generated(self, encoded: Encoded) -> dict[str, Any]:
+        """Metrics of answers that are written for it."""
+        return self.task.generated(self.alone(), encoded.examples)
+
     def answers(self, given: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
         """Answers to inputs as a person gives them: strings, rows or lists of messages."""
         return self.task.answer(self, [self.task.parse(one) for one in given], **options)

@@ -8,7 +8,6 @@ from typing import Any
 from luthier.checks import run_checks
 from luthier.checks.settings import check_settings
 from luthier.data.encode import encode
-from luthier.methods import METHODS
 from luthier.models.backbone import Backbone
 from luthier.models.load import load, locate
 from luthier.objectives import OBJECTIVES
@@ -19,6 +18,7 @@ from luthier.tasks import TASKS
 from luthier.types import Adaptation, Example, Finding, Refused
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
+LEAST_ROOM = 8  # tokens of a row beside virtual ones: a word between the tokens that open and close it
 
 
 def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = None) -> Prepared:
@@ -75,11 +75,11 @@ def _unknown_to(task: Any, example: Example) -> bool:
 
 def _defaults(resolved: ResolvedRecipe) -> None:
     """What the task and the method would choose, where the recipe is silent."""
-    for origin, module in (
-        ("method", METHODS.load(resolved.recipe.method)),
-        ("task", TASKS.load(resolved.recipe.task)),
+    for origin, defaults in (
+        ("method", resolved.methods.defaults),
+        ("task", TASKS.load(resolved.recipe.task).DEFAULTS),
     ):
-        for key, value in module.DEFAULTS.items():
+        for key, value in defaults.items():
             if key not in resolved.origins and key in type(resolved.recipe).model_fields:
                 resolved.set(key, value, origin)
 
@@ -99,11 +99,11 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any) -> tuple
         resolved.set("objective", task.objective(), "task")
     objective_module = OBJECTIVES.load(recipe.objective or task.objective())
     resolved.objective_options = resolved.objective_options or objective_module.Options()
-    options = resolved.method_options
-    needs = options.needs(objective_module.Objective.needs)
+    methods = resolved.methods
+    needs = methods.needs(objective_module.Objective.needs)
     # Frozen weights may be held in bf16; those that train are fp32, so a method that trains them loads them so.
-    dtype = "bfloat16" if precision == "bf16" and not options.whole else "float32"
-    extra = options.load_kwargs()
+    dtype = "bfloat16" if precision == "bf16" and not methods.whole else "float32"
+    extra = methods.load_kwargs()
     backbone = load(
         recipe.model.name, path, needs, revision=recipe.model.revision, config=task.config(), dtype=dtype,
         seed=recipe.seed, **extra,
@@ -112,6 +112,14 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any) -> tuple
         what = f"in {recipe.model.name} every token sees those after it, so it can't learn to write the next one"
         mend = "choose a decoder (such as Llama, Qwen or GPT-2), or use this model with `task: classify`"
         raise Refused(Finding("model.not-causal", "model.name", what, mend))
+    if needs == "token_logits" and backbone.encoder_decoder and not task.writes_from_source:
+        what = f"{recipe.model.name} writes a target from a source, and the rows of `{recipe.task}` are one text"
+        mend = "use `task: summarize` with documents and what is to be written of each, or choose a decoder"
+        raise Refused(Finding("model.encoder-decoder", "model.name", what, mend))
+    if needs == "token_logits" and (problem := backbone.head_problem()):
+        what = f"the head of {recipe.model.name} asks for more than hidden states ({problem})"
+        mend = "choose a model of another family, such as T5, BART, Pegasus or a decoder"
+        raise Refused(Finding("model.head", "model.name", what, mend))
     if recipe.model.template:
         load_template(backbone.tokenizer, recipe.model.template, resolved.base)
     if not extra:
@@ -124,7 +132,13 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any) -> tuple
 
 def _limit(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]) -> int:
     """The longest row in tokens: the recipe's, else what the model's positions and its tokenizer allow."""
-    allowed = [n for n in (backbone.max_positions, backbone.tokenizer.model_max_length) if n and n < 10**6]
+    positions = backbone.max_positions
+    if positions and (taken := resolved.methods.positions(backbone)):
+        positions -= taken
+        if positions < LEAST_ROOM:
+            findings.append(_no_room(resolved.methods.name, taken, positions + taken))
+            positions = LEAST_ROOM  # so that the other checks still run
+    allowed = [n for n in (positions, backbone.tokenizer.model_max_length) if n and n < 10**6]
     most = min(allowed, default=2048)
     wanted = resolved.recipe.max_length
     if wanted is None:
@@ -133,11 +147,18 @@ def _limit(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
     if wanted > most and resolved.origins.get("max_length") in ("task", "method"):
         resolved.set("max_length", most, "model")
         return most
-    if backbone.max_positions and wanted > backbone.max_positions:
-        what = f"`max_length: {wanted}` is over the {backbone.max_positions} positions of this model"
-        findings.append(Finding("recipe.value", "max_length", what, f"give at most {backbone.max_positions}"))
+    if positions and wanted > positions:
+        left = "" if positions == backbone.max_positions else "that the method leaves "
+        what = f"`max_length: {wanted}` is over the {positions} positions {left}of this model"
+        findings.append(Finding("recipe.value", "max_length", what, f"give at most {positions}"))
         return most
     return wanted
+
+
+def _no_room(method: str, taken: int, positions: int) -> Finding:
+    what = f"{taken} virtual tokens leave no room for text: this model has {positions} positions"
+    mend = f"give at most {positions - LEAST_ROOM}"
+    return Finding("method.no-room", f"{method}.num_virtual_tokens", what, mend)
 
 
 def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]) -> Adaptation:
@@ -146,10 +167,10 @@ def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
 
     torch.manual_seed(resolved.recipe.seed)
     try:
-        return METHODS.load(resolved.recipe.method).adapt(backbone, resolved.method_options)
+        return resolved.methods.adapt(backbone)
     except Refused as refused:
         findings += refused.findings
-        return Adaptation(resolved.recipe.method, {}, lambda folder: None)
+        return Adaptation(resolved.methods.name, {}, lambda folder: None)
 
 
 def _resolve_steps(prepared: Prepared, device: Any) -> None:

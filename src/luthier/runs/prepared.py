@@ -40,7 +40,9 @@ class Prepared:
 
     @cached_property
     def identity(self) -> str:
-        """sha256 of everything that changes the result: the recipe, and the rows as they are encoded."""
-        sides = (self.train, self.evaluation, self.selection)
-        told = (self.resolved.hash, *(rows_hash(side.rows) for side in sides))
+        """sha256 of everything that changes the result: the recipe, the rows as they are encoded, adapters beneath."""
+        methods, sides = self.resolved.methods, (self.train, self.evaluation, self.selection)
+        told = [self.resolved.hash, *(rows_hash(side.rows) for side in sides)]
+        if methods.builds_on:
+            told.append(methods.digest())
         return hashlib.sha256("|".join(told).encode()).hexdigest()[:16]

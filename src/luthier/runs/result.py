@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+from torch import Tensor
+
 from luthier.engine.recovery import peak_memory_mb
+from luthier.methods.bottleneck import CHILD, FUSED
+from luthier.methods.common import CONFIG
 from luthier.reports.card import model_card
 from luthier.reports.html import write_report
 from luthier.runs.folder import set_status, write_json
@@ -14,6 +19,8 @@ from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
 
 SAMPLES = 24
+# What stands in the names of parameters that a method brings.
+MARKS = {f".{FUSED}.": "fusion", f".{CHILD}.": "adapter"}
 
 
 def finish(
@@ -24,9 +31,11 @@ def finish(
     final = folder / "final"
     _save_final(prepared, predictor, final)
     samples = predictor.alone().samples(prepared.evaluation, SAMPLES)
+    if "mixing" in outcome:
+        outcome["mixing"] = _tell_mixing(folder, prepared, outcome["mixing"], samples)
     _write_samples(folder / "samples.jsonl", before["samples"], samples)
     write_json(folder / "result.json", _result(prepared, final, before["metrics"], after, outcome))
-    set_status(folder, "finished")
+    set_status(folder, "finished", opens_with=opens_with(final))
     (final / "README.md").write_text(model_card(folder), encoding="utf-8")
     write_report(folder)
 
@@ -40,6 +49,16 @@ def _save_final(prepared: Prepared, predictor: Predictor, final: Path) -> None:
         setattr(prepared.backbone.model.config, key, value)
     prepared.backbone.model.config.save_pretrained(final)
     prepared.backbone.tokenizer.save_pretrained(final)
+
+
+def opens_with(final: Path) -> str:
+    """The library whose ``from_pretrained`` opens it: told by what was written there."""
+    if (final / "config.json").is_file() and any(final.glob("model*.safetensors")):
+        return "transformers"
+    if not (final / CONFIG).is_file():
+        return "luthier"
+    kind = json.loads((final / CONFIG).read_text(encoding="utf-8"))["peft_type"]
+    return "peft" if kind in PEFT_TYPE_TO_CONFIG_MAPPING else "luthier"
 
 
 def _write_samples(path: Path, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
@@ -73,6 +92,30 @@ def _result(prepared: Prepared, final: Path, before: Any, after: Any, outcome: d
     }
 
 
+def mixing(prepared: Prepared, predictor: Predictor) -> Tensor:
+    """How much each fused adapter weighs on each row held out, by layer: (rows, layers, members)."""
+    weigh = prepared.adaptation.mixing
+    assert weigh is not None
+    return predictor.reader.mixing(weigh, prepared.evaluation.rows)
+
+
+def _tell_mixing(
+    folder: Path, prepared: Prepared, weights_RLN: Tensor, samples: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """mixing.jsonl has each row; the samples get theirs; returned are the means of each layer."""
+    members, evaluation = prepared.adaptation.members, prepared.evaluation
+    lines: list[dict[str, Any]] = []
+    of_example: dict[int, list[float]] = {}
+    for row, layers in zip(evaluation.rows, weights_RLN.tolist(), strict=True):
+        rounded = [[round(weight, 4) for weight in layer] for layer in layers]
+        lines.append({"source": str(evaluation.examples[row["row"]].source), "members": members, "layers": rounded})
+        of_example.setdefault(row["row"], [sum(column) / len(rounded) for column in zip(*rounded, strict=True)])
+    (folder / "mixing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for at, sample in enumerate(samples):
+        sample["mixing"] = {name: round(w, 4) for name, w in zip(members, of_example[at], strict=True)}
+    return {"members": members, "layers": weights_RLN.mean(0).tolist(), "rows": len(lines)}
+
+
 def roles_trained(prepared: Prepared) -> list[dict[str, Any]]:
     """How many tensors and numbers train, by role."""
     seams = prepared.backbone.seams
@@ -80,7 +123,8 @@ def roles_trained(prepared: Prepared) -> list[dict[str, Any]]:
     head = tuple(f"{name}." for name in seams.head)
     counts: dict[str, list[int]] = {}
     for name, parameter in prepared.adaptation.parameters.items():
-        role = next((r for linear, r in linear_role.items() if name.startswith(f"{linear}.")), None)
+        marked = next((role for mark, role in MARKS.items() if mark in name), None)
+        role = marked or next((r for linear, r in linear_role.items() if name.startswith(f"{linear}.")), None)
         if role is None:
             in_head = bool(head) and name.startswith(head)
             in_embedding = bool(seams.embedding) and name.startswith(str(seams.embedding).rpartition(".")[0] + ".")

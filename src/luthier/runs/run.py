@@ -95,7 +95,8 @@ class Run:
             raise Refused(
                 *encoded.findings, Finding("data.empty", str(data), "no row to evaluate", "give labelled rows")
             )
-        return {"rows": len(encoded.examples), "skipped": encoded.skipped, "metrics": predictor.judged(encoded.rows)}
+        metrics = predictor.judged(encoded.rows) | predictor.generated(encoded)
+        return {"rows": len(encoded.examples), "skipped": encoded.skipped, "metrics": metrics}
 
     def export(self, form: str, to: str | Path | None = None) -> dict[str, Any]:
         """Write the model in another form (`merged`), and check that it gives the same outputs."""

@@ -10,4 +10,5 @@ TASKS = Registry(
     classify="luthier.tasks.classify",
     chat="luthier.tasks.chat",
     complete="luthier.tasks.complete",
+    summarize="luthier.tasks.summarize",
 )

@@ -37,6 +37,7 @@ class Options(Section):
 
 class Task:
     formats = ("text-label",)
+    writes_from_source = False
     sample_options: dict[str, Any] = {}
 
     def __init__(self, options: Options):
@@ -128,9 +129,10 @@ class Task:
         return Example(INLINE, text=text)
 
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
-        return [self._answer(logits) for logits in ask.outputs(examples)]
+        return [self.answer_from(logits) for logits in ask.outputs(examples)]
 
-    def _answer(self, logits: list[float]) -> dict[str, Any]:
+    def answer_from(self, logits: list[float]) -> dict[str, Any]:
+        """The answer that a row's outputs stand for."""
         z_C = np.asarray(logits)
         if self.kind == "regression":
             return {"value": float(z_C[0])}
@@ -142,6 +144,9 @@ class Task:
         best = int(p_C.argmax())
         top = {self.labels[i]: float(p_C[i]) for i in np.argsort(-p_C)[:5]}
         return {"label": self.labels[best], "probability": float(p_C[best]), "probabilities": top}
+
+    def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
+        return {}
 
     def terminators(self, backbone: Backbone) -> list[int]:
         return []

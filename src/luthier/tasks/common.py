@@ -26,6 +26,8 @@ class Task(Protocol):
     formats: tuple[str, ...]
     """Formats of rows that this task takes, the first being the one to suggest."""
     labels: Sequence[str]
+    writes_from_source: bool
+    """Whether a row has a source and a target apart, which an encoder-decoder can learn from."""
     sample_options: dict[str, Any]
     """Options of ``answer`` for the report's samples."""
     metric: str
@@ -56,6 +58,9 @@ class Task(Protocol):
     def plain(self, outputs: list[Any], rows: Sequence[Features]) -> dict[str, float]: ...
 
     def with_intervals(self, outputs: list[Any], rows: Sequence[Features]) -> Metrics: ...
+
+    def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
+        """Metrics of answers that are written for it, at the end of a run: slow, and empty for most tasks."""
 
     def parse(self, given: Any) -> Example:
         """An input as a person types it (a string, or a row) as an Example without a target."""

@@ -18,6 +18,8 @@ class LanguageTask:
     metrics = language.METRICS
     sample_options = {"max_new_tokens": 64}
     labels: tuple[str, ...] = ()
+    writes_from_source = False
+    """Whether a row has a source and a target apart, which an encoder-decoder can learn from."""
 
     def pieces(self, examples: Sequence[Example]) -> list[Example]:
         return list(examples)
@@ -43,13 +45,19 @@ class LanguageTask:
     def with_intervals(self, outputs: list[Any], rows: Sequence[Features]) -> Metrics:
         return language.with_intervals(outputs)
 
+    def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
+        return {}
+
     def prompt(self, ask: Ask, example: Example) -> list[int]:
         raise NotImplementedError
 
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
-        """Generated text. Options: max_new_tokens (256), temperature (0: greedy), seed."""
+        """Generated text. Options: max_new_tokens (256), num_beams (1: greedy), temperature, seed."""
         prompts = [self.prompt(ask, example) for example in examples]
-        settings = {"max_new_tokens": 256, **options}
+        return self.write(ask, prompts, **{"max_new_tokens": 256, **options})
+
+    def write(self, ask: Ask, prompts: list[list[int]], **settings: Any) -> list[dict[str, Any]]:
+        """What follows each prompt, as text."""
         grown = generate(ask.backbone, prompts, stop=self.terminators(ask.backbone), **settings)
         return [{"text": str(ask.backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()} for ids in grown]
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier.comparison.asked import Asked, Wish, read_asked
+from luthier.comparison.assemble import assemble
+from luthier.comparison.cells import Cell, make_cell, run_cell
+from luthier.comparison.contenders import Contender
+from luthier.comparison.search import Search
 from luthier.engine.checkpoint import lock
 from luthier.engine.recovery import Stop, stop_on_signal
 from luthier.reports.compare import write_comparison
 from luthier.reports.compare_console import Progress
-from luthier.runs.asked import Asked, Wish, read_asked
-from luthier.runs.cells import Cell, make_cell, run_cell
-from luthier.runs.comparison import assemble
-from luthier.runs.contenders import Contender
-from luthier.runs.search import Search
 
 
 @dataclass

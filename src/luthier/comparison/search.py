@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from luthier.runs.cells import Cell
+from luthier.comparison.cells import Cell
 from luthier.types import Finding, Refused
 
 # Rates are looked for within a factor of ten of the default.

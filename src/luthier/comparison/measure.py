@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from luthier.comparison.forgetting import Retention
 from luthier.data.encode import Encoded, encode
 from luthier.evaluate.paired import replicates
 from luthier.models.load import load, locate

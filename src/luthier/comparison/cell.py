@@ -1,4 +1,4 @@
-"""One cell of a comparison, in a process of its own: ``python -m luthier.runs.cell CELL``.
+"""One cell of a comparison, in a process of its own: ``python -m luthier.comparison.cell CELL``.
 
 ``CELL/spec.json`` says what to run; ``CELL/cell.json`` is what came of it, written last. Peak memory is a process's
 own, and what crashes takes nothing else with it. When the parent is gone, however it went, the run saves and ends.
@@ -40,9 +40,9 @@ def main(folder: Path) -> int:
 
 def run(spec: dict[str, Any]) -> dict[str, Any] | None:
     """Train, and measure what came of it; None where it was asked to stop."""
+    from luthier.comparison.measure import steps_on_selection, weights_mb
     from luthier.reports.console import Console
     from luthier.runs.conduct import tune
-    from luthier.runs.measure import steps_on_selection, weights_mb
 
     run = tune(spec["recipe"], console=Console())
     if not run.finished:
@@ -67,8 +67,8 @@ def run(spec: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _measured(run: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    from luthier.runs.forgetting import Retention
-    from luthier.runs.measure import Finished
+    from luthier.comparison.forgetting import Retention
+    from luthier.comparison.measure import Finished
 
     finished = Finished.open(run)
     base = finished.base()

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier.comparison.contenders import Contender, check_contenders, read_contenders
+from luthier.comparison.forgetting import Retention
+from luthier.comparison.search import load_optuna
 from luthier.recipe import ResolvedRecipe, read_values
 from luthier.recipe.validate import validate
-from luthier.runs.contenders import Contender, check_contenders, read_contenders
-from luthier.runs.forgetting import Retention
 from luthier.runs.rows import Rows, read_rows
-from luthier.runs.search import load_optuna
 from luthier.tasks import TASKS
 from luthier.types import Finding, Refused
 

@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from luthier.comparison.contenders import Contender
 from luthier.engine.recovery import Stop
-from luthier.runs.contenders import Contender
 from luthier.runs.folder import write_json
 
 POLL_S = 0.2
@@ -58,11 +58,11 @@ def make_cell(
 
 
 def run_cell(cell: Cell, base: Path, stop: Stop) -> None:
-    """Run it in a process of its own, at the folder where the recipe's paths begin; ``cell.told`` is what came of it."""
+    """Run it in a process of its own, where the recipe's paths begin; ``cell.told`` is what came of it."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     (cell.folder / "cell.json").unlink(missing_ok=True)
     write_json(cell.folder / "spec.json", cell.spec)
-    words = [sys.executable, "-m", "luthier.runs.cell", str(cell.folder.absolute())]
+    words = [sys.executable, "-m", "luthier.comparison.cell", str(cell.folder.absolute())]
     with (cell.folder / "log.txt").open("ab") as log:
         # A session of its own: an interrupt on the terminal reaches this process, which passes it on once.
         child = subprocess.Popen(

@@ -8,11 +8,11 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
+from luthier.comparison.cells import Cell
+from luthier.comparison.contenders import Contender
+from luthier.comparison.search import Search
 from luthier.evaluate.paired import difference, summary
 from luthier.reports.recommend import recommend
-from luthier.runs.cells import Cell
-from luthier.runs.contenders import Contender
-from luthier.runs.search import Search
 
 FORMAT = 1
 # What of a cell stands in compare.json as it is.

@@ -1,0 +1,55 @@
+"""A document and what is to be written about it, as token ids.
+
+A decoder reads them as one text, document, separator, target and end-of-text token, of which the last two are
+supervised; an encoder-decoder reads the document and writes the target. Where a row is too long the document loses its
+end, and the target nothing.
+
+    a decoder            The cat sat on the mat all day.\\n\\nTL;DR: A cat sat.</s>
+    supervised                                                  ^^^^^^^^^^^^^^^
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.data.template import encode_spans
+from luthier.types import Features
+
+
+def one_text(tokenizer: Any, document: str, separator: str, target: str | None, limit: int) -> Features:
+    """``input_ids``, ``supervised``, ``turn_ends`` and ``full_length`` of a row of at most ``limit`` tokens.
+
+    Without a target it is the prompt from which one is written. Where separator and target alone are over the limit,
+    nothing is supervised.
+    """
+    prompt = document + separator
+    # The space is the target's: tokenizers take it with the word that follows.
+    text = prompt if target is None else f"{prompt} {target.strip()}{tokenizer.eos_token or ''}"
+    encoded = encode_spans(tokenizer, text, [] if target is None else [[(len(prompt), len(text))]])
+    ids, supervised, ends = encoded.input_ids, encoded.supervised, encoded.turn_ends
+    excess = max(0, len(ids) - limit)
+    of_document = [at for at, (start, end) in enumerate(encoded.spans) if start >= 0 and end <= len(document)]
+    if excess > len(of_document):
+        return {"input_ids": ids[:limit], "supervised": [False] * limit, "turn_ends": [], "full_length": len(ids)}
+    if excess:
+        first, after = of_document[-excess], of_document[-1] + 1
+        ids, supervised = ids[:first] + ids[after:], supervised[:first] + supervised[after:]
+        ends = [at - excess for at in ends]
+    return {"input_ids": ids, "supervised": supervised, "turn_ends": ends, "full_length": len(encoded.input_ids)}
+
+
+def source_and_target(tokenizer: Any, document: str, target: str | None, limit: int) -> Features:
+    """``input_ids`` of the source and ``target_ids``, each of at most ``limit`` tokens; the target ends in end of text.
+
+    A target over the limit is left out whole.
+    """
+    source = tokenizer(document, verbose=False)["input_ids"]
+    full = len(source)
+    if full > limit:
+        source = tokenizer(document, truncation=True, max_length=limit)["input_ids"]
+    written: list[int] = [] if target is None else tokenizer(text_target=target.strip(), verbose=False)["input_ids"]
+    if written and written[-1] != tokenizer.eos_token_id:
+        written = [*written, tokenizer.eos_token_id]
+    full, written = max(full, len(written)), written if len(written) <= limit else []
+    ends = [len(written) - 1] if written else []
+    return {"input_ids": source, "target_ids": written, "turn_ends": ends, "full_length": full}

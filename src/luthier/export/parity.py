@@ -1,0 +1,53 @@
+"""Whether two models answer alike: the largest difference of an output, and the share of answers that are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from luthier.runs.predictor import Predictor
+from luthier.runs.rows import read_rows
+from luthier.runs.run import Run
+from luthier.types import Example, Refused
+
+MOST = 32
+WRITTEN = 16  # tokens of an answer that is compared
+TEXTS = ("A short text.", "Another one, somewhat longer than the first, to fill a few more positions.")
+
+
+def probes(run: Run) -> list[Example]:
+    """Rows that the run held out, where its data can still be read; else two texts."""
+    task = run.predictor.task
+    try:
+        held_out = read_rows(run.resolved, task).evaluation[:MOST]
+    except Refused:
+        held_out = []
+    return held_out or [_with_answer(task.parse(text)) for text in TEXTS]
+
+
+def _with_answer(example: Example) -> Example:
+    if example.messages is not None:
+        example.messages = [*example.messages, {"role": "assistant", "content": "An answer."}]
+    return example
+
+
+def compare(first: Predictor, second: Predictor, examples: list[Example]) -> dict[str, Any]:
+    """``difference``: the largest of an output; ``relative``: to the largest output; ``agreement`` on ``prompts``."""
+    one, other = (_flat(predictor.outputs(examples)) for predictor in (first, second))
+    difference = float((one - other).abs().max())
+    options = {"max_new_tokens": WRITTEN} if first.task.sample_options else {}
+    told = [[p.task.decided(a) for a in p.task.answer(p, examples, **options)] for p in (first, second)]
+    same = sum(a == b for a, b in zip(*told, strict=True))
+    return {
+        "difference": difference,
+        "relative": difference / max(float(one.abs().max()), 1e-12),
+        "agreement": same / len(examples),
+        "prompts": len(examples),
+    }
+
+
+def _flat(outputs: list[Any]) -> torch.Tensor:
+    """Logits of a classifier, log-likelihoods of a language model."""
+    rows = [[row["nll"]] if isinstance(row, dict) else row for row in outputs]
+    return torch.tensor(rows, dtype=torch.float64)

@@ -1,0 +1,180 @@
+"""The methods of a run as one: what they ask of the model together, and one adaptation made of theirs.
+
+Each method attaches at one seam. Methods at different seams combine (LoRA and trained norms, a soft prompt and LoRA);
+two at the same seam, or one that must be alone, are refused with the reason. They are applied from the weights outward,
+and saved one folder each, under the method's name, so that PEFT opens the parts that it knows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.methods import METHODS
+from luthier.types import Adaptation, Finding, Refused, Solved
+
+if TYPE_CHECKING:
+    from luthier.methods.common import MethodOptions
+    from luthier.models.backbone import Backbone
+
+ORDER = ("weights", "linear", "residual", "attention", "embedding", "output")
+WEIGHTS_TYPE = "WEIGHTS"
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Name → options, as the recipe has them."""
+
+    options: Mapping[str, MethodOptions]
+
+    @property
+    def name(self) -> str:
+        return "+".join(self.options)
+
+    @property
+    def whole(self) -> bool:
+        """Whether what is saved is a whole model."""
+        return len(self.options) == 1 and all(options.whole for options in self.options.values())
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Values of the recipe that suit them; where two disagree, the lower: the more careful learning rate."""
+        found: dict[str, Any] = {}
+        for name in self.options:
+            for key, value in METHODS.load(name).DEFAULTS.items():
+                found[key] = min(found.get(key, value), value)
+        return found
+
+    def conflicts(self) -> list[Finding]:
+        """What of this combination means nothing, and why."""
+        if len(self.options) == 1:
+            return []
+        found = [(options.alone, name) for name, options in self.options.items() if options.alone]
+        seams: dict[str, str] = {}
+        for name, options in self.options.items():
+            if options.seam in seams and not options.alone:
+                found.append((f"`{seams[options.seam]}` and `{name}` both work at the same place of a model", name))
+            seams.setdefault(options.seam, name)
+        mend = "take one of them, or methods that work at different places (`lora` and `freeze`, `prompt` and `lora`)"
+        return [Finding("method.combination", f"method:{name}", reason, mend) for reason, name in found]
+
+    def needs(self, objective_needs: str) -> str:
+        (needs, *others) = {options.needs(objective_needs) for options in self.options.values()}
+        assert not others, "methods that need less than the objective are refused in a combination"
+        return needs
+
+    @property
+    def builds_on(self) -> list[str]:
+        """The runs that it needs."""
+        return [path for options in self.options.values() for key in options.paths for path in vars(options)[key]]
+
+    def digest(self) -> str:
+        """sha256 of the adapters of other runs that it builds on, none of which may change beneath it."""
+        found = hashlib.sha256()
+        for options in self.options.values():
+            for path in options.located([path for key in options.paths for path in vars(options)[key]]):
+                for file in sorted(path.glob("final/adapter_model.safetensors")):
+                    found.update(file.read_bytes())
+        return found.hexdigest()
+
+    def positions(self, backbone: Backbone) -> int:
+        """How many of the model's positions they take from the text."""
+        return sum(options.positions(backbone) for options in self.options.values())
+
+    def load_kwargs(self) -> dict[str, Any]:
+        return {key: value for options in self.options.values() for key, value in options.load_kwargs().items()}
+
+    def _ordered(self) -> list[tuple[str, MethodOptions]]:
+        return sorted(self.options.items(), key=lambda item: ORDER.index(item[1].seam))
+
+    def adapt(self, backbone: Backbone) -> Adaptation:
+        """Raises Refused with what each of them refuses."""
+        made: list[Adaptation] = []
+        findings: list[Finding] = []
+        for name, options in self._ordered():
+            try:
+                made.append(METHODS.load(name).adapt(backbone, options))
+            except Refused as refused:
+                findings += refused.findings
+        if findings:
+            raise Refused(*findings)
+        return made[0] if len(made) == 1 else self._together(backbone, made)
+
+    def _together(self, backbone: Backbone, made: list[Adaptation]) -> Adaptation:
+        parameters: dict[str, Any] = {}
+        known: set[int] = set()
+        for one in made:
+            parameters |= {name: p for name, p in one.parameters.items() if id(p) not in known}
+            known |= {id(p) for p in one.parameters.values()}
+        bases, merges = [one.base for one in made], [one.merge for one in made]
+        weights = {one.method for one in made if self.options[one.method].seam == "weights"}
+        linear = all(merge is not None or one.method in weights for merge, one in zip(merges, made, strict=True))
+
+        @contextmanager
+        def base() -> Iterator[None]:
+            with ExitStack() as stack:
+                for switch in bases:
+                    stack.enter_context(switch())  # type: ignore[misc]
+                yield
+
+        def merge() -> None:
+            for fold in merges:
+                if fold is not None:
+                    fold()
+
+        def save(folder: Path) -> None:
+            for one in made:
+                if one.method in weights:
+                    _save_weights(folder / one.method, backbone, one)
+                else:
+                    one.save(folder / one.method)
+
+        mixed = next((one for one in made if one.mixing is not None), Adaptation("", {}, save))
+        return Adaptation(
+            self.name, parameters, save, base=None if None in bases else base, merge=merge if linear else None,
+            members=mixed.members, mixing=mixed.mixing, penalty=mixed.penalty,
+        )  # fmt: skip
+
+    def attach(self, backbone: Backbone, folder: Path) -> Solved | None:
+        """Put what was saved back on the base model; the fitted classifier of a method that has one."""
+        solved = None
+        for name, options in self._ordered():
+            place = folder if len(self.options) == 1 else folder / name
+            if options.whole:
+                _attach_weights(backbone, place)
+            else:
+                solved = METHODS.load(name).attach(backbone, place)
+        return solved
+
+    def unmergeable(self) -> list[Finding]:
+        """Why what was saved can't be folded into the weights of the model, where it can't."""
+        if self.whole or any(options.alone for options in self.options.values()):
+            what = f"a `{self.name}` run has nothing to merge"
+            return [Finding("export.merged", "method", what, "its `final` folder is what there is to use")]
+        mend = "use it with its base model: `luthier predict`, or `luthier.load`"
+        bent = [(name, options.nonlinear) for name, options in self.options.items() if options.nonlinear]
+        return [Finding("export.merged", f"method:{name}", why, mend, "it is not linear") for name, why in bent]
+
+    def fold(self, backbone: Backbone) -> None:
+        """Fold what `attach` put into the model into its weights, and take the added layers out."""
+        for name, options in self._ordered():
+            if not options.whole:
+                METHODS.load(name).fold(backbone)
+
+
+def _save_weights(folder: Path, backbone: Backbone, adaptation: Adaptation) -> None:
+    """Weights of the model itself that trained beside an adapter, under the names that they have without one."""
+    from luthier.methods.common import by_file_name, save_adapter
+
+    save_adapter(folder, backbone, {"peft_type": WEIGHTS_TYPE}, by_file_name(adaptation.parameters), {})
+
+
+def _attach_weights(backbone: Backbone, folder: Path) -> None:
+    from luthier.methods.common import by_file_name, read_adapter, restore
+
+    tensors, parameters = read_adapter(folder)[1], by_file_name(dict(backbone.model.named_parameters()))
+    restore({name: p for name, p in parameters.items() if name in tensors}, tensors)

@@ -1,0 +1,114 @@
+"""What PEFT does well, by its own injection: its layers replace linear layers in place, its layout is what is saved.
+
+Only the engine sets ``requires_grad``, so adapters are switched off by each layer's own flag and never by PEFT's public
+switch, which would touch it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PeftConfig, PeftType
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from luthier.methods.common import PREFIX, by_file_name, new_head, read_adapter, restore, save_adapter, task_type
+from luthier.models.backbone import Backbone
+from luthier.types import Adaptation, Finding, Refused
+
+NOT_OURS = {"auto_mapping", "runtime_config", "modules_to_save", "megatron_config", "megatron_core"}
+
+
+def inject(backbone: Backbone, config: PeftConfig) -> dict[str, nn.Parameter]:
+    """Put PEFT's layers into the model; returns what they add and PEFT would train, under its names there.
+
+    Raises Refused where PEFT has no such layer for a target (OFT on GPT-2's Conv1D).
+    """
+    known = {id(parameter) for parameter in backbone.model.parameters()}
+    config.task_type = task_type(backbone)
+    config.base_model_name_or_path = backbone.path
+    try:
+        # What `inject_adapter_in_model` calls; it leaves out VeRA, whose layers share two matrices among themselves.
+        PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)](backbone.model, config, adapter_name="default")
+    except (ValueError, TypeError) as error:
+        what = f"PEFT can't put {config.peft_type} into this model: {str(error).splitlines()[0]}"
+        raise Refused(Finding("method.unsupported", "method", what, "use `lora`, which works here")) from None
+    return {n: p for n, p in backbone.model.named_parameters() if id(p) not in known and p.requires_grad}
+
+
+def adaptation(method: str, backbone: Backbone, config: PeftConfig, added: dict[str, nn.Parameter]) -> Adaptation:
+    """The injected layers ``added`` and a new head train; off gives the base back; merging is PEFT's."""
+    head = new_head(backbone)
+
+    def save(folder: Path) -> None:
+        save_adapter(folder, backbone, settings(config), named(added), head)
+
+    return Adaptation(
+        method, added | head, save, base=lambda: switched_off(backbone.model), merge=lambda: merge(backbone.model)
+    )
+
+
+def attach(backbone: Backbone, folder: Path, *, extra: Callable[[], Mapping[str, Tensor]] = dict) -> None:
+    """Put a saved adapter on its base model, in place, with ``extra`` places that its file fills.
+
+    Raises Refused where it does not fit.
+    """
+    settings, tensors = read_adapter(folder)
+    kind = settings.get("peft_type")
+    if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        what = f"PEFT has no adapter of the kind {kind!r}"
+        raise Refused(Finding("adapter.unreadable", str(folder), what, "give the `final` folder of a run"))
+    # Without what names code, and what would wrap the head: it is put back by its own names.
+    known = {one.name for one in fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])} - NOT_OURS
+    kept = {key: value for key, value in settings.items() if key in known}
+    added = inject(backbone, PEFT_TYPE_TO_CONFIG_MAPPING[kind](**kept | {"inference_mode": False}))
+    for parameter in added.values():
+        parameter.data = parameter.data.float()
+    restore({**named(added), **by_file_name(new_head(backbone)), **extra()}, tensors)
+
+
+def conv1d(backbone: Backbone, targets: list[str]) -> bool:
+    """Whether the targets keep their weights transposed, as GPT-2 does."""
+    return all(isinstance(backbone.model.get_submodule(name), Conv1D) for name in targets)
+
+
+def named(added: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Under the names of PEFT's files, which leave the adapter's own name out."""
+    return {f"{PREFIX}{name.replace('.default', '')}": p for name, p in added.items()}
+
+
+def settings(config: PeftConfig) -> dict[str, Any]:
+    return config.to_dict() | {"target_modules": sorted(config.target_modules or [])}  # type: ignore[attr-defined]
+
+
+@contextmanager
+def switched_off(model: nn.Module) -> Iterator[None]:
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = True  # the public switch would touch requires_grad, which is the engine's
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+def merge(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+
+
+def fold(backbone: Backbone) -> None:
+    """Merge, and put each base layer back where PEFT's layer stands: the model has its own names again."""
+    model = backbone.model
+    merge(model)
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, layer in layers:
+        owner, _, leaf = name.rpartition(".")
+        model.get_submodule(owner).register_module(leaf, layer.get_base_layer())

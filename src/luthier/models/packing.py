@@ -1,0 +1,59 @@
+"""Whether a model can be packed: measured on the spot, on two short rows, rather than listed.
+
+Axes: T tokens of a packed row, D hidden width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from luthier.models.attention import PACKED
+from luthier.models.backbone import Backbone, evaluating
+from luthier.types import Batch
+
+
+def packing_offset(backbone: Backbone) -> tuple[int | None, str]:
+    """The position offset with which two packed rows give the same hidden states as each alone, or None and why."""
+    vocabulary = len(backbone.embedding.weight)
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(vocabulary // 2, vocabulary, (n,), generator=generator).to(backbone.device) for n in (5, 9)]
+    position_table = _position_padding(backbone.model)
+    worst = "this model does not take packed rows"
+    with backbone.plain(), evaluating(backbone.model), torch.no_grad():
+        with backbone.attention("sdpa"):
+            alone = [backbone.trunk(row[None], attention_mask=torch.ones_like(row)[None]) for row in rows]
+            expected_TD = torch.cat([output.last_hidden_state[0] for output in alone]).float()
+        for offset in sorted({0, position_table}):
+            try:
+                backbone.position_offset = offset
+                with backbone.attention(PACKED):
+                    difference = (backbone.hidden(_packed(rows)).float() - expected_TD).abs().max()
+            except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+                worst = f"{type(error).__name__}: {error}".split("\n")[0][:160]
+                continue
+            bound = (
+                1e-4 if expected_TD.dtype == next(backbone.model.parameters()).dtype else 5e-2
+            ) * expected_TD.abs().max()
+            if difference <= bound:
+                return offset, ""
+            worst = f"packed rows differ from separate ones by {float(difference):.1e}"
+    backbone.position_offset = 0
+    return None, worst
+
+
+def _packed(rows: list[Tensor]) -> Batch:
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    boundaries = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    positions = torch.cat([torch.arange(len(row), device=row.device) for row in rows])
+    tensors = {"input_ids": torch.cat(rows)[None], "position_ids": positions[None], "cu_seq_lens": boundaries}
+    return Batch(tensors, list(range(len(rows))))
+
+
+def _position_padding(model: PreTrainedModel) -> int:
+    """Models whose position table has a padding row count positions from the one after it."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
+            return module.padding_idx + 1
+    return 0

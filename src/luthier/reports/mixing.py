@@ -1,0 +1,31 @@
+"""How much each fused adapter weighs in each layer, on the rows held out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.reports.figures import count
+from luthier.reports.folder import RunFolder
+from luthier.reports.markup import Html, element, join, table
+from luthier.reports.svg import bar
+
+
+def mixing(folder: RunFolder) -> Html:
+    """A row a layer, a column a member; a uniform mix is 1/n everywhere. Nothing for a run that fuses none."""
+    found = (folder.result or {}).get("mixing")
+    if not found:
+        return Html("")
+    members, layers = found["members"], found["layers"]
+    means = [sum(layer[at] for layer in layers) / len(layers) for at in range(len(members))]
+    most = members[means.index(max(means))]
+    sentence = (
+        f"Mean weight of each adapter over the tokens of {count(found['rows'])} rows held out; even would be "
+        f"{1 / len(members):.2f}. Over all layers {most} weighs most ({max(means):.2f}). mixing.jsonl has each row."
+    )
+    rows: list[list[Any]] = [[f"{at}", *(_cell(weight) for weight in layer)] for at, layer in enumerate(layers)]
+    rows.append(["all", *(_cell(weight) for weight in means)])
+    return join(element("p", sentence), table(["Layer", *members], rows, caption="Mixing weights by layer"))
+
+
+def _cell(weight: float) -> Html:
+    return join(f"{weight:.2f}", bar(f"{weight:.2f}", weight))
