@@ -16,7 +16,6 @@ from luthier.data.encode import Encoded, encode
 from luthier.evaluate.paired import replicates
 from luthier.models.load import load, locate
 from luthier.runs.folder import write_json
-from luthier.runs.forgetting import Retention
 from luthier.runs.predictor import Predictor
 from luthier.runs.rows import read_rows
 from luthier.runs.run import Run
