@@ -23,7 +23,7 @@ from luthier.tasks import TASKS
 
 DOCS, SOURCE = REPOSITORY / "docs", REPOSITORY / "src/luthier"
 ROOMS = ["recipe", "data", "model", "method", "template", "task", "machine", "run", "train", "track", "export", "embed"]
-ROOMS += ["copy", "checkpoint"]
+ROOMS += ["copy", "checkpoint", "plan"]
 FILES = {"run.json", "model.safetensors"}  # names that look like codes
 
 

@@ -36,7 +36,7 @@ except SystemExit as ended:
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
-    for arguments in (["--help"], ["tune", "--help"], ["--version"]):
+    for arguments in (["--help"], ["tune", "--help"], ["plan", "--help"], ["--version"]):
         done = run(verb(*arguments) + TOLD, tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stderr.strip() == "[]"

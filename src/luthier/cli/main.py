@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 EPILOG = "A recipe's keys are told by `luthier schema`; ready recipes by `luthier ls recipes`."
 
@@ -21,21 +21,33 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="store_true", help="print the version")
     verbs = top.add_subparsers(dest="verb", metavar="VERB")
 
-    for name, text in (
-        ("tune", "train: from a recipe to a run folder; the same command goes on where it was stopped"),
-        ("check", "everything that is wrong with a recipe, its data and its model, before a step is taken"),
-    ):
+    _from_recipe(verbs)
+    _of_a_run(verbs)
+    _of_several_runs(verbs)
+    _others(verbs)
+    return top
+
+
+FROM_RECIPE = {
+    "tune": "train: from a recipe to a run folder; the same command goes on where it was stopped",
+    "check": "everything that is wrong with a recipe, its data and its model, before a step is taken",
+    "plan": "memory, time and disk of a run before anything is spent, and what would make it fit",
+    "compare": "several methods on the same rows: a table, a page and what to take; the same command goes on",
+}
+
+
+def _from_recipe(verbs: Any) -> None:
+    """Verbs that begin with a recipe: a file, or its first keys as options, and any key after it."""
+    for name, text in FROM_RECIPE.items():
         verb = verbs.add_parser(name, help=text, description=text, epilog=EPILOG)
         verb.add_argument("recipe", nargs="?", help="a recipe file (or give --task, --model and --data)")
         verb.add_argument("overrides", nargs="*", metavar="key=value", help="for example lora.rank=16 epochs=2")
-        for key in ("task", "model", "data", "method"):
+        for key in ("task", "model", "data") if name == "compare" else ("task", "model", "data", "method"):
             verb.add_argument(f"--{key}", help=f"the recipe's `{key}`")
         _json(verb)
 
-    text = "several methods on the same rows: a table, a page and what to take; the same command goes on"
-    verb = verbs.add_parser("compare", help=text, description=text, epilog=EPILOG)
-    verb.add_argument("recipe", nargs="?", help="a recipe file (or give --task, --model and --data)")
-    verb.add_argument("overrides", nargs="*", metavar="key=value", help="for every method, for example epochs=2")
+    verbs.choices["plan"].add_argument("--device", help="a GPU to plan for: T4, RTX-4090, A100-40GB, H100-80GB, ...")
+    verb = verbs.choices["compare"]
     verb.add_argument("--methods", required=True, help="for example features,lora(rank=4),adapter,full")
     verb.add_argument("--seeds", type=int, default=3, help="runs of each method (default: 3)")
     verb.add_argument("--budget", help="no new run begins after this long: 90s, 30m, 1h30m")
@@ -43,10 +55,10 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--search-share", type=float, default=0.3, help="of the steps, in the search (default: 0.3)")
     verb.add_argument("--retention", metavar="FILE", help="text, or labelled rows, to measure forgetting on")
     verb.add_argument("--to", metavar="FOLDER", help="default: runs/compare-<task>-<model>")
-    for key in ("task", "model", "data"):
-        verb.add_argument(f"--{key}", help=f"the recipe's `{key}`")
-    _json(verb)
 
+
+def _of_a_run(verbs: Any) -> None:
+    """Verbs that take a finished run's folder."""
     verb = verbs.add_parser("predict", help="answer inputs with a finished run")
     verb.add_argument("run", help="a run folder")
     verb.add_argument("inputs", nargs="*", help="texts; without any, lines of standard input")
@@ -86,6 +98,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--to", help="folder to write; default: merged, in the run folder")
     _json(verb)
 
+
+def _of_several_runs(verbs: Any) -> None:
+    """Verbs that put adapters of several runs together."""
     verb = verbs.add_parser("adapters", help="what several runs' adapters are; their average, or a stack of them")
     verb.add_argument("runs", nargs="+", help="run folders")
     how = verb.add_mutually_exclusive_group()
@@ -103,6 +118,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--max-new-tokens", type=int, help="for tasks that write text")
     _json(verb)
 
+
+def _others(verbs: Any) -> None:
+    """What there is, and how to begin."""
     verb = verbs.add_parser("ls", help="what there is: tasks, methods, objectives, recipes, runs")
     verb.add_argument("what", nargs="?", choices=("tasks", "methods", "objectives", "recipes", "runs"))
     verb.add_argument("--out", default="runs", help="folder of the runs")
@@ -114,7 +132,6 @@ def parser() -> argparse.ArgumentParser:
     _json(verb)
 
     verbs.add_parser("schema", help="the JSON schema of a recipe")
-    return top
 
 
 def _json(verb: argparse.ArgumentParser) -> None:
@@ -125,14 +142,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Options may stand anywhere: argparse alone refuses words that follow one, as in `tune r.yaml --json epochs=1`."""
     top = parser()
     given, late = top.parse_known_args(arguments)
-    several = {"tune": "overrides", "check": "overrides", "compare": "overrides", "predict": "inputs"}.get(given.verb)
-    if late and (several is None or any(word.startswith("-") for word in late)):
+    several = dict.fromkeys(FROM_RECIPE, "overrides") | {"predict": "inputs"}
+    late_for = several.get(given.verb)
+    if late and (late_for is None or any(word.startswith("-") for word in late)):
         top.error(f"unrecognized arguments: {' '.join(late)}")
-    if several and late:
-        words = [*getattr(given, several), *late]
-        if several == "overrides" and given.recipe is None:
+    if late_for and late:
+        words = [*getattr(given, late_for), *late]
+        if late_for == "overrides" and given.recipe is None:
             given.recipe, *words = words
-        setattr(given, several, words)
+        setattr(given, late_for, words)
     return given
 
 

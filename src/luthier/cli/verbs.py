@@ -91,6 +91,23 @@ def compare(given: argparse.Namespace) -> int:
     return STOPPED[found.stopped] if found.stopped else 0 if found.result["recommended"] else 1
 
 
+def plan(given: argparse.Namespace) -> int:
+    from luthier.plan.plan import plan
+    from luthier.reports.console import Console
+    from luthier.reports.outlook import outlook
+
+    recipe, overrides, keys = _source(given)
+    found = plan(recipe, overrides, device=given.device, **keys)
+    if given.json:
+        say(found.as_dict())
+        return 0
+    console = Console()
+    for line in outlook(found.as_dict()):
+        console.note(line)
+    console.findings(found.findings)
+    return 0
+
+
 def predict(given: argparse.Namespace) -> int:
     from luthier.runs.run import load
 
@@ -272,6 +289,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "tune": tune,
     "check": check,
     "compare": compare,
+    "plan": plan,
     "predict": predict,
     "evaluate": evaluate,
     "chat": chat,

@@ -6,6 +6,8 @@ and stays true fp32 (relative error under 1e-6, asked of the machine before it i
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -40,6 +42,14 @@ def choose_matmul(wanted: str, device: torch.device) -> tuple[str, str]:
 def _cpu_flags() -> str:
     path = Path("/proc/cpuinfo")
     return path.read_text(encoding="utf-8", errors="replace").split("\n\n")[0] if path.exists() else ""
+
+
+def machine(device: torch.device) -> str:
+    """What computes: the GPU's name, or the processor's with its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    models = [line.partition(":")[2].strip() for line in _cpu_flags().splitlines() if line.startswith("model name")]
+    return f"{(models or [platform.processor() or platform.machine()])[0]}, {os.cpu_count()} cores"
 
 
 @cache

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,11 +25,13 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from luthier.models.prefixed import PREFIXED, prefix_of, prefixed_attention
 
 PACKED = "luthier_packed"
+PACKED_AS_ON_GPU = "luthier_packed_gpu"
 
 
 def register() -> None:
     """Make our attentions known to transformers by their names. Safe to call again."""
     AttentionInterface.register(PACKED, packed_attention)
+    AttentionInterface.register(PACKED_AS_ON_GPU, partial(packed_attention, fused=False))
     AttentionInterface.register(PREFIXED, prefixed_attention)
     AttentionMaskInterface.register(PREFIXED, sdpa_mask)
 
@@ -47,10 +50,12 @@ def packed_attention(
     cu_seq_lens_q: Tensor | None = None,
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
+    fused: bool | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Block-diagonal attention. Returns (1, T, H, E), as the interface expects.
 
+    ``fused``: one fused attention per sequence, or all in one padded launch; by default what suits the device.
     Raises NotImplementedError for what a packed row cannot express here; the model is then padded instead.
     """
     if cu_seq_lens_q is None or s_aux is not None or position_bias is not None:
@@ -64,7 +69,8 @@ def packed_attention(
         if groups > 1:
             keys_and_values = tuple(x.repeat_interleave(groups, 1) for x in keys_and_values)
         key, value, *prefix = keys_and_values
-        if softcap is not None or query.device.type != "cpu":
+        one_by_one = query.device.type == "cpu" if fused is None else fused
+        if softcap is not None or not one_by_one:
             return _padded(query, key, value, lengths, scale, causal, sliding_window, softcap, dropout, prefix)
         return _each(query, key, value, lengths, scale, causal, sliding_window, dropout, prefix)
 

@@ -89,6 +89,10 @@ class Backbone:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def place(self, device: torch.device) -> None:
+        """Move the model there."""
+        self.model.to(device)  # type: ignore[arg-type]
+
     @property
     def width(self) -> int:
         return self.model.config.get_text_config().hidden_size

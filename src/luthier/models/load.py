@@ -141,14 +141,7 @@ def load(
     where = {"revision": revision} if revision else {}
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
-        writes: Any = (
-            transformers.AutoModelForSeq2SeqLM if found.is_encoder_decoder else transformers.AutoModelForCausalLM
-        )
-        auto: Any = {
-            "token_logits": writes,
-            "sequence_logits": transformers.AutoModelForSequenceClassification,
-            "hidden": transformers.AutoModel,
-        }[needs]
+        auto = auto_class(needs, found)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
         # A fresh head is drawn under its own seed, so that the same recipe starts from the same numbers.
         torch.manual_seed(seed)
@@ -164,14 +157,32 @@ def load(
         )
     except (OSError, ValueError) as error:
         raise Refused(unreadable(name, error, needs)) from None
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if needs == "sequence_logits" and model.config.get_text_config().pad_token_id is None:
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     fresh = set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
     backbone = Backbone(model, tokenizer, name, path, needs, fresh)
+    give_pad(backbone)
     backbone.fingerprint = fingerprint(backbone)
     return backbone
+
+
+def auto_class(needs: str, config: Any) -> Any:
+    """The class of transformers that opens a model of this config with the head that ``needs`` asks for."""
+    import transformers
+
+    writes: Any = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    return {
+        "token_logits": writes,
+        "sequence_logits": transformers.AutoModelForSequenceClassification,
+        "hidden": transformers.AutoModel,
+    }[needs]
+
+
+def give_pad(backbone: Any) -> None:
+    """A pad token where the tokenizer, or a classifier's config, has none."""
+    tokenizer, config = backbone.tokenizer, backbone.model.config.get_text_config()
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if backbone.needs == "sequence_logits" and config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 def unreadable(name: str, error: Exception, needs: str = "") -> Finding:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from luthier.engine.precision import machine
 from luthier.runs.prepared import Prepared
 from luthier.runs.run import read_info
 
@@ -69,6 +70,7 @@ def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "machine": {
             "device": str(device),
+            "name": machine(device),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "precision": recipe.precision,

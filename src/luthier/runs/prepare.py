@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from luthier.checks import run_checks
 from luthier.checks.settings import check_settings
 from luthier.data.encode import encode
+from luthier.engine.precision import choose_precision
 from luthier.models.backbone import Backbone
 from luthier.models.load import load, locate
 from luthier.objectives import OBJECTIVES
@@ -21,7 +24,20 @@ MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
 LEAST_ROOM = 8  # tokens of a row beside virtual ones: a word between the tokens that open and close it
 
 
-def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = None) -> Prepared:
+@dataclass(frozen=True)
+class Means:
+    """How a model is found, opened and checked: with its weights, or (for a plan) without."""
+
+    locate: Callable[..., Any] = locate
+    load: Callable[..., Any] = load
+    checks: Callable[[Prepared], list[Finding]] = run_checks
+    precision: Callable[..., tuple[str, str]] = choose_precision
+
+
+REAL = Means()
+
+
+def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = None, means: Means = REAL) -> Prepared:
     """Raises Refused with everything found so far where it can't go on; else ``Prepared`` with all findings."""
     recipe = resolved.recipe
     findings = list(told or [])
@@ -31,7 +47,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     findings += rows.findings
     studied = task.study([*rows.train, *rows.selection], rows.evaluation) if rows.train else []
     findings += studied + check_settings(resolved, task, rows)
-    path, missing = locate(recipe.model.name, resolved.base)
+    path, missing = means.locate(recipe.model.name, resolved.base)
     findings += missing
     if (
         missing
@@ -41,7 +57,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         raise Refused(*findings)
 
     try:
-        backbone, objective = _model(resolved, task, path, device)
+        backbone, objective = _model(resolved, task, path, device, means)
     except Refused as refused:
         raise Refused(*findings, *refused.findings) from None
     limit = _limit(resolved, backbone, findings)
@@ -63,7 +79,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
     )
     _resolve_steps(prepared, device)
-    prepared.findings += run_checks(prepared)
+    prepared.findings += means.checks(prepared)
     return prepared
 
 
@@ -84,12 +100,12 @@ def _defaults(resolved: ResolvedRecipe) -> None:
                 resolved.set(key, value, origin)
 
 
-def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any) -> tuple[Backbone, Any]:
+def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: Means) -> tuple[Backbone, Any]:
     from luthier.data.render import load_template
-    from luthier.engine.precision import choose_matmul, choose_precision
+    from luthier.engine.precision import choose_matmul
 
     recipe = resolved.recipe
-    precision, origin = choose_precision(recipe.precision, device)
+    precision, origin = means.precision(recipe.precision, device)
     if origin != "given":
         resolved.set("precision", precision, origin)
     matmul, origin = choose_matmul(recipe.matmul, device)
@@ -104,7 +120,7 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any) -> tuple
     # Frozen weights may be held in bf16; those that train are fp32, so a method that trains them loads them so.
     dtype = "bfloat16" if precision == "bf16" and not methods.whole else "float32"
     extra = methods.load_kwargs()
-    backbone = load(
+    backbone = means.load(
         recipe.model.name, path, needs, revision=recipe.model.revision, config=task.config(), dtype=dtype,
         seed=recipe.seed, **extra,
     )  # fmt: skip
@@ -123,7 +139,7 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any) -> tuple
     if recipe.model.template:
         load_template(backbone.tokenizer, recipe.model.template, resolved.base)
     if not extra:
-        backbone.model.to(device)
+        backbone.place(device)
     backbone.choose_layout(recipe.packing)
     if recipe.gradient_checkpointing:
         backbone.model.gradient_checkpointing_enable({"use_reentrant": False})

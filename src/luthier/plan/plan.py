@@ -1,0 +1,176 @@
+"""``luthier plan``: what a run will take and whether it fits, from the same recipe that ``tune`` would read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import torch
+
+from luthier.engine.precision import choose_precision
+from luthier.models import sketch
+from luthier.plan import baseline, devices, disk, footprint
+from luthier.plan.devices import Device
+from luthier.plan.memory import Footprint, weigh
+from luthier.plan.time import Timing, timing
+from luthier.plan.trace import Trace
+from luthier.recipe import ResolvedRecipe
+from luthier.runs.conduct import read
+from luthier.runs.prepare import Means, prepare
+from luthier.runs.prepared import Prepared
+from luthier.types import Finding, Refused
+
+MEGABYTE = 2**20
+
+
+@dataclass
+class Estimate:
+    """Sizes are bytes and times seconds. ``parts`` are held at the worst moment, in phase ``worst``, and add up to
+    ``peak`` before any correction by runs."""
+
+    device: Device
+    recipe: list[tuple[str, Any, str]]
+    model: dict[str, Any]
+    parts: dict[str, float]
+    phases: dict[str, float]
+    worst: str
+    peak: float
+    timing: Timing
+    disk: dict[str, float]
+    notes: list[str]
+    findings: list[Finding]
+    origin: dict[str, str] = field(default_factory=dict)
+    advice: list[dict[str, Any]] = field(default_factory=list)
+    scale: float = 1.0
+    """What measured runs multiplied ``peak`` by."""
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.device.usable
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``: megabytes (2**20 bytes) and seconds."""
+        megabytes = partial(_scaled, by=MEGABYTE)
+        return {
+            "device": {"name": self.device.name, "usable_mb": round(self.device.usable / MEGABYTE)},
+            "model": self.model,
+            "memory": {
+                "peak_mb": round(self.peak / MEGABYTE, 1),
+                "worst": self.worst,
+                "parts_mb": megabytes(self.parts),
+                "phases_mb": megabytes(self.phases),
+                "origin": self.origin.get("memory", ""),
+            },
+            "time": self.timing.as_dict() | {"origin": self.origin.get("time", self.timing.origin)},
+            "disk_mb": megabytes(self.disk),
+            "fits": self.fits,
+            "advice": self.advice,
+            "notes": self.notes,
+            "findings": [vars(finding) for finding in self.findings],
+        }
+
+
+def _scaled(values: dict[str, float], by: float) -> dict[str, float]:
+    return {name: round(value / by, 1) for name, value in values.items()}
+
+
+def plan(source: Any = None, overrides: Sequence[str] = (), *, device: str | None = None, **keys: Any) -> Estimate:
+    """What ``tune`` with the same words would take, on the device found here or on the GPU that ``device`` names.
+
+    Only the model's config and tokenizer are needed, no weights. Raises Refused with everything that is wrong.
+    """
+    from luthier.plan.advice import advise
+    from luthier.plan.calibrate import correct
+
+    resolved, findings = read(source, overrides, keys)
+    if resolved is None:
+        raise Refused(*findings)
+    target = devices.named(device) if device else _here()
+    found = estimate(resolved, target, findings)
+    if device is None:
+        correct(found, resolved)
+    if not found.fits:
+        found.advice = advise(found, lambda more: _again(source, [*overrides, *more], keys, found))
+    return found
+
+
+def _here() -> Device:
+    return devices.here(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _again(source: Any, overrides: Sequence[str], keys: dict[str, Any], found: Estimate) -> Estimate | None:
+    """The estimate of a changed recipe, corrected as ``found`` is, or None where the change can't be made."""
+    try:
+        resolved, findings = read(source, overrides, keys)
+        if resolved is None or any(finding.severity == "error" for finding in findings):
+            return None
+        changed = estimate(resolved, found.device, findings)
+    except Refused:
+        return None
+    changed.peak *= found.scale
+    return changed
+
+
+def estimate(resolved: ResolvedRecipe, device: Device, findings: list[Finding] | None = None) -> Estimate:
+    """Uncorrected. Raises Refused where the recipe, the data or the model's config can't be used."""
+    trace = Trace()
+    prepared = _prepare(resolved, device, trace, list(findings or []))
+    if prepared.errors:
+        raise Refused(*prepared.findings)
+    base = baseline.resident(prepared) if device.kind == "cpu" else 0.0
+    notes = [f"assumed of this model: {one}" for one in cast(sketch.Sketch, prepared.backbone).assumed]
+    try:
+        found = weigh(prepared, trace)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        found = footprint.by_formula(prepared, trace)
+        first = str(error).strip().split("\n")[0][:120]
+        notes.append(f"the model could not be traced ({type(error).__name__}: {first}): activations by a formula")
+    return _estimate(prepared, device, found, base, notes)
+
+
+def _estimate(prepared: Prepared, device: Device, found: Footprint, base: float, notes: list[str]) -> Estimate:
+    parts, phases, worst = footprint.summed(found, device, base)
+    recipe: Any = prepared.resolved.recipe
+    model = prepared.backbone.model
+    total = sum(p.numel() for p in model.parameters())
+    if prepared.backbone.layout == "padded" and prepared.backbone.unpacked_because != "turned off":
+        notes.append(f"rows are padded: {prepared.backbone.unpacked_because}")
+    about = {
+        "name": recipe.model.name,
+        "parameters": total,
+        "trainable": found.trainable,
+        "layout": prepared.backbone.layout,
+        "precision": recipe.precision,
+        "micro_tokens": recipe.micro_tokens,
+        "largest_micro_batch": found.tokens_of_largest,
+        "longest_row": prepared.train.longest,
+    }
+    spent = timing(prepared, found, device)
+    return Estimate(
+        device, prepared.resolved.rows(), about, parts, phases, worst, sum(parts.values()), spent,
+        disk.needed(prepared, found), notes, prepared.findings,
+    )  # fmt: skip
+
+
+def _prepare(resolved: ResolvedRecipe, device: Device, trace: Trace, findings: list[Finding]) -> Prepared:
+    """As ``tune`` prepares a run, with a sketch for the model and without the checks that run it."""
+
+    def precision(wanted: str, where: torch.device) -> tuple[str, str]:
+        if device.flops is None:
+            return choose_precision(wanted, where)
+        if wanted == "bf16" and not device.has_bf16:
+            mend = "use `precision: fp32`, or leave it to `auto`"
+            raise Refused(Finding("machine.precision", "precision", f"{device.name} has no bf16 arithmetic", mend))
+        return (wanted, "given") if wanted != "auto" else ("bf16" if device.has_bf16 else "fp32", "machine")
+
+    load = partial(sketch.load, fake=trace.fake, on_gpu=device.kind == "cuda")
+    means = Means(sketch.locate, load, lambda prepared: [], precision)
+    try:
+        with sketch.sketching(trace.fake):
+            return prepare(resolved, torch.device(device.kind), findings, means)
+    except (RuntimeError, NotImplementedError) as error:
+        what = f"{type(error).__name__}: {error}".strip().split("\n")[0][:200]
+        mend = "this model or this method asks for numbers while it is built; `luthier tune` can still run it"
+        raise Refused(Finding("plan.untraceable", "model.name", f"no plan without weights: {what}", mend)) from None
