@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,7 +50,7 @@ def test_replicates_are_the_same_for_every_run_and_true_to_the_statistic() -> No
 
 
 def test_a_difference_that_is_the_same_in_every_row_has_no_width() -> None:
-    """Rows 0.1 to 0.9 against the same less 0.2: every resample differs by 0.2, though each score's interval is wide."""
+    """Rows 0.1 to 0.9 against the same less 0.2: every resample differs by 0.2, though each interval is wide."""
     ours = [0.1, 0.3, 0.5, 0.7, 0.9]
     theirs = [one - 0.2 for one in ours]
     first, second = (replicates(mean_of(side), side) for side in (ours, theirs))
@@ -103,7 +104,7 @@ def failure(name: str, status: str, reason: str) -> dict[str, Any]:
 
 def result(*methods: dict[str, Any], **changes: Any) -> dict[str, Any]:
     told: dict[str, Any] = {
-        "format": 1, "created": "2026-11-25T02:00:00", "luthier": "0.1.0", "task": "classify", "model": "starter:minilm",
+        "format": 1, "created": "2026-11-25T02:00:00", "luthier": "0.1.0", "task": "classify", "model": "a-model",
         "seeds": [0, 1], "split_seed": 0, "rows": {"train": 900, "selection": 100, "evaluation": 1000},
         "evaluation": ["test.jsonl"], "same": {"epochs": 1.0, "batch_size": 32}, "search": None, "retention": None,
         "findings": [], "metric": "accuracy", "higher_is_better": True, "methods": list(methods),
@@ -208,7 +209,7 @@ def test_a_page_of_one_method_of_none_and_with_hostile_names() -> None:
     words, tags = read(page(result(FULL), "one"))
     assert "only method" in words
     assert "Differences from" not in words
-    words, tags = read(page(result(DEAD, metric=None), "none"))
+    words, _ = read(page(result(DEAD, metric=None), "none"))
     assert "No method reached its end." in words
     hostile = failure(PLANTED, "failed", PLANTED)
     html = page(result(FULL, hostile, findings=[]), PLANTED)
@@ -264,7 +265,7 @@ def test_stops_of_a_cost_axis_and_names_that_do_not_meet() -> None:
     assert stops([10]) == [10, 30]
     dots = [Dot(f"method{i}", 10, 0.5, (0.4, 0.6), "after") for i in range(4)]
     tops = sorted(top for _, top, _ in names(dots, [(100.0, 80.0)] * 4))
-    assert all(below - above >= 12 for above, below in zip(tops, tops[1:], strict=False))
+    assert all(below - above >= 12 for above, below in pairwise(tops))
 
 
 # What is asked for ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``luthier compare`` as a person types it, on tiny models: the same rows for all, failures in the table, and going on."""
+"""``luthier compare`` as a person types it, on tiny models: the same rows for all, failures, and going on."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Model) -> tuple[
     folder = tmp_path_factory.mktemp("compare")
     recipe(folder, tiny_folder("bert"))
     methods = "freeze,freeze(last=9)"
-    words = [sys.executable, "-m", "luthier", "compare", "recipe.yaml", "--methods", methods, "--seeds", "2", "--to", "c"]
+    words = [sys.executable, "-m", "luthier", "compare", "recipe.yaml", "--methods", methods, "--seeds=2", "--to=c"]
     ran = subprocess.run(words, cwd=folder, env=environment(), text=True, capture_output=True)
     return folder, ran
 
