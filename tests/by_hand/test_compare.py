@@ -206,7 +206,7 @@ def test_the_page_is_whole_and_holds_every_method() -> None:
 
 
 def test_a_page_of_one_method_of_none_and_with_hostile_names() -> None:
-    words, tags = read(page(result(FULL), "one"))
+    words, _ = read(page(result(FULL), "one"))
     assert "only method" in words
     assert "Differences from" not in words
     words, _ = read(page(result(DEAD, metric=None), "none"))
