@@ -115,7 +115,7 @@ class Work:
         def trial(rate: float | None) -> Cell:
             recipe = asked.recipe(contender, asked.seeds[0], rate)
             length = "steps" if "steps" in recipe else "epochs"
-            shorter = recipe[length] * wish.search_share
+            shorter = float(recipe[length]) * wish.search_share
             recipe[length] = max(1, round(shorter)) if length == "steps" else shorter
             name, folder = f"{contender.slug}-rate", asked.folder / "search"
             return make_cell(contender, asked.seeds[0], recipe, folder, content=asked.content, name=name, measure=False)

@@ -21,7 +21,7 @@ from luthier.runs.rows import read_rows
 from luthier.runs.run import Run
 from luthier.types import Features, Finding, Refused
 
-TIMED_ROWS, ROUNDS = 256, 5
+TIMED_ROWS, ROUNDS = 96, 3
 
 
 @dataclass
@@ -52,12 +52,13 @@ class Finished:
             found = predictor.task.plain(some, of)
             return found[metric] if metric in found else predictor.objective.mean_loss(some, of)
 
+        per_row = [value([i]) for i in range(len(rows))]
         sources = [str(example.source) for example in self.rows.examples]
         return {
             "score": value(range(len(rows))),
             "n": len(rows),
-            "per_row": [_short(value([i])) for i in range(len(rows))],
-            "replicates": [_short(one) for one in replicates(value, len(rows))],
+            "per_row": [_short(one) for one in per_row],
+            "replicates": [_short(one) for one in replicates(value, per_row)],
             "rows_hash": hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16],
         }
 

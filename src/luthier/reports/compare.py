@@ -67,7 +67,7 @@ def facts(result: dict[str, Any]) -> Html:
         ("Methods", count(len(result["methods"])), f"{count(len(result['seeds']))} seed(s) each"),
         ("Rows to compare on", count(rows["evaluation"]), ", ".join(result["evaluation"])),
         ("Rows to train on", count(rows["train"]), chosen),
-        ("Same for all", ", ".join(f"{value:g} {_word(key)}" for key, value in same.items()), "and the evaluation"),
+        ("Same for all", ", ".join(_words(key, value) for key, value in same.items()), "and the evaluation"),
         ("Time", duration(spent) if spent else None, "of all runs"),
     ]
     items = [
@@ -78,8 +78,10 @@ def facts(result: dict[str, Any]) -> Html:
     return element("dl", items, class_="facts")
 
 
-def _word(key: str) -> str:
-    return "rows a batch" if key == "batch_size" else key
+def _words(key: str, value: float) -> str:
+    """ "1 epoch", "300 steps", "32 rows a batch"."""
+    unit = {"epochs": "epoch", "steps": "step", "batch_size": "row"}[key]
+    return f"{value:g} {unit}{'' if value == 1 else 's'}{' a batch' if key == 'batch_size' else ''}"
 
 
 def recommendation(result: dict[str, Any]) -> Html:

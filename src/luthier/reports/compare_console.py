@@ -66,7 +66,7 @@ def _outcome(told: dict[str, Any]) -> str:
 def table(result: dict[str, Any]) -> list[str]:
     """The methods, best first, those without a score last with their reason."""
     methods = ordered(result)
-    places = decimals(*(method.get("score") for method in methods))
+    places = max(3, decimals(*(method.get("score") for method in methods)))
     rows = [HEAD, *(_row(method, places, result) for method in methods if "score" in method)]
     wide = [max(len(row[at]) for row in rows) for at in range(len(HEAD))]
     lines = [

@@ -17,6 +17,11 @@ def _scored(result: Record) -> list[Record]:
     return [method for method in result["methods"] if "score" in method]
 
 
+def places_of(methods: list[Record]) -> int:
+    """One decimal more than an interval bears, at least three: the methods are to be told apart."""
+    return max(3, decimals(*(method["score"] for method in methods)))
+
+
 def _style(method: Record) -> str:
     """Filled where it can't be told from the best, hollow where it is worse."""
     return "before" if told_apart(method) else "after"
@@ -45,14 +50,14 @@ def methods(result: Record) -> Html:
     known = _scored(result)
     if not known:
         return Html("")
-    places = decimals(*(method["score"] for method in known))
+    places = places_of(known)
     rows = [_row(method, places, result) for method in known]
     head = [
         "Method",
         "Score",
         "95 % interval",
         "Seeds",
-        "Learning rate",
+        "Rate",
         "Trained",
         "Time",
         "Memory",
@@ -75,7 +80,7 @@ def _row(method: Record, places: int, result: Record) -> list[Any]:
         element("b", value) if method["name"] == result["best"] else value,
         span(score, places),
         spread,
-        join(rate, element("small", method["rate_from"]) if method["learning_rate"] else None),
+        join(rate, element("small", method["rate_from"]) if method["rate_from"] != "default" else None),
         compact(method["trainable"]),
         duration(method["seconds"]),
         f"{count(method['peak_memory_mb'])} MB",
@@ -121,7 +126,7 @@ def differences(result: Record) -> Html:
     known = [method for method in _scored(result) if "difference" in method]
     if not known:
         return Html("")
-    places = decimals(*(method["difference"] for method in known))
+    places = max(3, decimals(*(method["difference"] for method in known)))
     rows: list[list[Any]] = [
         [
             method["name"],

@@ -46,7 +46,7 @@ def _first(chosen: Entry, best: Entry, known: list[Entry], result: dict[str, Any
     if chosen is best:
         return f"{name} has the best {metric}, {_value(chosen)}, and no method that trains less comes as close."
     gap = chosen["difference"]
-    places = decimals(gap, chosen["score"], best["score"])
+    places = max(3, decimals(gap, chosen["score"], best["score"]))
     more = f"{abs(gap['value']):.{places}f}"
     worse = (gap["value"] < 0) == result["higher_is_better"]
     away = "level with" if gap["value"] == 0 else f"{more} {'worse' if worse else 'better'} than"
@@ -66,7 +66,7 @@ def _costs(chosen: Entry, best: Entry) -> str:
 
 def _times(ours: float, theirs: float) -> str:
     ratio = ours / theirs if theirs else float("inf")
-    return f"{ratio:.2g}" if finite(ratio) else duration(ours)
+    return f"{ratio:.2f}" if finite(ratio) and ratio >= 0.01 else duration(ours)
 
 
 def _others(chosen: Entry, best: Entry, tied: list[Entry], result: dict[str, Any]) -> list[str]:
@@ -103,4 +103,4 @@ def _seeds(result: dict[str, Any]) -> str:
 
 
 def _value(method: Entry) -> str:
-    return f"{method['score']['value']:.{decimals(method['score'])}f}"
+    return f"{method['score']['value']:.{max(3, decimals(method['score']))}f}"

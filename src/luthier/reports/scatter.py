@@ -44,32 +44,34 @@ def scatter(title: str, dots: Sequence[Dot], written: Callable[[float], str] = c
     rows = nice_ticks(min(dot.ends[0] for dot in dots), max(dot.ends[1] for dot in dots))
     y = Scale(rows[0], rows[-1], HEIGHT - BOTTOM, TOP)
     costs = [dot.cost for dot in dots]
-    powers = decades(costs)
-    x = Scale(powers[0] - (min(costs) <= 0), powers[-1], LEFT + 6, WIDTH - RIGHT - 6)
+    marks = stops(costs)
+    first, last = math.log10(marks[0]), math.log10(marks[-1])
+    foot = first - (last - first) / 6  # where a cost of zero stands
+    x = Scale(foot if min(costs) <= 0 else first, last, LEFT + 6, WIDTH - RIGHT - 6)
 
     def at(cost: float) -> float:
-        return x(math.log10(cost)) if cost > 0 else x(powers[0] - 1)
+        return x(math.log10(cost) if cost > 0 else foot)
 
     parts = [_row(y(tick), tick_text(tick, rows)) for tick in rows]
-    columns = [0.0] * (min(costs) <= 0) + [10.0**power for power in powers]
-    step = math.ceil(len(columns) / 7)
-    parts += [
-        element("text", written(cost), x=px(at(cost)), y=HEIGHT - 12, text_anchor="middle") for cost in columns[::step]
-    ]
+    columns = [0.0] * (min(costs) <= 0) + marks[:: math.ceil(len(marks) / 6)]
+    parts += [element("text", written(c), x=px(at(c)), y=HEIGHT - 12, text_anchor="middle") for c in columns]
     placed = [(at(dot.cost), y(dot.score)) for dot in dots]
     parts += [_whisker(px(at(dot.cost)), y, dot) for dot in dots]
     for dot, (left, top), (text_left, text_top, anchor) in zip(dots, placed, names(dots, placed), strict=True):
         parts.append(element("circle", cx=px(left), cy=px(top), r=4.5, class_=f"dot {dot.style}"))
-        kind = "chosen" if dot.chosen else None
+        kind = "name chosen" if dot.chosen else "name"
         parts.append(element("text", dot.name, x=px(text_left), y=px(text_top), text_anchor=anchor, class_=kind))
     return picture(title, HEIGHT, parts)
 
 
-def decades(costs: Sequence[float]) -> list[int]:
-    """The powers of ten around all costs above zero; at least two."""
-    known = [math.log10(cost) for cost in costs if cost > 0] or [0.0]
-    low, high = math.floor(min(known)), math.ceil(max(known))
-    return list(range(low, max(high, low + 1) + 1))
+def stops(costs: Sequence[float]) -> list[float]:
+    """1 and 3 times powers of ten, from at or below the lowest cost above zero to at or above the highest."""
+    known = [cost for cost in costs if cost > 0] or [1.0]
+    low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known))) + 1
+    every = [round(size * 10.0**power, 12) for power in range(low, high + 1) for size in (1, 3)]
+    first = max(stop for stop in every if stop <= min(known))
+    last = min(stop for stop in every if stop >= max(known) and stop > first)
+    return [stop for stop in every if first <= stop <= last]
 
 
 def names(dots: Sequence[Dot], placed: Sequence[tuple[float, float]]) -> list[tuple[float, float, str]]:
