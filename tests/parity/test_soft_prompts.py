@@ -132,7 +132,7 @@ def test_saved_and_put_back_it_is_the_same(name: str, needs: str, case: str, ope
 @pytest.mark.parametrize("name", tiny.DECODERS)
 @torch.no_grad()
 def test_with_a_cache_it_writes_what_it_writes_without(name: str, case: str, opened: Opened) -> None:
-    """Greedy, six tokens for prompts of several lengths together; expected: the argmax, the whole row anew each time."""
+    """Greedy, six tokens for prompts of several lengths together; expected: the argmax of the whole row."""
     backbone = opened(name, "token_logits")
     adapted(backbone, case)
     prompts = [row["input_ids"] for row in rows_for(backbone)]

@@ -175,6 +175,7 @@ def test_an_encoder_s_head_reads_its_own_first_token(opened: Opened, tmp_path: P
             hidden_1LD = model.bert(inputs_embeds=torch.cat([prompt_PD, words_TD])[None]).last_hidden_state
             expected.append(model.classifier(model.bert.pooler(hidden_1LD[:, LENGTH:]))[0])
         read_first = model(inputs_embeds=torch.cat([prompt_PD, words_TD])[None]).logits[0]
+    with torch.no_grad():
         found = outputs(backbone, rows)
     assert_close(found, expected)
     assert (read_first - found[-1]).abs().max() > 0.01

@@ -26,6 +26,10 @@ PREFIX = "base_model.model."
 TASK_TYPES = {"token_logits": "CAUSAL_LM", "sequence_logits": "SEQ_CLS", "hidden": "FEATURE_EXTRACTION"}
 
 
+LEAST_ROOM = 8
+"""Tokens of a row that virtual ones must leave room for: a word between the tokens that open and close it."""
+
+
 class MethodOptions(Options):
     """A method's section of a recipe."""
 
@@ -52,6 +56,15 @@ def save_whole(backbone: Backbone) -> Callable[[Path], None]:
         backbone.model.save_pretrained(folder)
 
     return save
+
+
+def require_room(backbone: Backbone, taken: int, where: str) -> None:
+    """Raises Refused where ``taken`` positions leave none for text."""
+    positions = backbone.max_positions
+    if positions is None or positions - taken >= LEAST_ROOM:
+        return
+    what = f"{taken} virtual tokens leave no room for text: this model has {positions} positions"
+    raise Refused(Finding("method.no-room", where, what, f"give at most {positions - LEAST_ROOM}"))
 
 
 def new_head(backbone: Backbone) -> dict[str, nn.Parameter]:

@@ -21,7 +21,7 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_PREFIX_TUNING_POSTPROCES
 from pydantic import Field
 from torch import Tensor, nn
 
-from luthier.methods.common import MethodOptions, new_head, read_adapter, restore, save_adapter
+from luthier.methods.common import MethodOptions, new_head, read_adapter, require_room, restore, save_adapter
 from luthier.models.backbone import Backbone, evaluating
 from luthier.models.prefixed import PREFIXED, Heard, carry, listening
 from luthier.types import Adaptation, Finding, Refused
@@ -92,6 +92,7 @@ class Projected(Prefix):
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
+    require_room(backbone, options.positions(backbone), "prefix.num_virtual_tokens")
     length, kinds = options.num_virtual_tokens, _attentions(backbone)
     prefixes: dict[str, Prefix] = {
         kind: Projected(layers, length, backbone.width, options.hidden) if options.projection else Plain(layers, length)

@@ -17,7 +17,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from luthier.methods.common import PREFIX, MethodOptions, head_modules, new_head, read_adapter, restore, save_adapter
+from luthier.methods.common import (
+    PREFIX,
+    MethodOptions,
+    head_modules,
+    new_head,
+    read_adapter,
+    require_room,
+    restore,
+    save_adapter,
+)
 from luthier.models.backbone import Backbone
 from luthier.types import Adaptation, Finding, Refused
 
@@ -62,6 +71,7 @@ class SoftPrompt(nn.Module):
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
     _agree(options)
+    require_room(backbone, options.positions(backbone), "prompt.num_virtual_tokens")
     encoded = options.encoder != "none"
     embedding_PD = _random_inputs(backbone, options) if encoded else _initial(backbone, options)
     hidden = options.hidden or embedding_PD.shape[1]
