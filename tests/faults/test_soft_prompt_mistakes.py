@@ -82,3 +82,18 @@ def test_a_prefix_where_attention_is_the_model_s_own(found: Any) -> None:
     assert finding.code == "method.no-target"
     assert "would change nothing" in finding.what
     assert "`prompt`" in finding.mend
+
+
+@pytest.mark.parametrize(("method", "options", "rate"), [
+    ("prompt", {}, 3e-2), ("prompt", {"encoder": "lstm"}, 3e-3), ("prefix", {}, 3e-4),
+    ("prefix", {"projection": False}, 3e-2),
+])  # fmt: skip
+def test_the_learning_rate_suits_what_trains(
+    method: str, options: dict[str, Any], rate: float, tiny_folder: Any, tmp_path: Path
+) -> None:
+    """An MLP or LSTM moves all embeddings at once; at the rate of plain ones the model collapses."""
+    rows = [{"text": f"the {word} house", "label": word} for word in ("red", "green")]
+    data = {"train": tiny.write_jsonl(tmp_path / "rows.jsonl", rows), "eval": 0.0}
+    keys: dict[str, Any] = {"method": method, method: options}
+    _, prepared = luthier.check(task="classify", model=tiny_folder("bert"), data=data, **keys)
+    assert prepared.resolved.recipe.learning_rate == rate

@@ -44,6 +44,10 @@ class MethodOptions(Options):
         """What the model must give: what the objective needs, or less."""
         return objective_needs
 
+    def defaults(self) -> dict[str, Any]:
+        """Values of the recipe that suit these options, where the method's own ``DEFAULTS`` don't."""
+        return {}
+
     def positions(self, backbone: Backbone) -> int:
         """How many of the model's positions it takes from every row."""
         return 0

@@ -26,7 +26,7 @@ from luthier.models.backbone import Backbone, evaluating
 from luthier.models.prefixed import PREFIXED, Heard, carry, listening
 from luthier.types import Adaptation, Finding, Refused
 
-DEFAULTS = {"learning_rate": 1e-2}
+DEFAULTS = {"learning_rate": 3e-4}  # of the MLP, which moves all keys and values at once
 TENSOR, OURS = "prompt_embeddings", "LUTHIER_PREFIX"
 INITIAL_STD = 0.02
 
@@ -36,6 +36,9 @@ class Options(MethodOptions):
     num_virtual_tokens: int = Field(20, gt=0, description="keys and values before those of every attention")
     projection: bool = Field(True, description="while training they come out of an MLP")
     hidden: int = Field(512, gt=0, description="width inside that MLP")
+
+    def defaults(self) -> dict[str, Any]:
+        return {} if self.projection else {"learning_rate": 3e-2}
 
     def positions(self, backbone: Backbone) -> int:
         return _positions(backbone, self.num_virtual_tokens)

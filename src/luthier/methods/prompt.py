@@ -30,7 +30,8 @@ from luthier.methods.common import (
 from luthier.models.backbone import Backbone
 from luthier.types import Adaptation, Finding, Refused
 
-DEFAULTS = {"learning_rate": 1e-2}
+DEFAULTS = {"learning_rate": 3e-2}
+ENCODED = {"mlp": 1e-3, "lstm": 3e-3}  # an encoder moves all embeddings at once, and needs a lower rate
 TENSOR, OURS = "prompt_embeddings", "LUTHIER_PROMPT"
 THEIR_PREFIX = "base_model."  # PEFT does not inject a prompt, so that there is one module fewer around the model
 
@@ -44,6 +45,9 @@ class Options(MethodOptions):
     text: str | None = Field(None, description="init: text; its tokens, repeated or cut to num_virtual_tokens")
     encoder: Literal["none", "mlp", "lstm"] = Field("none", description="P-tuning: what the embeddings come out of")
     hidden: int | None = Field(None, gt=0, description="width inside the encoder; default: the model's")
+
+    def defaults(self) -> dict[str, Any]:
+        return {"learning_rate": ENCODED[self.encoder]} if self.encoder in ENCODED else {}
 
     def positions(self, backbone: Backbone) -> int:
         return self.num_virtual_tokens

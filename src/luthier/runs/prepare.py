@@ -72,11 +72,11 @@ def _unknown_to(task: Any, example: Example) -> bool:
 
 def _defaults(resolved: ResolvedRecipe) -> None:
     """What the task and the method would choose, where the recipe is silent."""
-    for origin, module in (
-        ("method", METHODS.load(resolved.recipe.method)),
-        ("task", TASKS.load(resolved.recipe.task)),
+    for origin, defaults in (
+        ("method", METHODS.load(resolved.recipe.method).DEFAULTS | resolved.method_options.defaults()),
+        ("task", TASKS.load(resolved.recipe.task).DEFAULTS),
     ):
-        for key, value in module.DEFAULTS.items():
+        for key, value in defaults.items():
             if key not in resolved.origins and key in type(resolved.recipe).model_fields:
                 resolved.set(key, value, origin)
 
