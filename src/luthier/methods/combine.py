@@ -44,8 +44,8 @@ class Methods:
     def defaults(self) -> dict[str, Any]:
         """Values of the recipe that suit them; where two disagree, the lower: the more careful learning rate."""
         found: dict[str, Any] = {}
-        for name in self.options:
-            for key, value in METHODS.load(name).DEFAULTS.items():
+        for name, options in self.options.items():
+            for key, value in {**METHODS.load(name).DEFAULTS, **options.defaults()}.items():
                 found[key] = min(found.get(key, value), value)
         return found
 

@@ -27,6 +27,10 @@ PREFIX = "base_model.model."
 TASK_TYPES = {"token_logits": "CAUSAL_LM", "sequence_logits": "SEQ_CLS", "hidden": "FEATURE_EXTRACTION"}
 
 
+LEAST_ROOM = 8
+"""Tokens of a row that virtual ones must leave room for: a word between the tokens that open and close it."""
+
+
 class MethodOptions(Options):
     """A method's section of a recipe."""
 
@@ -59,6 +63,10 @@ class MethodOptions(Options):
         """What the model must give: what the objective needs, or less."""
         return objective_needs
 
+    def defaults(self) -> dict[str, Any]:
+        """Values of the recipe that suit these options, where the method's own ``DEFAULTS`` don't."""
+        return {}
+
     def positions(self, backbone: Backbone) -> int:
         """How many of the model's positions it takes from every row."""
         return 0
@@ -77,6 +85,15 @@ def save_whole(backbone: Backbone) -> Callable[[Path], None]:
         backbone.model.save_pretrained(folder)
 
     return save
+
+
+def require_room(backbone: Backbone, taken: int, where: str) -> None:
+    """Raises Refused where ``taken`` positions leave none for text."""
+    positions = backbone.max_positions
+    if positions is None or positions - taken >= LEAST_ROOM:
+        return
+    what = f"{taken} virtual tokens leave no room for text: this model has {positions} positions"
+    raise Refused(Finding("method.no-room", where, what, f"give at most {positions - LEAST_ROOM}"))
 
 
 def new_head(backbone: Backbone) -> dict[str, nn.Parameter]:

@@ -21,13 +21,21 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_PREFIX_TUNING_POSTPROCES
 from pydantic import Field
 from torch import Tensor, nn
 
-from luthier.methods.common import MethodOptions, by_file_name, new_head, read_adapter, restore, save_adapter
+from luthier.methods.common import (
+    MethodOptions,
+    by_file_name,
+    new_head,
+    read_adapter,
+    require_room,
+    restore,
+    save_adapter,
+)
 from luthier.models.backbone import Backbone
 from luthier.models.modes import evaluating
 from luthier.models.prefixed import PREFIXED, Heard, carry, listening
 from luthier.types import Adaptation, Finding, Refused
 
-DEFAULTS = {"learning_rate": 1e-2}
+DEFAULTS = {"learning_rate": 3e-4}  # of the MLP, which moves all keys and values at once
 TENSOR, OURS = "prompt_embeddings", "LUTHIER_PREFIX"
 INITIAL_STD = 0.02
 
@@ -39,6 +47,9 @@ class Options(MethodOptions):
     num_virtual_tokens: int = Field(20, gt=0, description="keys and values before those of every attention")
     projection: bool = Field(True, description="while training they come out of an MLP")
     hidden: int = Field(512, gt=0, description="width inside that MLP")
+
+    def defaults(self) -> dict[str, Any]:
+        return {} if self.projection else {"learning_rate": 3e-2}
 
     def positions(self, backbone: Backbone) -> int:
         return _positions(backbone, self.num_virtual_tokens)
@@ -95,6 +106,7 @@ class Projected(Prefix):
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
+    require_room(backbone, options.positions(backbone), "prefix.num_virtual_tokens")
     length, kinds = options.num_virtual_tokens, _attentions(backbone)
     prefixes: dict[str, Prefix] = {
         kind: Projected(layers, length, backbone.width, options.hidden) if options.projection else Plain(layers, length)

@@ -24,13 +24,15 @@ from luthier.methods.common import (
     head_modules,
     new_head,
     read_adapter,
+    require_room,
     restore,
     save_adapter,
 )
 from luthier.models.backbone import Backbone
 from luthier.types import Adaptation, Finding, Refused
 
-DEFAULTS = {"learning_rate": 1e-2}
+DEFAULTS = {"learning_rate": 3e-2}
+ENCODED = {"mlp": 1e-3, "lstm": 3e-3}  # an encoder moves all embeddings at once, and needs a lower rate
 TENSOR, OURS = "prompt_embeddings", "LUTHIER_PROMPT"
 THEIR_PREFIX = "base_model."  # PEFT does not inject a prompt, so that there is one module fewer around the model
 
@@ -46,6 +48,9 @@ class Options(MethodOptions):
     text: str | None = Field(None, description="init: text; its tokens, repeated or cut to num_virtual_tokens")
     encoder: Literal["none", "mlp", "lstm"] = Field("none", description="P-tuning: what the embeddings come out of")
     hidden: int | None = Field(None, gt=0, description="width inside the encoder; default: the model's")
+
+    def defaults(self) -> dict[str, Any]:
+        return {"learning_rate": ENCODED[self.encoder]} if self.encoder in ENCODED else {}
 
     def positions(self, backbone: Backbone) -> int:
         return self.num_virtual_tokens
@@ -73,6 +78,7 @@ class SoftPrompt(nn.Module):
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
     _agree(options)
+    require_room(backbone, options.positions(backbone), "prompt.num_virtual_tokens")
     encoded = options.encoder != "none"
     embedding_PD = _random_inputs(backbone, options) if encoded else _initial(backbone, options)
     hidden = options.hidden or embedding_PD.shape[1]

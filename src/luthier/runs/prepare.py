@@ -11,6 +11,7 @@ from luthier.checks import run_checks
 from luthier.checks.settings import check_settings
 from luthier.data.encode import encode
 from luthier.engine.precision import choose_precision
+from luthier.methods.common import LEAST_ROOM
 from luthier.models.backbone import Backbone
 from luthier.models.load import load, locate
 from luthier.models.probes import head_problem
@@ -22,7 +23,6 @@ from luthier.tasks import TASKS
 from luthier.types import Adaptation, Example, Finding, Refused
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
-LEAST_ROOM = 8  # tokens of a row beside virtual ones: a word between the tokens that open and close it
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,7 @@ def _limit(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
     """The longest row in tokens: the recipe's, else what the model's positions and its tokenizer allow."""
     positions = backbone.max_positions
     if positions and (taken := resolved.methods.positions(backbone)):
-        positions -= taken
-        if positions < LEAST_ROOM:
-            findings.append(_no_room(resolved.methods.name, taken, positions + taken))
-            positions = LEAST_ROOM  # so that the other checks still run
+        positions = max(positions - taken, LEAST_ROOM)  # with less the method refuses, and the other checks still run
     allowed = [n for n in (positions, backbone.tokenizer.model_max_length) if n and n < 10**6]
     most = min(allowed, default=2048)
     wanted = resolved.recipe.max_length
@@ -170,12 +167,6 @@ def _limit(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
         findings.append(Finding("recipe.value", "max_length", what, f"give at most {positions}"))
         return most
     return wanted
-
-
-def _no_room(method: str, taken: int, positions: int) -> Finding:
-    what = f"{taken} virtual tokens leave no room for text: this model has {positions} positions"
-    mend = f"give at most {positions - LEAST_ROOM}"
-    return Finding("method.no-room", f"{method}.num_virtual_tokens", what, mend)
 
 
 def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]) -> Adaptation:
