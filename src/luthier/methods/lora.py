@@ -47,6 +47,10 @@ class Options(MethodOptions):
         None, description="QLoRA: frozen weights in 4 bits (needs bitsandbytes and a GPU)"
     )
 
+    def defaults(self) -> dict[str, Any]:
+        """VeRA's two vectors want about ten times LoRA's rate (its paper's appendix A)."""
+        return {"learning_rate": 5e-3} if self.variant == "vera" else {}
+
     def load_kwargs(self) -> dict[str, Any]:
         if self.quantize is None:
             return {}
