@@ -94,14 +94,14 @@ def _reason(told: list[dict[str, Any]]) -> str:
             return f"{first['what']}{mend} [{first['code']}]" + (f" and {more} more" if more else "")
         if cell.get("reason"):
             return cell["reason"]
-    return "the budget was used up" if any(cell["status"] == "left out" for cell in told) else ""
+    return ""
 
 
 def _rate_from(contender: Contender, search: Search | None, about: dict[str, Any]) -> str:
     if "learning_rate" in contender.own or about.get("rate_given"):
         return "given"
     if search and search.count:
-        return "search" if search.rate is not None else "default, not beaten in the search"
+        return "searched" if search.rate is not None else "default, kept"
     return "default"
 
 

@@ -107,6 +107,9 @@ class Work:
         elif not self._over() and search.complete:
             self._run(cell, f"{contender.label}, seed {seed}")
             self.written()
+        else:
+            reason = "the comparison was stopped" if self.stop else "the budget was used up"
+            cell.told = {"status": "left out", "reason": reason}
 
     def _searched(self, contender: Contender) -> Search:
         """The search of a method's learning rate: of no trials where it was given, or none is wanted."""

@@ -80,13 +80,17 @@ def _row(method: Record, places: int, result: Record) -> list[Any]:
         element("b", value) if method["name"] == result["best"] else value,
         span(score, places),
         spread,
-        join(rate, element("small", method["rate_from"]) if method["rate_from"] != "default" else None),
+        join(rate, element("small", method["rate_from"]) if _is_news(method) else None),
         compact(method["trainable"]),
         duration(method["seconds"]),
         f"{count(method['peak_memory_mb'])} MB",
         f"{method['weights_mb']:.3g} MB",
         f"× {method['inference']:.2f}",
     ]
+
+
+def _is_news(method: Record) -> bool:
+    return bool(method["learning_rate"]) and method["rate_from"] != "default"
 
 
 def missing(result: Record) -> Html:
@@ -179,7 +183,7 @@ def search(result: Record) -> Html:
     found = [method for method in result["methods"] if method.get("search")]
     rows: list[list[Any]] = []
     for method in found:
-        for trial in method["search"]:
+        for trial in method["search"] if method["search"][0]["learning_rate"] else []:  # features have no rate
             value = f"{trial['value']:.4f}" if trial["value"] is not None else trial["status"]
             rate = f"{trial['learning_rate']:g}" if trial["learning_rate"] else "–"
             rows.append([method["name"], rate, element("b", value) if trial["chosen"] else value])

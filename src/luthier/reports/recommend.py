@@ -44,7 +44,9 @@ def _first(chosen: Entry, best: Entry, known: list[Entry], result: dict[str, Any
     if len(known) == 1:
         return f"{name} is the only method with a score: {_value(chosen)} {metric}."
     if chosen is best:
-        return f"{name} has the best {metric}, {_value(chosen)}, and no method that trains less comes as close."
+        least = min(method["trainable"] for method in known) == best["trainable"]
+        more = "trains the fewest numbers" if least else "no method that trains less comes as close"
+        return f"{name} has the best {metric}, {_value(chosen)}, and {more}."
     gap = chosen["difference"]
     places = max(3, decimals(gap, chosen["score"], best["score"]))
     more = f"{abs(gap['value']):.{places}f}"
