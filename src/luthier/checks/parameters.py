@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from luthier.engine.fit import choose, train_mode
+from luthier.engine.precision import autocast
 from luthier.types import Finding
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def gradients_flow(prepared: Prepared) -> list[Finding]:
     with torch.random.fork_rng():
         train_mode(backbone, prepared.adaptation)
         for _ in range(2):
-            prepared.objective.loss(backbone, prepared.objective.collate(rows).to(backbone.device)).total.backward()
+            with autocast(str(prepared.resolved.recipe.precision), backbone.device):
+                terms = prepared.objective.loss(backbone, prepared.objective.collate(rows).to(backbone.device))
+            terms.total.backward()
             reached |= {name for name, p in parameters.items() if p.grad is not None and p.grad.abs().sum() > 0}
             with torch.no_grad():
                 for p in parameters.values():

@@ -48,7 +48,7 @@ def adapters(given: argparse.Namespace) -> int:
         return 0
     if not given.to:
         raise Refused(Finding("recipe.missing-key", "--to", "where shall the new run go?", "give `--to runs/name`"))
-    weights = [float(part) for part in given.weights.split(",")] if given.weights else None
+    weights = _weights(given.weights) if given.weights else None
     told = average(given.runs, given.to, weights) if given.average else stack(given.runs, given.to)
     if given.json:
         say(told)
@@ -57,6 +57,14 @@ def adapters(given: argparse.Namespace) -> int:
     for run, alike in told["parity"].items():
         print(f"  beside {run}: {_alike(alike)}")
     return 0
+
+
+def _weights(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        what = f"`{text}` is no list of numbers"
+        raise Refused(Finding("adapters.weights", "--weights", what, "give them as `--weights 0.7,0.3`")) from None
 
 
 def switch(given: argparse.Namespace) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 
 from luthier.evaluate.outputs import Reader
 from luthier.export.parity import compare, probes
-from luthier.models.load import load, locate
+from luthier.models.load import load
+from luthier.runs.final import open_final
 from luthier.runs.predictor import Predictor
 from luthier.runs.run import Run
 from luthier.types import Finding, Refused
@@ -23,19 +24,18 @@ def export(run: Run, to: Path) -> dict[str, Any]:
     methods = run.resolved.methods
     if findings := methods.unmergeable():
         raise Refused(*findings)
-    predictor = run.predictor
-    path, findings = locate(run.resolved.recipe.model.name, run.resolved.base)
-    if findings:
-        path, findings = locate(run.info["model"]["path"], run.resolved.base)
-    if findings:
-        raise Refused(*findings)
-    backbone = load(str(path), path, predictor.backbone.needs, config=predictor.task.config())
+    if to.exists() and to != run.folder / "merged":  # its own former export is replaced, and nothing else
+        raise Refused(Finding("copy.exists", str(to), "this folder exists already", "give another with `--to`"))
+    predictor = _exact(run)
+    path = predictor.backbone.path
+    backbone = load(path, path, predictor.backbone.needs, config=predictor.task.config())
     methods.attach(backbone, run.folder / "final")
     methods.fold(backbone)
     partial = to.with_name(f".{to.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     backbone.model.save_pretrained(partial)
     predictor.backbone.tokenizer.save_pretrained(partial)
-    told = compare(predictor, _read_back(run, partial), probes(run))
+    told = compare(predictor, _read_back(predictor, run, partial), probes(run))
     if told["relative"] > BOUND:
         shutil.rmtree(partial)
         what = f"the merged model's outputs differ by {told['relative']:.1e}, over the bound of {BOUND:.0e}"
@@ -46,9 +46,16 @@ def export(run: Run, to: Path) -> dict[str, Any]:
     return {"folder": str(to), **told, "bound": BOUND}
 
 
-def _read_back(run: Run, folder: Path) -> Predictor:
+def _exact(run: Run) -> Predictor:
+    """The run's model in fp32, which ``BOUND`` is for: of one that ran in bf16 no two forms agree closer than bf16."""
+    if run.resolved.recipe.precision != "bf16":
+        return run.predictor
+    recipe = run.resolved.recipe.model_copy(update={"precision": "fp32"})
+    return open_final(run.folder / "final", replace(run.resolved, recipe=recipe), run.info["model"]["path"])
+
+
+def _read_back(old: Predictor, run: Run, folder: Path) -> Predictor:
     """The model as it is on disk."""
-    old = run.predictor
     backbone = load(str(folder), str(folder), old.backbone.needs, config=old.task.config())
     backbone.choose_layout(run.resolved.recipe.packing)
     backbone.tokenizer = old.backbone.tokenizer

@@ -77,7 +77,9 @@ class Methods:
         found = hashlib.sha256()
         for options in self.options.values():
             for path in options.located([path for key in options.paths for path in vars(options)[key]]):
-                for file in sorted(path.glob("final/adapter_model.safetensors")):
+                for file in sorted(
+                    [*path.glob("final/adapter_model.safetensors"), *path.glob("adapter_model.safetensors")]
+                ):
                     found.update(file.read_bytes())
         return found.hexdigest()
 
@@ -142,12 +144,14 @@ class Methods:
     def attach(self, backbone: Backbone, folder: Path) -> Solved | None:
         """Put what was saved back on the base model; the fitted classifier of a method that has one."""
         solved = None
+        own = dict(backbone.model.named_parameters())  # as they are called without an adapter
         for name, options in self._ordered():
-            place = folder if len(self.options) == 1 else folder / name
-            if options.whole:
-                _attach_weights(backbone, place)
-            else:
+            if not options.whole:
+                place = folder if len(self.options) == 1 else folder / name
                 solved = METHODS.load(name).attach(backbone, place)
+        for name, options in self.options.items():
+            if options.whole:  # the last, so that what adapters ask of the model is asked of it in one dtype
+                _attach_weights(own, folder / name)
         return solved
 
     def unmergeable(self) -> list[Finding]:
@@ -173,8 +177,11 @@ def _save_weights(folder: Path, backbone: Backbone, adaptation: Adaptation) -> N
     save_adapter(folder, backbone, {"peft_type": WEIGHTS_TYPE}, by_file_name(adaptation.parameters), {})
 
 
-def _attach_weights(backbone: Backbone, folder: Path) -> None:
+def _attach_weights(own: Mapping[str, Any], folder: Path) -> None:
     from luthier.methods.common import by_file_name, read_adapter, restore
 
-    tensors, parameters = read_adapter(folder)[1], by_file_name(dict(backbone.model.named_parameters()))
-    restore({name: p for name, p in parameters.items() if name in tensors}, tensors)
+    tensors, parameters = read_adapter(folder)[1], by_file_name(own)
+    places = {name: p for name, p in parameters.items() if name in tensors}
+    for parameter in places.values():
+        parameter.data = parameter.data.float()  # as it was trained, in a model that is held in bf16
+    restore(places, tensors)

@@ -76,9 +76,27 @@ def mixing(backbone: Backbone, layers: list[Fusion], batch: Batch) -> Tensor:
     finally:
         for layer in layers:
             layer.seen = None
-    spans = list(zip(batch["starts"].tolist(), batch["lengths"].tolist(), strict=True))
-    rows = [torch.stack([p_TN[start : start + length].mean(0) for p_TN in seen]) for start, length in spans]
-    return torch.stack(rows)
+    reading = set(backbone.model.get_encoder().modules()) if backbone.encoder_decoder else set()
+    of_layers = [
+        torch.stack([p_TN[start:end].mean(0) for start, end in _spans(backbone, batch, source=layer in reading)])
+        for layer, p_TN in zip(layers, seen, strict=True)
+    ]
+    return torch.stack(of_layers, dim=1)
+
+
+def _spans(backbone: Backbone, batch: Batch, *, source: bool) -> list[tuple[int, int]]:
+    """First and one past the last token of each row, where a layer sees it: an encoder reads the source.
+
+    Virtual tokens stand before each row of what is read, and are not counted.
+    """
+    starts_K, lengths_K = batch["starts"], batch["lengths"]
+    rows_K = torch.arange(len(starts_K), device=starts_K.device)
+    if source:
+        mask_KS = batch["attention_mask"]
+        starts_K, lengths_K = rows_K * mask_KS.shape[1] + mask_KS.argmax(1), mask_KS.sum(1)
+    if source or not backbone.encoder_decoder:
+        starts_K = starts_K + (rows_K + 1) * backbone.prompt_length
+    return list(zip(starts_K.tolist(), (starts_K + lengths_K).tolist(), strict=True))
 
 
 def attach(backbone: Backbone, folder: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from luthier.methods.bottleneck import CHILD, Spec
 from luthier.methods.common import CONFIG, by_file_name, read_adapter, restore
@@ -69,11 +69,17 @@ def find_members(paths: Sequence[Path]) -> list[Member]:
 
 def _name(path: Path, taken: list[str]) -> str:
     """The run's name, made fit for a module's; a number where two are alike."""
-    base = path.resolve().name.replace(".", "_")
+    base = member_name(path)
     name, number = base, 2
     while name in taken or name == "default":
         name, number = f"{base}-{number}", number + 1
     return name
+
+
+def member_name(path: Path) -> str:
+    """A run's folder as a key of a ModuleDict: no dots, and none of the names that a module has itself."""
+    name = path.resolve().name.replace(".", "_")
+    return f"{name}-run" if name in dir(nn.ModuleDict) or name == "training" else name
 
 
 def specs(config: dict[str, Any], folder: Path) -> dict[str, Spec]:

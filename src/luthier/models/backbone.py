@@ -154,7 +154,8 @@ class Backbone:
         inputs: dict[str, Any] = {"input_ids": batch["input_ids"]}
         if self.encoder_decoder and self.needs != "hidden":
             inputs, _ = self._with_prompt(inputs | {"attention_mask": batch["attention_mask"]})
-            return decode(self.model, inputs, batch.tensors.get("target_ids", batch["input_ids"])).flatten(0, 1)
+            with self._routed(batch):
+                return decode(self.model, inputs, batch.tensors.get("target_ids", batch["input_ids"])).flatten(0, 1)
         if not self.encoder_decoder:
             inputs["use_cache"] = False
         if "cu_seq_lens" in batch.tensors:

@@ -18,7 +18,7 @@ def fingerprint(backbone: Backbone) -> str:
     for name, parameter in backbone.model.named_parameters():
         if name.startswith(inside) and parameter.is_floating_point() and parameter.device.type != "meta":
             flat = parameter.detach().flatten()
-            sample = flat[:: max(1, len(flat) // SAMPLED)].to("cpu", torch.bfloat16).view(torch.uint8)
+            sample = flat[:: max(1, len(flat) // SAMPLED)].to("cpu", torch.bfloat16).contiguous().view(torch.uint8)
             digest.update(f"{name.removeprefix(f'{seams.trunk}.')}{tuple(parameter.shape)}".encode())
             digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -72,7 +72,10 @@ class ResolvedRecipe:
         """The resolved recipe; each line says where its value came from. It can be run again from any folder."""
         lines, done = [], set()
         paths = PATHS | {f"{name}.{key}" for name, options in self.methods.options.items() for key in options.paths}
-        for key, value, origin in self.rows():
+        for key, value in flatten(self.as_dict()).items():
+            if value is None or value == {}:
+                continue  # an empty list is said: it may stand against a default
+            origin = self.origins.get(key, "default")
             value = self._located(value) if key in paths else value
             section, _, leaf = key.rpartition(".")
             if section and section not in done:

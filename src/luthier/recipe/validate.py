@@ -24,8 +24,8 @@ def validate(
     for short, opened in (("model", "model.name"), ("data", "data.train")):
         if short in origins and not isinstance(values.get(short), dict):
             origins[opened] = origins[short]
-    values, named = _open_short_forms(values)
     findings: list[Finding] = []
+    values, named = _open_short_forms(values, origins, where, findings)
     task = _choice(TASKS, values.get("task"), "task", origins, where, findings)
     methods = _methods(values, named, origins, where, findings)
     objective = _choice(OBJECTIVES, values.get("objective"), "objective", origins, where, findings, optional=True)
@@ -52,7 +52,9 @@ def validate(
     return ResolvedRecipe(recipe, options[task], chosen, options.get(objective or ""), base, origins), findings
 
 
-def _open_short_forms(values: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+def _open_short_forms(
+    values: dict[str, Any], origins: dict[str, str], where: str, findings: list[Finding]
+) -> tuple[dict[str, Any], list[Any]]:
     """``model: X``, ``data: F``, ``method: dora`` and ``method: [{lora: {rank: 8}}, prompt]`` are short forms.
 
     Returns the values with their sections opened, and the methods' names (or what stands in their place).
@@ -63,21 +65,40 @@ def _open_short_forms(values: dict[str, Any]) -> tuple[dict[str, Any], list[Any]
     if isinstance(values.get("data"), str | list):
         values["data"] = {"train": values["data"]}
     given = values.get("method", "lora")
+    if given == []:
+        given = [None]  # said, and empty: not the default
     named = []
     for one in given if isinstance(given, list) else [given]:
         name, options = next(iter(one.items())) if isinstance(one, dict) and len(one) == 1 else (one, None)
         if isinstance(options, list) and name in METHODS:
             options = {METHODS.load(name).Options.listed: options}
         if isinstance(name, str) and name in SHORT_NAMES:
-            name, preset = SHORT_NAMES[name]
+            short, (name, preset) = name, SHORT_NAMES[name]
             options = {**preset, **(options or {})} if isinstance(options, dict | None) else options
+            findings += _against(short, name, preset, [options, values.get(name)], origins, where)
         named.append(name)
         if options is not None:
             section = values.get(name) or {}
+            for key in options if isinstance(options, dict) and isinstance(name, str) else ():
+                origins.setdefault(f"{name}.{key}", origins.get("method", "given"))
             values[name] = (
                 {**options, **section} if isinstance(options, dict) and isinstance(section, dict) else options
             )
     return values, named
+
+
+def _against(
+    short: str, name: str, preset: dict[str, Any], given: list[Any], origins: dict[str, str], where: str
+) -> list[Finding]:
+    """Options beside a short name that say the opposite of what it stands for."""
+    found = []
+    for key, value in preset.items():
+        for section in given:
+            if isinstance(section, dict) and section.get(key, value) != value:
+                what = f"`method: {short}` means `{name}.{key}: {value}`, and `{key}: {section[key]}` is given with it"
+                mend = f"write `method: {name}` with the `{key}` that you mean"
+                found.append(Finding("recipe.combination", _place(f"{name}.{key}", origins, where), what, mend))
+    return found
 
 
 def _methods(

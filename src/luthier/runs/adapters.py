@@ -65,7 +65,7 @@ def _config(final: Path) -> dict[str, Any]:
 def average(paths: Sequence[str], to: str | Path, weights: Sequence[float] | None = None) -> dict[str, Any]:
     """A run whose adapter gives the weighted mean of theirs. Raises Refused where that has no meaning."""
     runs, share = _several(paths), list(weights or [1 / len(paths)] * len(paths))
-    if len(share) != len(runs) or abs(sum(share) - 1) > 1e-6:
+    if len(share) != len(runs) or not abs(sum(share) - 1) <= 1e-6:  # nan is no share
         what = f"{len(share)} weights, of sum {sum(share):g}, for {len(runs)} runs"
         raise Refused(Finding("adapters.weights", "--weights", what, "give one for each run, of sum 1"))
     _same_labels(runs)
@@ -207,7 +207,7 @@ def _made(
     (partial / "recipe.yaml").write_text(resolved.to_yaml(), encoding="utf-8")
     made = {"how": how, "made_of": [str(run.folder) for run in runs], "weights": share}
     created = datetime.now().isoformat(timespec="seconds")
-    write_json(partial / "run.json", first.info | {"name": to.name, "created": created, **made})
+    write_json(partial / "run.json", first.info | {"name": to.name, "created": created, "recipe_hash": "", **made})
     partial.replace(to)
     examples, labels = probes(first), _labels(to / "final")
     likes = [run for run in runs if run.info["task"] == first.info["task"] and _labels(run.folder / "final") == labels]

@@ -38,9 +38,10 @@ def open_final(final: Path, resolved: ResolvedRecipe, trained_from: str) -> Pred
     needs = methods.needs(objective_module.Objective.needs)
     backbone = load(recipe.model.name, path, needs, config=task.config(), dtype=dtype, revision=recipe.model.revision)
     backbone.tokenizer = tokenizer
-    solved = None if methods.whole else methods.attach(backbone, final)
-    backbone.model.to(device).eval()
+    backbone.place(device)
     backbone.choose_layout(recipe.packing)
+    solved = None if methods.whole else methods.attach(backbone, final)
+    backbone.model.eval()
     objective = objective_module.Objective(resolved.objective_options, backbone, None)
     objective.encoder = task.encoder(backbone, recipe.max_length or 2048, "truncate")
     precision = "fp32" if device.type == "cpu" and recipe.precision != "bf16" else str(recipe.precision)

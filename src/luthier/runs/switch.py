@@ -19,8 +19,8 @@ from torch import Tensor
 from luthier.data.read import read_rows
 from luthier.methods.bottleneck import Composition, install
 from luthier.methods.common import PREFIX
-from luthier.methods.members import Member, check_bases, find_members
-from luthier.models.load import load, locate
+from luthier.methods.members import Member, check_bases, find_members, member_name
+from luthier.models.load import load
 from luthier.runs.predictor import Predictor
 from luthier.runs.run import Run
 from luthier.types import Batch, Finding, Refused
@@ -48,15 +48,10 @@ class Switch:
         members = find_members([run.folder for run in opened])
         _one_kind(opened)
         first = opened[0]
-        path, findings = locate(first.resolved.recipe.model.name, first.resolved.base)
-        if findings:
-            path, findings = locate(first.info["model"]["path"], first.resolved.base)
-        if findings:
-            raise Refused(*findings)
         # The first run's predictor is the shared model; of the others only task and encoder are used.
         shared = first.predictor
         backbone = load(
-            first.resolved.recipe.model.name, path, shared.backbone.needs, config=shared.task.config(),
+            first.resolved.recipe.model.name, shared.backbone.path, shared.backbone.needs, config=shared.task.config(),
             revision=first.resolved.recipe.model.revision,
         )  # fmt: skip
         check_bases(backbone, members)
@@ -146,9 +141,10 @@ def requests(switch: Switch, use: str | None, data: str | None, texts: Sequence[
         if findings:
             raise Refused(*findings)
         inputs += [row for _, row in rows]
-    use = Path(use).name if use else None
+    use = member_name(Path(use)) if use else None
     asked = []
     for one in inputs:
         own = one.get("adapter") if isinstance(one, dict) else None
-        asked += [(str(name), one) for name in ([own or use] if own or use else switch.names)]
+        mine = member_name(Path(str(own))) if own else use
+        asked += [(name, one) for name in ([mine] if mine else switch.names)]
     return asked
