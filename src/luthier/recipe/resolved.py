@@ -65,18 +65,20 @@ class ResolvedRecipe:
             return [self._located(item) for item in value]
         if isinstance(value, dict):
             return {**value, "path": self._located(value["path"])} if "path" in value else value
-        near = [self.base / value, Path(value)] if isinstance(value, str) else []
-        return next((str(path.resolve()) for path in near if path.exists()), value)
+        found = isinstance(value, str) and (self.base / value).exists()
+        return str((self.base / value).resolve()) if found else value
 
     def to_yaml(self) -> str:
         """The resolved recipe; each line says where its value came from. It can be run again from any folder."""
         lines, done = [], set()
-        paths = PATHS | {f"{name}.{key}" for name, options in self.methods.options.items() for key in options.paths}
+        runs = {f"{name}.{key}": one for name, one in self.methods.options.items() for key in one.paths}
         for key, value in flatten(self.as_dict()).items():
             if value is None or value == {}:
                 continue  # an empty list is said: it may stand against a default
             origin = self.origins.get(key, "default")
-            value = self._located(value) if key in paths else value
+            value = self._located(value) if key in PATHS else value
+            if key in runs:  # found as the method found them
+                value = [str(path.resolve()) for path in runs[key].located(value)]
             section, _, leaf = key.rpartition(".")
             if section and section not in done:
                 lines.append(f"{section}:")
