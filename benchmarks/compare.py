@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,9 @@ def main() -> None:
         }  # fmt: skip
         luthier.compare(recipe, methods=given.methods, seeds=given.seeds, to=folder, console=Progress())
         for name in ("compare.json", "compare.html"):
-            shutil.copyfile(folder / name, OUT / name)
+            text = (folder / name).read_text(encoding="utf-8")  # without the paths of a machine
+            text = text.replace(str(DATA.parents[2]), "..").replace(str(WORK), "runs")
+            (OUT / name).write_text(text, encoding="utf-8")
     result = json.loads((OUT / "compare.json").read_text(encoding="utf-8"))
     (OUT / "compare.md").write_text(table(result), encoding="utf-8")
 
