@@ -21,7 +21,7 @@ OPENING = """# What works with what
 Written from the table that the tests in `tests/matrix` run, by `python tests/matrix/grid.py`; a test fails when this
 page and that table differ.
 
-Each ✓ has been run on a small random model of the family: it learns a toy set, only what was chosen moves, the saved
+Each ✓ is a test on a small random model of the family: it learns a toy set, only what was chosen moves, the saved
 model opens again with the same outputs, and transformers and PEFT alone give the same logits. `make test` runs a
 selection in which every model meets every task and every family of methods, and every task every method;
 `make test-slow` runs all. A number is a combination that is refused before the first step, with a reason and a mend:

@@ -26,6 +26,12 @@ CELLS = {
     "lora, tied": Cell("llama-tied", "chat", "lora"),
     "full, encoder": Cell("bert", "single", "full"),
     "freeze, decoder": Cell("gpt2", "complete", "freeze: last 1"),
+    "adapter, decoder": Cell("llama", "chat", "adapter: houlsby"),
+    "fusion, encoder": Cell("bert", "single", "fusion"),
+    "stack, encoder-decoder": Cell("t5", "single", "adapter: stack"),
+    "prefix, decoder": Cell("gpt2", "chat", "prefix"),
+    "several, encoder": Cell("bert", "single", "lora + norms"),
+    "several, decoder": Cell("llama", "chat", "prompt + lora"),
 }
 
 
