@@ -12,39 +12,17 @@ from luthier.objectives import OBJECTIVES
 from luthier.tasks import TASKS
 
 # What a room must never import. The formula's symbols know nothing of each other but through `types`.
+ABOVE = {"recipe", "checks", "runs", "plan", "comparison", "cli", "export"}  # what conducts the others
 NEVER = {
-    "engine": {
-        "methods",
-        "objectives",
-        "tasks",
-        "fusion",
-        "recipe",
-        "checks",
-        "reports",
-        "runs",
-        "plan",
-        "cli",
-        "export",
-    },
-    "objectives": {"methods", "tasks", "engine", "recipe", "checks", "reports", "runs", "plan", "cli", "export"},
-    "methods": {"objectives", "tasks", "engine", "recipe", "checks", "reports", "runs", "plan", "cli", "export"},
-    "models": {
-        "methods",
-        "objectives",
-        "tasks",
-        "engine",
-        "recipe",
-        "checks",
-        "reports",
-        "runs",
-        "plan",
-        "cli",
-        "export",
-    },
-    "data": {"methods", "objectives", "tasks", "engine", "models", "recipe", "checks", "runs", "plan", "cli", "export"},
-    "tasks": {"methods", "objectives", "engine", "recipe", "checks", "reports", "runs", "plan", "cli", "export"},
-    "reports": {"methods", "objectives", "engine", "models", "cli"},
-    "plan": {"cli"},
+    "engine": {"methods", "objectives", "tasks", "fusion", "reports", *ABOVE},
+    "objectives": {"methods", "tasks", "engine", "reports", *ABOVE},
+    "methods": {"objectives", "tasks", "engine", "reports", *ABOVE},
+    "models": {"methods", "objectives", "tasks", "engine", "reports", *ABOVE},
+    "data": {"methods", "objectives", "tasks", "engine", "models", *ABOVE},
+    "tasks": {"methods", "objectives", "engine", "reports", *ABOVE},
+    "reports": {"methods", "objectives", "engine", "models", "comparison", "cli"},
+    "plan": {"comparison", "cli"},
+    "comparison": {"plan", "cli"},
     "types": {"*"},
 }
 # Every room may; a name here is a file or folder beside them.
