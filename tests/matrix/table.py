@@ -6,6 +6,7 @@ every test for nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -147,6 +148,10 @@ class Cell:
             return self.task not in CLASSIFY and self.model not in (*WINDOWED, *ENCODER_DECODERS)
         return not self.method.startswith(("adapter", "fusion"))
 
+    def parts(self) -> set[tuple[str, str]]:
+        """Its model and its method, each by itself."""
+        return {("model", self.model), ("method", self.method)}
+
     def pairs(self) -> set[tuple[str, str]]:
         """Its model with its task and with its method's family, and its task with its method."""
         family = self.method.partition(":")[0]
@@ -158,12 +163,12 @@ WORKING = [cell for cell in CELLS if cell.refusal is None]
 REFUSED = [cell for cell in CELLS if cell.refusal is not None]
 
 
-def covering(cells: list[Cell]) -> set[Cell]:
+def covering(cells: list[Cell], pairs: Callable[[Cell], set[tuple[str, str]]] = Cell.pairs) -> set[Cell]:
     """Cells that hold every pair that ``cells`` hold: greedy, in order."""
-    left = set().union(*(cell.pairs() for cell in cells))
+    left = set().union(*(pairs(cell) for cell in cells))
     chosen: set[Cell] = set()
     while left:
-        best = max(cells, key=lambda cell: len(cell.pairs() & left))
+        best = max(cells, key=lambda cell: len(pairs(cell) & left))
         chosen.add(best)
-        left -= best.pairs()
+        left -= pairs(best)
     return chosen
