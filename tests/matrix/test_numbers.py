@@ -1,5 +1,5 @@
-"""Two optimizer steps of a working cell (by default of every model and of every method): all that was chosen moves and nothing else, `base()` gives θ₀ bit for bit,
-and where a method merges, the merged model answers the same."""
+"""Two optimizer steps of a working cell (by default of every model and of every method): all that was chosen moves and
+nothing else, `base()` gives θ₀ bit for bit, and where a method merges, the merged model answers the same."""
 
 from __future__ import annotations
 
