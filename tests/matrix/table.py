@@ -58,7 +58,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "prefix": {"method": "prefix", "prefix": {"num_virtual_tokens": 6, "hidden": 32}, "learning_rate": 2e-2},
     "prefix: no projection": {
-        "method": "prefix", "prefix": {"num_virtual_tokens": 6, "projection": False}, "learning_rate": 0.3,
+        "method": "prefix", "prefix": {"num_virtual_tokens": 6, "projection": False}, "learning_rate": 0.1,
     },
     "lora + norms": {"method": ["lora", {"freeze": {"train": ["norms"]}}], "learning_rate": 1e-2},
     "lora + adapter": {"method": [{"lora": {"rank": 4}}, {"adapter": {"size": 8}}], "learning_rate": 1e-2},

@@ -42,8 +42,9 @@ def generate(
             tensors = lay_out(rows, "padded", pad, side="right" if backbone.encoder_decoder else "left")
             ids_KL, mask_KL = (tensors[key].to(backbone.device) for key in ("input_ids", "attention_mask"))
             inputs = backbone.generation_inputs(ids_KL, mask_KL)
+            new = _room(backbone, ids_KL.shape[1], max_new_tokens)
             grown = cast(Any, backbone.model).generate(
-                **inputs, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad, **sampling
+                **inputs, max_new_tokens=new, eos_token_id=ends, pad_token_id=pad, **sampling
             )
             # An encoder-decoder gives what it wrote, after its start token; a decoder its prompt too, unless that was
             # given as embeddings.
@@ -52,3 +53,10 @@ def generate(
                 cut = next((at for at, token in enumerate(row) if token in ends), len(row))
                 answers.append(row[:cut])
     return answers
+
+
+def _room(backbone: Backbone, prompt: int, wanted: int) -> int:
+    """No more new tokens than the model has positions for, beside the prompt and what virtual tokens take."""
+    positions = backbone.max_positions
+    used = 0 if backbone.encoder_decoder else prompt
+    return wanted if positions is None else max(1, min(wanted, positions - used))
