@@ -56,7 +56,7 @@ def generate(
 
 
 def _room(backbone: Backbone, prompt: int, wanted: int) -> int:
-    """No more new tokens than the model has positions for, beside the prompt and what virtual tokens take."""
-    positions = backbone.max_positions
+    """No more new tokens than a table of positions has rows for, beside the prompt and what virtual tokens take."""
+    positions = backbone.max_positions if backbone.has_position_table else None
     used = 0 if backbone.encoder_decoder else prompt
     return wanted if positions is None else max(1, min(wanted, positions - used))

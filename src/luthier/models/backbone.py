@@ -109,6 +109,13 @@ class Backbone:
         return positions - taken if positions and positions > 0 else None
 
     @cached_property
+    def has_position_table(self) -> bool:
+        """Whether positions are looked up in a table of embeddings, past whose end nothing can be computed."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 0
+        tables = [m for m in self.trunk.modules() if isinstance(m, nn.Embedding) and m is not self.embedding]
+        return any(0 <= table.num_embeddings - positions <= 8 for table in tables)
+
+    @cached_property
     def reads(self) -> str:
         """Which positions of a row the classification head reads: "first", "last" or "all"."""
         return positions_read(self.model, self.width)
