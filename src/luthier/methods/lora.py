@@ -141,7 +141,12 @@ def _pissa_as_lora(
     for name, start in initial.items():
         is_a = ".lora_A." in name
         wide[name] = torch.cat([tensors[name].detach(), start if is_a else -start], dim=0 if is_a else 1)
-    rank, alpha = config["r"], config["lora_alpha"]
-    scale = alpha / rank**0.5 if config["use_rslora"] else alpha / rank
-    wide_alpha = scale * ((2 * rank) ** 0.5 if config["use_rslora"] else 2 * rank)
+    rank = config["r"]
+    wide_alpha = scale_of(config) * ((2 * rank) ** 0.5 if config["use_rslora"] else 2 * rank)
     return wide, config | {"r": 2 * rank, "lora_alpha": wide_alpha, "init_lora_weights": True}
+
+
+def scale_of(config: dict[str, Any]) -> float:
+    """What B A is multiplied by, from PEFT's fields: alpha / rank, or alpha / √rank."""
+    rank, alpha = config["r"], config["lora_alpha"]
+    return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank

@@ -32,13 +32,16 @@ class Member:
         (spec,) = specs(self.config, self.folder).values()
         return spec
 
-    def put(self, backbone: Backbone) -> None:
-        """Its numbers into the adapter of its name; its head stays behind."""
+    def renamed(self) -> dict[str, Tensor]:
+        """Its numbers under the name that it gets here, without its head."""
         (old,) = self.config["members"]
         mine, theirs = f".{CHILD}.{self.name}.", f".{CHILD}.{old}."
-        tensors = {n.replace(theirs, mine): tensor for n, tensor in self.tensors.items() if theirs in n}
+        return {n.replace(theirs, mine): tensor for n, tensor in self.tensors.items() if theirs in n}
+
+    def put(self, backbone: Backbone) -> None:
+        """Its numbers into the adapter of its name; its head stays behind."""
         named = by_file_name(dict(backbone.model.named_parameters()))
-        restore({n: parameter for n, parameter in named.items() if mine in n}, tensors)
+        restore({n: p for n, p in named.items() if f".{CHILD}.{self.name}." in n}, self.renamed())
 
 
 def find_members(paths: Sequence[Path]) -> list[Member]:

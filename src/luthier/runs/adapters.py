@@ -23,6 +23,7 @@ from luthier.export.parity import compare, probes
 from luthier.methods.adapter import OWN
 from luthier.methods.bottleneck import CHILD
 from luthier.methods.common import CONFIG, WEIGHTS, read_adapter
+from luthier.methods.lora import scale_of
 from luthier.methods.members import TYPE, Member, find_members
 from luthier.runs.folder import write_json
 from luthier.runs.run import Run
@@ -88,9 +89,7 @@ def stack(paths: Sequence[str], to: str | Path) -> dict[str, Any]:
     _same_base(members)
     tensors: dict[str, Tensor] = {}
     for member in members:
-        (old,) = member.config["members"]
-        own, named = f".{CHILD}.{old}.", f".{CHILD}.{member.name}."
-        tensors |= {n.replace(own, named): t for n, t in member.tensors.items() if own in n}
+        tensors |= member.renamed()
     last = members[-1]
     tensors |= {n: t for n, t in last.tensors.items() if f".{CHILD}." not in n}
     specs = {member.name: asdict(member.spec) for member in members}
@@ -170,8 +169,7 @@ def _loras(runs: list[Run], share: list[float]) -> tuple[dict[str, Any], dict[st
         raise Refused(Finding("adapter.alike", str(runs[0].folder), what, "average LoRA runs of one recipe"))
     parts: dict[str, list[Tensor]] = {}
     for (config, tensors), weight in zip(read, share, strict=True):
-        rank, alpha = config["r"], config["lora_alpha"]
-        scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+        scale = scale_of(config)
         for name, tensor in tensors.items():
             lora = any(part in name for part in LORA_PART)
             parts.setdefault(name, []).append(
