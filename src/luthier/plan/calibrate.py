@@ -108,7 +108,7 @@ def _planned(out: Path, run: Measured, found: Estimate) -> dict[str, float] | No
             resolved, _ = read_recipe(run["folder"] / "recipe.yaml")
             if resolved is None:
                 return None
-            plan = estimate(resolved, found.device)
+            plan = estimate(resolved, found.device, base=found.parts.get("base"))
         except Refused:
             return None  # its data or its model are gone
         known[key] = {"peak": plan.peak, "step": plan.timing.step}

@@ -106,20 +106,27 @@ def _again(source: Any, overrides: Sequence[str], keys: dict[str, Any], found: E
         resolved, findings = read(source, overrides, keys)
         if resolved is None or any(finding.severity == "error" for finding in findings):
             return None
-        changed = estimate(resolved, found.device, findings)
+        changed = estimate(resolved, found.device, findings, found.parts.get("base"))
     except Refused:
         return None
     changed.peak *= found.scale
     return changed
 
 
-def estimate(resolved: ResolvedRecipe, device: Device, findings: list[Finding] | None = None) -> Estimate:
-    """Uncorrected. Raises Refused where the recipe, the data or the model's config can't be used."""
+def estimate(
+    resolved: ResolvedRecipe, device: Device, findings: list[Finding] | None = None, base: float | None = None
+) -> Estimate:
+    """Uncorrected. Raises Refused where the recipe, the data or the model's config can't be used.
+
+    ``base`` is what the process itself takes, in bytes, where an estimate before this one measured it: afterwards the
+    process also holds what that estimate left.
+    """
     trace = Trace()
     prepared = _prepare(resolved, device, trace, list(findings or []))
     if prepared.errors:
         raise Refused(*prepared.findings)
-    base = baseline.resident(prepared) if device.kind == "cpu" else 0.0
+    if base is None:
+        base = baseline.resident(prepared) if device.kind == "cpu" else 0.0
     notes = [f"assumed of this model: {one}" for one in cast(sketch.Sketch, prepared.backbone).assumed]
     try:
         found = weigh(prepared, trace)
