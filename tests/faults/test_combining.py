@@ -106,7 +106,7 @@ def test_an_adapter_whose_base_was_replaced_is_not_opened(tmp_path: Path) -> Non
     bench = Bench(tmp_path, tiny.save("bert", tmp_path / "model"))
     run = bench.run("run")
     tiny.save("bert", tmp_path / "model", seed=1)
-    with pytest.raises(Refused, match=r"run\.base"):
+    with pytest.raises(Refused, match=r"adapter\.base"):
         luthier.load(run).predict(["red"])
 
 
