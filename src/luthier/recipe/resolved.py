@@ -16,6 +16,9 @@ INCIDENTAL = {"out", "name", "track", "keep", "micro_tokens"}
 # Keys whose values may be paths, relative to the recipe's folder.
 PATHS = {"model.name", "model.template", "data.train", "data.eval"}
 
+# Keys of which the value is a mapping of a person's own names.
+WHOLE = {"columns", "template_options"}
+
 
 @dataclass
 class ResolvedRecipe:
@@ -92,7 +95,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"lora": {"rank": 8}} → {"lora.rank": 8}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict) and value and key != "columns":
+        if isinstance(value, dict) and value and key not in WHOLE:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

@@ -15,6 +15,9 @@ class ModelSection(Options):
     template: str | None = Field(
         None, description="chat template: `chatml`, `plain` or a .jinja file; default: the tokenizer's"
     )
+    template_options: dict[str, Any] = Field(
+        default_factory=dict, description="what the chat template reads, such as `enable_thinking: false`"
+    )
 
 
 class DataSection(Options):
@@ -58,8 +61,8 @@ class Recipe(Options):
     max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled to this length")
 
     max_length: int | None = Field(None, gt=1, description="tokens; default: what the model takes")
-    overlong: Literal["error", "truncate", "drop"] | None = Field(
-        None, description="rows over `max_length`; default: the task's"
+    overlong: Literal["error", "truncate", "drop", "split"] | None = Field(
+        None, description="rows over `max_length`; `split` cuts conversations at turns; default: the task's"
     )
     packing: Literal["auto", "on", "off"] = Field(
         "auto", description="rows end to end with attention kept apart, instead of padded"

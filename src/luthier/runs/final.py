@@ -43,7 +43,9 @@ def open_final(final: Path, resolved: ResolvedRecipe, trained_from: str) -> Pred
     solved = None if methods.whole else methods.attach(backbone, final)
     backbone.model.eval()
     objective = objective_module.Objective(resolved.objective_options, backbone, None)
-    objective.encoder = task.encoder(backbone, recipe.max_length or 2048, "truncate")
+    objective.encoder = task.encoder(
+        backbone, recipe.max_length or 2048, "split" if recipe.overlong == "split" else "truncate"
+    )
     precision = "fp32" if device.type == "cpu" and recipe.precision != "bf16" else str(recipe.precision)
     matmul = str(recipe.matmul) if device.type == "cpu" else "default"
     reader = Reader(backbone, micro_tokens=MICRO_TOKENS[device.type], precision=precision, matmul=matmul)

@@ -102,7 +102,7 @@ def _defaults(resolved: ResolvedRecipe) -> None:
 
 
 def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: Means) -> tuple[Backbone, Any]:
-    from luthier.data.render import load_template
+    from luthier.data.render import fix_options, load_template
     from luthier.engine.precision import choose_matmul
 
     recipe = resolved.recipe
@@ -139,6 +139,7 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
         raise Refused(Finding("model.head", "model.name", what, mend))
     if recipe.model.template:
         load_template(backbone.tokenizer, recipe.model.template, resolved.base)
+    fix_options(backbone.tokenizer, recipe.model.template_options)
     if not extra:
         backbone.place(device)
     backbone.choose_layout(recipe.packing)
