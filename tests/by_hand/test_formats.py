@@ -115,8 +115,8 @@ def test_plain_text() -> None:
 
 
 def test_every_format_is_tested() -> None:
-    tested = "messages sharegpt alpaca self-instruct prompt-completion question-answer text-label document-summary plain-text"
-    assert list(FORMATS) == tested.split()
+    talks = ["messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion", "question-answer"]
+    assert list(FORMATS) == [*talks, "text-label", "document-summary", "plain-text"]
 
 
 def test_tool_turns_and_tools() -> None:

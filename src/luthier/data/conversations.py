@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.fields import Fields
+from luthier.data.files import kind
 from luthier.data.turns import SHAREGPT_ROLES, check_order
 from luthier.types import Example, Message
 
@@ -40,9 +41,8 @@ def self_instruct(fields: Fields) -> Example:
     """The seed tasks of Self-Instruct (arXiv 2212.10560): an instruction, and its input and output in a list of one."""
     found, column = fields.get("instances"), fields.column("instances")
     if not (isinstance(found, list) and len(found) == 1 and isinstance(found[0], dict)):
-        what = (
-            f"must be a list of one object, this is {f'a list of {len(found)}' if isinstance(found, list) else found!r}"
-        )
+        there = f"a list of {len(found)}" if isinstance(found, list) else kind(found)
+        what = f"must be a list of one object, this is {there}"
         fields.report("data.type", column, what, "write a row for each instance")
         return Example(fields.source)
     given, answer = found[0].get("input") or "", found[0].get("output")

@@ -26,7 +26,7 @@ class Encoded:
 
 @dataclass
 class Cut:
-    """What becomes of rows over the limit: those that are, the rows made of those that were split, the parts left out."""
+    """The rows over the limit, how many rows were made of those that were split, and the parts that were left out."""
 
     long: list[tuple[int, Example]] = field(default_factory=list)
     made: int = 0
@@ -59,7 +59,7 @@ class Cut:
 
 def encode(objective: Any, examples: Sequence[Example], limit: int, policy: str, where: str) -> Encoded:
     """``objective.encode`` of every example. ``policy``: "error", "truncate", "drop" or "split" for rows over ``limit``
-    tokens. An encoder that splits notes the ``whole`` length with each part, and the ``turn`` of one that stays too long.
+    tokens. An encoder that splits notes the ``whole`` length with each part, and the ``turn`` of one still too long.
 
     Each row's ``row`` is the index of its example in ``examples`` of the result.
     """

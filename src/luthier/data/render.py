@@ -161,8 +161,9 @@ def _render(
     template = template_of(tokenizer, tools)
     marked = GENERATION_MARK.search(template) is not None
     named_tokens: dict[str, Any] = dict(tokenizer.special_tokens_map)
-    texts, marks = render_jinja_template(
+    made: Any = render_jinja_template(
         conversations=[turns], tools=list(tools) if tools else None, chat_template=template,
         add_generation_prompt=prompt, return_assistant_tokens_mask=marked, **named_tokens,
     )  # fmt: skip
+    texts, marks = made
     return Rendered(texts[0], [(start, end) for start, end in marks[0]] if marked else [])

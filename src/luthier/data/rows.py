@@ -4,7 +4,7 @@
 |---|---|---|
 | messages | messages; tools? | messages |
 | sharegpt | conversations or conversation; system?, tools? | messages |
-| alpaca | instruction, output or response; input or context (Dolly)?, system? | messages: instruction, blank line, input |
+| alpaca | instruction, output or response; input or context?, system? | messages: instruction, blank line, input |
 | self-instruct | instruction, instances: a list of one object with input and output; system? | the same |
 | prompt-completion | prompt, completion or response; each a text or a list of turns | messages |
 | question-answer | question, answer or answers or output; context? | messages: context, blank line, question |
