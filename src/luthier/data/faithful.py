@@ -38,8 +38,13 @@ def left_out(
             called = call.get("function", call)
             if _squeezed(str(called.get("name"))) not in there:
                 findings.append(_finding(at, f"the call of the tool {called.get('name')!r}"))
-    names = [str(tool.get("function", tool).get("name", "")) for tool in tools or []]
-    if missing := [name for name in names if _squeezed(name) not in whole]:
+    described = [tool.get("function", tool) for tool in tools or []]
+    missing = [
+        str(tool.get("name"))
+        for tool in described
+        if not all(_stands(str(tool.get(key) or ""), whole) for key in ("name", "description"))
+    ]
+    if missing:
         findings.append(_finding(where, f"the tools that may be called ({', '.join(missing[:5])})"))
     return findings
 

@@ -35,14 +35,14 @@ class Turn:
 class Terminators:
     """``ids`` and their spelling ``texts`` end a turn; ``special`` are all special tokens, which may close a span.
 
-    ``tail`` is what the template writes after an answer, of which the first ``stop`` characters end in the terminator
-    (0 where there is none).
+    ``tail`` is what the template writes after an answer (None where that is not known), of which the first ``stop``
+    characters end in the terminator (0 where there is none).
     """
 
     ids: frozenset[int]
     texts: tuple[str, ...]
     special: tuple[str, ...]
-    tail: str
+    tail: str | None
     stop: int
 
 
@@ -56,8 +56,9 @@ def _terminators(tokenizer: PreTrainedTokenizerBase, template: str, eos: int | N
     added = {token.content: (index, token.special) for index, token in tokenizer.added_tokens_decoder.items()}
     found = {str(tokenizer.eos_token): eos} if eos is not None else {}
     known = {**{text: index for text, (index, _) in added.items()}, **found}
-    tail, stop = _after_answer(tokenizer) if template else "", 0
-    places = sorted((tail.find(text), -len(text), text) for text in known if text.strip() and text in tail)
+    tail, stop = _after_answer(tokenizer) if template else None, 0
+    after = tail or ""
+    places = sorted((after.find(text), -len(text), text) for text in known if text.strip() and text in after)
     if places:
         at, _, text = places[0]
         found[text], stop = known[text], at + len(text)
@@ -66,13 +67,13 @@ def _terminators(tokenizer: PreTrainedTokenizerBase, template: str, eos: int | N
     return Terminators(frozenset(found.values()), tuple(longest_first), tuple(special | set(found)), tail, stop)
 
 
-def _after_answer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the template writes after an assistant's text."""
+def _after_answer(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What the template writes after an assistant's text, where that can be told."""
     try:
         text = render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": PROBE}]).text
     except Refused:  # it wants more than two plain turns; the end-of-text token is then all that is known
-        return ""
-    return text.rpartition(PROBE)[2]
+        return None
+    return text.rpartition(PROBE)[2] if PROBE in text else None
 
 
 def assistant_turns(
@@ -169,13 +170,13 @@ def _close(text: str, spans: list[Span], ends: Terminators, *, marked: bool) -> 
         return Turn([], False)
     *before, (start, end) = spans
     span = text[start:end]
-    if marked and ends.stop and text.startswith(ends.tail[: ends.stop], end):
+    if marked and ends.tail and ends.stop and text.startswith(ends.tail[: ends.stop], end):
         return Turn([*before, (start, end + ends.stop)], True)
-    if ends.tail and span.endswith(ends.tail):
+    if ends.tail is not None and span.endswith(ends.tail):
         body = end - len(ends.tail)
         if ends.stop:
             return Turn([*before, (start, body + ends.stop)], True)
-        written = text[start:body].endswith(ends.special)
+        written = text[start:body].endswith(ends.texts)
         return Turn([*before, (start, body)] if written else spans, written)
     if span.endswith(ends.special):
         return Turn(spans, True)

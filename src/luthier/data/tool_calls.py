@@ -87,6 +87,20 @@ def unanswered(turns: Sequence[Message]) -> Iterator[tuple[int, str]]:
             open_calls.pop(ids.index(asked) if asked in ids else 0)
 
 
+def with_object_arguments(messages: Sequence[Message]) -> list[Message]:
+    """The same turns with the arguments of each call as an object, which most templates write as JSON themselves."""
+    return [
+        {**turn, "tool_calls": read_calls(turn["tool_calls"], "", _ignore) or turn["tool_calls"]}
+        if turn.get("tool_calls")
+        else turn
+        for turn in messages
+    ]
+
+
+def _ignore(code: str, at: str, what: str, mend: str) -> None:
+    pass
+
+
 def with_text_arguments(messages: Sequence[Message]) -> list[Message]:
     """The same turns with the arguments of each call as JSON: some templates join them to a text."""
     return [
