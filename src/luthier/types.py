@@ -64,6 +64,8 @@ class Example:
     negatives: list[str] | None = None
     """What does not match ``text``."""
     weight: float = 1.0
+    entry: int = 0
+    """Which of several data sets that were named together it is of."""
     ends: bool = True
     """Whether the text ends here; a piece of a longer one goes on in the next row."""
 

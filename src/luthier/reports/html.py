@@ -13,6 +13,7 @@ from luthier.reports.figures import plain, unbroken
 from luthier.reports.folder import RunFolder, read_run, recipe_rows
 from luthier.reports.markup import Html, element, join, table
 from luthier.reports.mixing import mixing
+from luthier.reports.over_time import over_time
 from luthier.reports.result import before_after, facts, trained
 from luthier.reports.samples import samples
 from luthier.reports.verdict import verdict
@@ -110,6 +111,7 @@ SECTIONS = (
     ("data", "Data", data),
     ("findings", "Findings", findings),
     ("samples", "Samples", samples),
+    ("over-time", "Answers over time", over_time),
     ("recipe", "Recipe", recipe),
     ("machine", "Machine and versions", machine),
 )

@@ -17,8 +17,10 @@ from luthier.models.load import load, locate
 from luthier.models.probes import head_problem
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
 from luthier.runs.rows import read_rows, tell
+from luthier.runs.sampling import read_prompts
 from luthier.tasks import TASKS
 from luthier.types import Adaptation, Example, Finding, Refused
 
@@ -47,7 +49,8 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     rows = read_rows(resolved, task)
     findings += rows.findings
     studied = task.study([*rows.train, *rows.selection], rows.evaluation) if rows.train else []
-    findings += studied + check_settings(resolved, task, rows)
+    prompts, unasked = read_prompts(resolved, task)
+    findings += studied + check_settings(resolved, task, rows) + unasked
     path, missing = means.locate(recipe.model.name, resolved.base)
     findings += missing
     if (
@@ -79,7 +82,10 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     prepared = Prepared(
         resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
     )
+    prepared.prompts = prompts
+    prepared.mixture = mix(prepared)
     _resolve_steps(prepared, device)
+    tell_mixture(prepared)
     prepared.findings += means.checks(prepared)
     return prepared
 
