@@ -83,11 +83,10 @@ def fix_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) 
     tokenizer.chat_template = made if isinstance(named, dict) else made[""]
 
 
-def reads(tokenizer: PreTrainedTokenizerBase, name: str) -> bool:
-    """Whether the template's code has this name."""
+def code_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The code of the tokenizer's template, or of all that it has."""
     named = tokenizer.chat_template or ""
-    texts = named.values() if isinstance(named, dict) else [named]
-    return any(re.search(rf"\b{name}\b", _code(text)) for text in texts)
+    return " ".join(_code(text) for text in (named.values() if isinstance(named, dict) else [named]))
 
 
 def _code(template: str) -> str:
