@@ -60,7 +60,7 @@ def _listed(fields: Fields, name: str) -> list[Any]:
 
 
 def text_spans(fields: Fields) -> Example:
-    """Each span is ``{"start", "end", "label"}`` (and perhaps its ``text``) or ``[start, end, label]``, in characters."""
+    """A span is ``{"start", "end", "label"}``, perhaps with its ``text``, or ``[start, end, label]``, in characters."""
     text, given, column = fields.text("text", target=True), fields.get("spans"), fields.column("spans")
     if not isinstance(given, list):
         fields.report("data.type", column, f"must be a list of spans, this is {kind(given)}")

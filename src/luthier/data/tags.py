@@ -7,8 +7,8 @@
 | bioes (BILOU, IOBES) | B-PER I-PER E-PER, S-PER | E (or L) ends one, S (or U) is one alone |
 | plain | NOUN | every word has a tag of its own, no entities |
 
-Entities are read as the CoNLL-2000 script conlleval reads them (Tjong Kim Sang and Buchholz 2000), which takes all these
-spellings, and broken ones, without asking which it is: seqeval's default mode.
+Entities are read as the script conlleval reads them (Tjong Kim Sang and Buchholz 2000, CoNLL-2000), which takes all
+these spellings, and broken ones, without asking which it is: seqeval's default mode.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Entity = tuple[int, int, str]
 
 
 def parted(tag: str) -> tuple[str, str]:
-    """"B-PER" → ("B", "PER"); "O" → ("O", "")."""
+    """ "B-PER" → ("B", "PER"); "O" → ("O", "")."""
     mark, _, kind = tag.partition("-")
     return SAME.get(mark, mark), kind
 

@@ -36,12 +36,11 @@ class _OfTheAnswer:
 def generate(
     backbone: Backbone, prompts: Sequence[list[int]], *, max_new_tokens: int, min_new_tokens: int = 0,
     temperature: float = 0.0, seed: int = 0, num_beams: int = 1, length_penalty: float = 1.0,
-    no_repeat_ngram_size: int = 0, stop: Sequence[int] = (), batch_size: int = 8, **begins: int,
+    no_repeat_ngram_size: int = 0, stop: Sequence[int] = (), batch_size: int = 8,
 ) -> list[list[int]]:  # fmt: skip
     """The ids that follow each prompt, or that an encoder-decoder writes from it, without the terminator.
 
-    Greedy, or by beam search, at temperature 0; sampled above it. ``begins``: what an answer starts with
-    (``forced_bos_token_id``, ``decoder_start_token_id``).
+    Greedy, or by beam search, at temperature 0; sampled above it.
     """
     ends = sorted({*terminators(backbone), *stop})
     pad = backbone.tokenizer.pad_token_id if backbone.tokenizer.pad_token_id is not None else ends[0]
@@ -68,7 +67,7 @@ def generate(
             least = {"min_new_tokens": min(min_new_tokens, new)} if min_new_tokens else {}
             grown = cast(Any, backbone.model).generate(
                 **inputs, max_new_tokens=new, eos_token_id=ends, pad_token_id=pad, logits_processor=rules,
-                **least, **begins, **sampling,
+                **least, **sampling,
             )  # fmt: skip
             for row in grown[:, first:].tolist():
                 cut = next((at for at, token in enumerate(row) if token in ends), len(row))

@@ -31,19 +31,19 @@ def expected(rows: Sequence[Features]) -> Iterator[tuple[int, list[int]]]:
 
 
 def spans(
-    text: str, places: Sequence[Place], tags: Sequence[str], scores: Sequence[float | None], kind: str
+    text: str, places: Sequence[Place], tags: Sequence[str], kind: str, scores: Sequence[float | None] = ()
 ) -> list[dict[str, Any]]:
     """Each entity (or, of the kind "plain", each word) as ``{"text", "start", "end", "label", "score"}``.
 
-    The score of an entity is the mean probability of its words' tags.
+    The score of an entity is the mean probability of its words' tags, where there are ``scores``.
     """
     found = entities(tags) if kind == "entities" else [(at, at + 1, tag) for at, tag in enumerate(tags)]
     told = []
     for first, after, label in found:
         start, end = places[first][0], places[after - 1][1]
         known = [score for score in scores[first:after] if score is not None]
-        score = sum(known) / len(known) if known else 0.0
-        told.append({"text": text[start:end], "start": start, "end": end, "label": label, "score": score})
+        score = {"score": sum(known) / len(known)} if known else {}
+        told.append({"text": text[start:end], "start": start, "end": end, "label": label, **score})
     return told
 
 

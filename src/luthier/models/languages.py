@@ -16,32 +16,30 @@ from luthier.types import Finding, Refused
 CODE = re.compile(r"[a-z]{2,3}_[A-Za-z]{2,4}")
 
 
-def speak(backbone: Backbone, source: str | None, target: str | None) -> dict[str, int]:
-    """Set both languages where the tokenizer knows of any; returns what ``generate`` must be told to write the target.
+def speak(backbone: Backbone, source: str | None, target: str | None) -> None:
+    """Set both languages where the tokenizer knows of any, and what an answer begins with.
 
     Raises Refused (``task.language``) where they are needed and not given, or not known: the nearest is named.
     """
     tokenizer: Any = backbone.tokenizer
     if not hasattr(tokenizer, "src_lang") or not hasattr(tokenizer, "tgt_lang"):
-        return {}
+        return
     known = codes(tokenizer)
     if not known:
-        return {}
+        return
     found = {key: _code(given, known) for key, given in (("source", source), ("target", target))}
     missing = [key for key, code in found.items() if code is None]
     if missing:
         raise Refused(*(_unknown(key, {"source": source, "target": target}[key], known) for key in missing))
     tokenizer.src_lang, tokenizer.tgt_lang = found["source"], found["target"]
-    around = [token for token in tokenizer(text_target="")["input_ids"] if token != tokenizer.eos_token_id]
-    if not around:
-        return {}
-    code = int(around[0])
-    first = tokenizer(text_target="")["input_ids"][0] == code
-    if first:
-        return {"forced_bos_token_id": code}
-    for config in (backbone.model.config, backbone.model.generation_config):
-        config.decoder_start_token_id = code
-    return {"decoder_start_token_id": code}
+    empty = tokenizer(text_target="")["input_ids"]
+    code = next(token for token in empty if token != tokenizer.eos_token_id)
+    settings: Any = backbone.model.generation_config
+    if empty[0] == code:
+        settings.forced_bos_token_id = code
+    else:
+        settings.decoder_start_token_id = code
+        backbone.model.config.decoder_start_token_id = code
 
 
 def codes(tokenizer: Any) -> list[str]:
@@ -64,5 +62,7 @@ def _unknown(key: str, given: str | None, known: list[str]) -> Finding:
     what = f"the tokenizer marks languages, and `translate.{key}` "
     what += "is not given" if given is None else f"{given!r} is none of its {len(known)}"
     near = difflib.get_close_matches(given or "", known, n=3, cutoff=0.4) or known[:8]
-    mend = f"give one of {', '.join(near)}, in `translate.{key}` or as `translate.codes: {{{given or 'en'}: {near[0]}}}`"
+    mend = (
+        f"give one of {', '.join(near)}, in `translate.{key}` or as `translate.codes: {{{given or 'en'}: {near[0]}}}`"
+    )
     return Finding("task.language", f"translate.{key}", what, mend)

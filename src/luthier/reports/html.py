@@ -12,6 +12,7 @@ from luthier.reports.data import data, findings
 from luthier.reports.figures import plain, unbroken
 from luthier.reports.folder import RunFolder, read_run, recipe_rows
 from luthier.reports.markup import Html, element, join, table
+from luthier.reports.mistakes import mistakes
 from luthier.reports.mixing import mixing
 from luthier.reports.result import before_after, facts, trained
 from luthier.reports.samples import samples
@@ -107,6 +108,7 @@ SECTIONS = (
     ("curves", "Training", curves),
     ("trained", "What was trained", trained),
     ("mixing", "Fusion", mixing),
+    ("mistakes", "Mistakes", mistakes),
     ("data", "Data", data),
     ("findings", "Findings", findings),
     ("samples", "Samples", samples),

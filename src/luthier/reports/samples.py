@@ -5,6 +5,7 @@ from __future__ import annotations
 from luthier.reports.figures import count
 from luthier.reports.folder import Record, RunFolder
 from luthier.reports.markup import Html, element, join
+from luthier.reports.mistakes import marked
 
 SHOWN = 60
 BRIEF = 80  # characters up to which a changed answer is set bold
@@ -42,7 +43,11 @@ def _sample(sample: Record) -> Html:
     kinds = ["sample"] + [kind for kind in ("changed",) if sample.get(kind)]
     kinds += ["wrong"] if sample.get("right") is False else []
     aside = element("p", element("code", sample.get("source", "")), _marks(sample), class_="aside")
-    answers = [("Target", sample.get("target")), ("Before", sample.get("before")), ("After", sample.get("after"))]
+    marks = sample.get("marks") or {}
+    answers = [
+        (name.capitalize(), marked(sample["input"], marks[name]) if marks.get(name) is not None else sample.get(name))
+        for name in ("target", "before", "after")
+    ]
     lines = [
         element(
             "div",

@@ -94,7 +94,11 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
             console.event({"step": outcome["steps"], "event": "stopped", "text": text})
         return
     outcome["seconds"] = round(outcome["seconds"] or time.monotonic() - began, 2)
-    after = predictor.judged(prepared.evaluation.rows) if prepared.evaluation.rows else {}
+    after: dict[str, Any] = {}
+    if prepared.evaluation.rows:
+        outputs = predictor.row_outputs(prepared.evaluation.rows)
+        after = predictor.judge(outputs, prepared.evaluation.rows)
+        outcome |= {"details": found} if (found := predictor.details(outputs, prepared.evaluation)) else {}
     if prepared.adaptation.mixing is not None and prepared.evaluation.rows:
         outcome["mixing"] = mixing(prepared, predictor)
     if processes.main:

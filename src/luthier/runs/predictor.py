@@ -9,6 +9,7 @@ from typing import Any
 from luthier.data.encode import Encoded
 from luthier.evaluate.outputs import Reader
 from luthier.models.backbone import Backbone
+from luthier.tasks.common import Marks
 from luthier.types import Example, Features, Solved
 
 
@@ -45,11 +46,17 @@ class Predictor:
 
     def judged(self, rows: list[Features]) -> dict[str, Any]:
         """The same with 95 % intervals."""
-        outputs = self.row_outputs(rows)
+        return self.judge(self.row_outputs(rows), rows)
+
+    def judge(self, outputs: list[Any], rows: list[Features]) -> dict[str, Any]:
         found = self.task.with_intervals(outputs, rows)
         if "loss" not in found and self.solved is None:
             found["loss"] = {"value": self.objective.mean_loss(outputs, rows)}
         return found
+
+    def details(self, outputs: list[Any], encoded: Encoded) -> dict[str, Any]:
+        """What a report shows of the outputs beyond metrics, where the task has such."""
+        return self.task.details(outputs, encoded.rows, encoded.examples) if isinstance(self.task, Marks) else {}
 
     def generated(self, encoded: Encoded) -> dict[str, Any]:
         """Metrics of answers that are written for it."""
@@ -70,5 +77,6 @@ class Predictor:
             shown, target = self.task.shown(example)
             right = self.task.right(example, answer)
             row = {"source": str(example.source), "input": shown, "target": target, "right": right}
-            rows.append(row | {"answer": self.task.shown_answer(answer), "decided": self.task.decided(answer)})
+            row |= {"answer": self.task.shown_answer(answer), "decided": self.task.decided(answer)}
+            rows.append(row | ({"marks": self.task.marks(example, answer)} if isinstance(self.task, Marks) else {}))
         return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
@@ -80,3 +80,14 @@ class Task(Protocol):
 
     def right(self, example: Example, answer: dict[str, Any]) -> bool | None:
         """Whether an answer is right, or None where that is no yes or no."""
+
+
+@runtime_checkable
+class Marks(Protocol):
+    """A task whose answers are parts of a text: what a report shows of them beyond metrics."""
+
+    def marks(self, example: Example, answer: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+        """``target`` and ``answer``: parts of the text as ``{"start", "end", "label"}``."""
+
+    def details(self, outputs: list[Any], rows: Sequence[Features], examples: Sequence[Example]) -> dict[str, Any]:
+        """``confusion`` (names and counts of pairs), and ``worst``: rows as source, text, expected and found parts."""

@@ -34,7 +34,9 @@ class WritingOptions(Section):
     max_new_tokens: int = Field(128, gt=0, description="the longest answer")
     min_new_tokens: int = Field(0, ge=0, description="the shortest answer")
     # Wu et al. 2016 (arXiv 1609.08144), section 7: the score is divided by length ** penalty.
-    length_penalty: float = Field(1.0, description="of the beam search: above 0 favours long answers, below it short ones")
+    length_penalty: float = Field(
+        1.0, description="of the beam search: above 0 favours long answers, below it short ones"
+    )
     # Paulus et al. 2018 (arXiv 1705.04304), section 2.5.
     no_repeat_ngram_size: int = Field(0, ge=0, description="no n words (tokens) in a row are written twice; 0: may be")
 

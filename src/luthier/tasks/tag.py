@@ -171,14 +171,12 @@ class Task:
             ((sum(a != b for a, b in zip(*pair, strict=True)) / len(pair[1]), at) for at, pair in
              enumerate(zip(ours, theirs, strict=True))), key=lambda scored: (-scored[0], scored[1]),
         )  # fmt: skip
-        worst = [
-            self._beside(examples[numbers[at]], ours[at], theirs[at]) for share, at in wrong[:WORST] if share > 0
-        ]
+        worst = [self._beside(examples[numbers[at]], ours[at], theirs[at]) for share, at in wrong[:WORST] if share > 0]
         return {"confusion": tagging.confusion(ours, theirs, self.kind), "worst": worst}
 
     def _beside(self, example: Example, ours: list[str], theirs: list[str]) -> dict[str, Any]:
         text, places = example.text or "", places_of(example)
-        found, wanted = (spans(text, places, tags, [], self.kind) for tags in (ours, theirs))
+        found, wanted = (spans(text, places, tags, self.kind) for tags in (ours, theirs))
         return {"source": str(example.source), "text": text, "expected": wanted, "found": found}
 
     def parse(self, given: Any) -> Example:
@@ -199,7 +197,7 @@ class Task:
         tags = self._names(found, len(places))
         scores = [found[word][1] if word in found else None for word in range(len(places))]
         name = "entities" if self.kind == "entities" else "words"
-        told = {"text": text, name: spans(text, places, tags, scores, self.kind)}
+        told = {"text": text, name: spans(text, places, tags, self.kind, scores)}
         return told if example.spans is None else told | {"tags": tags}
 
     def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
@@ -210,13 +208,17 @@ class Task:
 
     def shown(self, example: Example) -> tuple[str, str]:
         text = example.text or ""
-        return text, marked(text, spans(text, places_of(example), tags_of(example), [], self.kind))
+        return text, marked(text, spans(text, places_of(example), tags_of(example), self.kind))
 
     def shown_answer(self, answer: dict[str, Any]) -> str:
         return marked(answer["text"], answer["entities" if self.kind == "entities" else "words"])
 
     def decided(self, answer: dict[str, Any]) -> str:
         return self.shown_answer(answer)
+
+    def marks(self, example: Example, answer: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+        wanted = spans(example.text or "", places_of(example), tags_of(example), self.kind)
+        return {"target": wanted, "answer": answer["entities" if self.kind == "entities" else "words"]}
 
     def right(self, example: Example, answer: dict[str, Any]) -> bool | None:
         return self.shown_answer(answer) == self.shown(example)[1]

@@ -15,12 +15,11 @@ from luthier.evaluate import translation
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
 from luthier.models.languages import speak
-from luthier.tasks.common import Ask, Encoder
+from luthier.tasks.common import Encoder
 from luthier.tasks.source import FromSource, WritingOptions, scored_part
 from luthier.types import Example, Finding
 
 DEFAULTS = {"batch_size": 16, "overlong": "truncate", "epochs": 3.0}
-NAMED = 20
 
 
 class Options(WritingOptions):
@@ -35,10 +34,6 @@ class Options(WritingOptions):
 class Task(FromSource):
     formats = ("translation", "source-target")
     columns = ("source", "src", "text")
-
-    def __init__(self, options: Options):
-        super().__init__(options)
-        self.begins: dict[str, int] = {}
 
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
         note = scored_part("task.translation", evaluation, "BLEU", "" if translation.available() else "translate")
@@ -76,16 +71,13 @@ class Task(FromSource):
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         codes = [self.options.codes.get(name, name) for name in (self.options.source, self.options.target)]
-        self.begins = speak(backbone, *codes)
+        speak(backbone, *codes)
         return super().encoder(backbone, limit, overlong)
 
     def parse(self, given: Any) -> Example:
         if isinstance(given, dict) and isinstance(given.get("translation"), dict):
             given = {"text": given["translation"].get(self.options.source, "")}
         return super().parse(given)
-
-    def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
-        return super().answer(ask, examples, **self.begins, **options)
 
     def score(self, written: list[str], references: list[list[str]]) -> Metrics:
         """BLEU and chrF, and the share that is one of the references, word for word."""
