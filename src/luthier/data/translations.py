@@ -1,7 +1,9 @@
 """Rows that are a text in two languages, or any source with its target.
 
-{"translation": {"en": "The cat sleeps.", "de": "Die Katze schläft."}}      by language; the task says from which
-{"source": "The cat sleeps.", "target": "Die Katze schläft."}               a target may be a list: all are references
+    {"translation": {"en": "The cat sleeps.", "de": "Die Katze schläft."}}
+    {"source": "The cat sleeps.", "target": "Die Katze schläft."}
+
+Which language is translated into which, the task is told. A target may be a list of texts: all are references.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Metrics of tagged words: entities found (precision, recall, F1, each type's too) and the share of tags that are right.
+"""Metrics of tagged words: entities found (precision, recall, F1, of each type too) and the share of right tags.
 
 An entity counts where its words and its type are exactly those of the target: Tjong Kim Sang and De Meulder 2003
-(CoNLL-2003), section 4. The same numbers as seqeval gives in its default mode (tests/parity/test_entities.py). Intervals
-resample rows.
+(CoNLL-2003), section 4. The same numbers as seqeval gives in its default mode (tests/parity/test_entities.py).
+Intervals resample rows.
 
 Axes: K rows, E types.
 """

@@ -1,6 +1,6 @@
 """Tag the words of a text: its entities (a BIO, IOB1 or BIOES tag a word), or a tag of its own for every word.
 
-A word is read at its first token, as Devlin et al. 2019 do, and at its last where the model sees only what comes before.
+A word is read at its first token (Devlin et al. 2019), and at its last where the model sees only what comes before.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Task:
     sample_options: dict[str, Any] = {}
 
     def __init__(self, options: Options):
-        self.options, self.scheme = options, options.scheme
+        self.options, self.scheme = options, str(options.scheme)
         self.kind, self.labels = "entities", list[str]()
 
     @property
@@ -182,7 +182,7 @@ class Task:
     def parse(self, given: Any) -> Example:
         """A text, or a row with ``tokens`` or a ``text``."""
         if isinstance(given, dict) and "text" not in given:
-            tokens = next((given[name] for name in ("tokens", "words") if name in given), [])
+            tokens: Any = next((given[name] for name in ("tokens", "words") if name in given), [])
             return untagged(tokens.split() if isinstance(tokens, str) else tokens)
         return Example(INLINE, text=given["text"] if isinstance(given, dict) else str(given))
 
@@ -225,7 +225,7 @@ class Task:
 
 
 def _labels(names: set[str], scheme: str) -> list[str]:
-    """The tags in order; of entities every mark of each type, so that a type's I- is known where only its B- was seen."""
+    """The tags in order; of entities every mark of each type: its I- is known where only its B- was seen."""
     if scheme == "plain":
         return sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
     letters = "BILU" if {name[0] for name in names} & {"L", "U"} else MARKS[scheme]

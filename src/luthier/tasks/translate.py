@@ -1,4 +1,4 @@
-"""Write a text in another language, or any target from its source: by an encoder-decoder, or a decoder after a separator.
+"""Write a text in another language, or any target from its source, by an encoder-decoder or a decoder.
 
 Where the tokenizer has codes of languages (mBART, NLLB, M2M-100), they stand in source and target as it puts them, and
 an answer begins with the target's.
