@@ -150,7 +150,8 @@ class Cell:
     def peft_opens(self) -> bool:
         """Whether PEFT itself gives the same logits; where it would not, what is saved must be refused by it.
 
-        It reads a virtual token where an encoder's head reads the first one or all, as a head on tokens does, and puts prefixes into the KV cache
+        It reads a virtual token where an encoder's head reads the first one or all (a head on tokens does), and puts
+        prefixes into the KV cache
         of models that write alone, where windows forget them; and it knows no bottlenecks.
         """
         if self.method.startswith("prompt"):

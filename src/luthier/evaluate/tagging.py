@@ -9,9 +9,7 @@ Axes: K rows, E types.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +23,7 @@ METRICS = {
 }
 
 Tags = Sequence[Sequence[str]]
+NONE = "–"
 
 
 class Counts:
@@ -80,22 +79,15 @@ def _right(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, int]:
     return sum(a == b for a, b in zip(ours, theirs, strict=True)), len(theirs)
 
 
-def confusion(predicted: Tags, expected: Tags, kind: str) -> dict[str, Any]:
-    """What was taken for what. Of entities: those with the very words, by type; "–" is none with those words.
-
-    ``{"names": [...], "counts": {expected: {predicted: n}}}``, the right ones too.
-    """
-    counts: Counter[tuple[str, str]] = Counter()
+def confused(predicted: Tags, expected: Tags, kind: str) -> list[tuple[str, str]]:
+    """(what it is, what it was taken for) of each word, or by type of each entity; "–" is none with the same words."""
+    pairs: list[tuple[str, str]] = []
     for ours, theirs in zip(predicted, expected, strict=True):
         if kind == "plain":
-            counts.update(zip(theirs, ours, strict=True))
+            pairs += zip(theirs, ours, strict=True)
             continue
         of_ours = {(start, end): of_type for start, end, of_type in entities(ours)}
         of_theirs = {(start, end): of_type for start, end, of_type in entities(theirs)}
-        for words in of_ours.keys() | of_theirs.keys():
-            counts[of_theirs.get(words, NONE), of_ours.get(words, NONE)] += 1
-    names = sorted({name for pair in counts for name in pair}, key=lambda name: (name == NONE, name))
-    return {"names": names, "counts": {a: {b: counts[a, b] for b in names if counts[a, b]} for a in names}}
-
-
-NONE = "–"
+        words = sorted(of_ours.keys() | of_theirs.keys())
+        pairs += [(of_theirs.get(place, NONE), of_ours.get(place, NONE)) for place in words]
+    return pairs

@@ -9,10 +9,10 @@ from typing import Any
 
 from luthier.reports.curves import curves
 from luthier.reports.data import data, findings
+from luthier.reports.errors import errors
 from luthier.reports.figures import plain, unbroken
 from luthier.reports.folder import RunFolder, read_run, recipe_rows
 from luthier.reports.markup import Html, element, join, table
-from luthier.reports.mistakes import mistakes
 from luthier.reports.mixing import mixing
 from luthier.reports.result import before_after, facts, trained
 from luthier.reports.samples import samples
@@ -108,9 +108,9 @@ SECTIONS = (
     ("curves", "Training", curves),
     ("trained", "What was trained", trained),
     ("mixing", "Fusion", mixing),
-    ("mistakes", "Mistakes", mistakes),
     ("data", "Data", data),
     ("findings", "Findings", findings),
+    ("errors", "Errors", errors),
     ("samples", "Samples", samples),
     ("recipe", "Recipe", recipe),
     ("machine", "Machine and versions", machine),

@@ -44,19 +44,13 @@ class Predictor:
         outputs = self.row_outputs(rows)
         return {"loss": self.objective.mean_loss(outputs, rows), **self.task.plain(outputs, rows)}
 
-    def judged(self, rows: list[Features]) -> dict[str, Any]:
-        """The same with 95 % intervals."""
-        return self.judge(self.row_outputs(rows), rows)
-
-    def judge(self, outputs: list[Any], rows: list[Features]) -> dict[str, Any]:
+    def judged(self, rows: list[Features], outputs: list[Any] | None = None) -> dict[str, Any]:
+        """The same with 95 % intervals; ``outputs`` of the rows are computed where they are not given."""
+        outputs = self.row_outputs(rows) if outputs is None else outputs
         found = self.task.with_intervals(outputs, rows)
         if "loss" not in found and self.solved is None:
             found["loss"] = {"value": self.objective.mean_loss(outputs, rows)}
         return found
-
-    def details(self, outputs: list[Any], encoded: Encoded) -> dict[str, Any]:
-        """What a report shows of the outputs beyond metrics, where the task has such."""
-        return self.task.details(outputs, encoded.rows, encoded.examples) if isinstance(self.task, Marks) else {}
 
     def generated(self, encoded: Encoded) -> dict[str, Any]:
         """Metrics of answers that are written for it."""
@@ -68,7 +62,10 @@ class Predictor:
 
     def samples(self, encoded: Encoded, count: int) -> list[dict[str, Any]]:
         """Some held-out rows with the model's answers, as a reader should see them."""
-        examples = encoded.examples[:count]
+        return self.told(encoded.examples[:count])
+
+    def told(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """Examples with the model's answers."""
         if not examples:
             return []
         answers = self.task.answer(self, examples, **self.task.sample_options)
@@ -77,6 +74,7 @@ class Predictor:
             shown, target = self.task.shown(example)
             right = self.task.right(example, answer)
             row = {"source": str(example.source), "input": shown, "target": target, "right": right}
-            row |= {"answer": self.task.shown_answer(answer), "decided": self.task.decided(answer)}
-            rows.append(row | ({"marks": self.task.marks(example, answer)} if isinstance(self.task, Marks) else {}))
+            spans = {"spans": self.task.marks(example, answer)} if isinstance(self.task, Marks) else {}
+            told = {"answer": self.task.shown_answer(answer), "decided": self.task.decided(answer)}
+            rows.append(row | told | spans)
         return rows

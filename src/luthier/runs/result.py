@@ -64,11 +64,10 @@ def opens_with(final: Path) -> str:
 def _write_samples(path: Path, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
     lines = []
     for i, sample in enumerate(after):
-        answer, decided, marks = sample.pop("answer"), sample.pop("decided"), sample.pop("marks", None)
+        answer, decided = sample.pop("answer"), sample.pop("decided")
         old = before[i] if i < len(before) else None
-        if marks is not None:
-            of_old = old["marks"]["answer"] if old and "marks" in old else None
-            sample["marks"] = {"target": marks["target"], "before": of_old, "after": marks["answer"]}
+        if old and "spans" in old:
+            sample["spans"]["before"] = old["spans"]["after"]
         changed = old is not None and old["decided"] != decided
         lines.append(sample | {"before": old["answer"] if old else None, "after": answer, "changed": changed})
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

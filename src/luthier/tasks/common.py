@@ -81,13 +81,13 @@ class Task(Protocol):
     def right(self, example: Example, answer: dict[str, Any]) -> bool | None:
         """Whether an answer is right, or None where that is no yes or no."""
 
+    def confused(self, outputs: Sequence[Any], rows: Sequence[Features]) -> list[tuple[str, str]] | None:
+        """(class, what it was taken for) of everything that was classed; None where answers are no classes."""
+
 
 @runtime_checkable
 class Marks(Protocol):
-    """A task whose answers are parts of a text: what a report shows of them beyond metrics."""
+    """A task whose answers are parts of the text that it is given: the report marks them there."""
 
     def marks(self, example: Example, answer: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-        """``target`` and ``answer``: parts of the text as ``{"start", "end", "label"}``."""
-
-    def details(self, outputs: list[Any], rows: Sequence[Features], examples: Sequence[Example]) -> dict[str, Any]:
-        """``confusion`` (names and counts of pairs), and ``worst``: rows as source, text, expected and found parts."""
+        """``target`` and ``after`` (the answer's), each parts of the text as ``{"start", "end", "label"}``."""

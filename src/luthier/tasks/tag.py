@@ -24,7 +24,6 @@ from luthier.types import INLINE, Example, Features, Finding
 
 DEFAULTS = {"batch_size": 16, "overlong": "truncate", "epochs": 3.0}
 MARKS = {"bio": "BI", "iob1": "IB", "bioes": "BIES"}
-WORST = 20  # rows
 NAMED = 20  # rows that are told one by one
 TREATED = {
     "bio": "I- without B- is read as the beginning of an entity",
@@ -147,7 +146,7 @@ class Task:
 
         return encode
 
-    def _tagged(self, outputs: list[Any], rows: Sequence[Features]) -> tuple[list[list[str]], list[list[str]]]:
+    def _tagged(self, outputs: Sequence[Any], rows: Sequence[Features]) -> tuple[list[list[str]], list[list[str]]]:
         """(predicted, expected) tags of each example."""
         found = answered(outputs)
         pairs = [(self._names(found[number], len(targets)), targets) for number, targets in expected(rows)]
@@ -163,21 +162,8 @@ class Task:
     def with_intervals(self, outputs: list[Any], rows: Sequence[Features]) -> Metrics:
         return tagging.with_intervals(*self._tagged(outputs, rows), self.kind)
 
-    def details(self, outputs: list[Any], rows: Sequence[Features], examples: Sequence[Example]) -> dict[str, Any]:
-        """What was taken for what, and the rows that were worst: those with most mistakes a word."""
-        ours, theirs = self._tagged(outputs, rows)
-        numbers = [number for number, _ in expected(rows)]
-        wrong = sorted(
-            ((sum(a != b for a, b in zip(*pair, strict=True)) / len(pair[1]), at) for at, pair in
-             enumerate(zip(ours, theirs, strict=True))), key=lambda scored: (-scored[0], scored[1]),
-        )  # fmt: skip
-        worst = [self._beside(examples[numbers[at]], ours[at], theirs[at]) for share, at in wrong[:WORST] if share > 0]
-        return {"confusion": tagging.confusion(ours, theirs, self.kind), "worst": worst}
-
-    def _beside(self, example: Example, ours: list[str], theirs: list[str]) -> dict[str, Any]:
-        text, places = example.text or "", places_of(example)
-        found, wanted = (spans(text, places, tags, self.kind) for tags in (ours, theirs))
-        return {"source": str(example.source), "text": text, "expected": wanted, "found": found}
+    def confused(self, outputs: Sequence[Any], rows: Sequence[Features]) -> list[tuple[str, str]] | None:
+        return tagging.confused(*self._tagged(outputs, rows), self.kind)
 
     def parse(self, given: Any) -> Example:
         """A text, or a row with ``tokens`` or a ``text``."""
@@ -218,7 +204,7 @@ class Task:
 
     def marks(self, example: Example, answer: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         wanted = spans(example.text or "", places_of(example), tags_of(example), self.kind)
-        return {"target": wanted, "answer": answer["entities" if self.kind == "entities" else "words"]}
+        return {"target": wanted, "after": answer["entities" if self.kind == "entities" else "words"]}
 
     def right(self, example: Example, answer: dict[str, Any]) -> bool | None:
         return self.shown_answer(answer) == self.shown(example)[1]
