@@ -151,8 +151,7 @@ class Cell:
         """Whether PEFT itself gives the same logits; where it would not, what is saved must be refused by it.
 
         It reads a virtual token where an encoder's head reads the first one or all (a head on tokens does), and puts
-        prefixes into the KV cache
-        of models that write alone, where windows forget them; and it knows no bottlenecks.
+        prefixes into the KV cache of models that write alone, where windows forget them; and it knows no bottlenecks.
         """
         if self.method.startswith("prompt"):
             return self.model in DECODERS and self.task != "tag"
