@@ -85,7 +85,7 @@ REASONS = {
     "Nearest: `summarize` with this model, or this task with a decoder.",
     "model.encoder-decoder: head": "A head on tokens needs one stack that reads them, and an encoder-decoder has two. "
     "Nearest: this task with an encoder or a decoder, or `summarize` with this model.",
-    "model.unreadable: tag": "The architecture has no head on tokens in transformers. "
+    "model.unreadable: TokenClassification": "The architecture has no head on tokens in transformers. "
     "Nearest: `classify` with this model, or this task with an encoder.",
     "method.no-target: head": "The head is the embedding table itself (tied), so there is no head to train alone. "
     "Nearest: `freeze.last: 1`, or `train: [embedding]`.",
@@ -117,7 +117,7 @@ class Cell:
         if self.task == "tag" and self.model in ENCODER_DECODERS:
             return "model.encoder-decoder: head"
         if self.task == "tag" and self.model in UNTAGGED:
-            return "model.unreadable: tag"
+            return "model.unreadable: TokenClassification"
         if self.task in ("chat", "complete") and self.model in ENCODER_DECODERS:
             return "model.encoder-decoder"
         if writes and self.method == "freeze: head" and self.model in TIED:
