@@ -1,11 +1,11 @@
-"""Summaries of scientific abstracts (SciTLDR) beside transformers' Trainer: a 260,000-parameter model that wrote stories.
+"""Summaries of scientific abstracts (SciTLDR) beside transformers' Trainer: a model of 260,000 numbers that wrote stories.
 
     python benchmarks/language_summarize.py      # both sides, one seed, and two summaries that no model writes
 
 The model is far too small to summarize: it is here because both sides can be run anywhere in minutes, and because what
 is compared is the way from rows to ROUGE. The peer lays its rows out as Luthier does (abstract, separator, summary, end
 of text; the abstract loses its end where a row is too long), trains with Trainer and writes with `generate`, greedily.
-Same rows, steps, batch and rate; ROUGE by rouge-score on the same test rows, of the best reference. "first sentence" and
+Same rows, steps, batch and rate; ROUGE by rouge-score on the same test rows, of the best reference. "first sentence",
 "title" are what an abstract's first sentence and its title score.
 """
 
