@@ -1,4 +1,4 @@
-"""Summaries of scientific abstracts (SciTLDR) beside transformers' Trainer: a model of 260,000 numbers that wrote stories.
+"""Summaries of scientific abstracts (SciTLDR) beside transformers' Trainer, by a very small model of stories.
 
     python benchmarks/language_summarize.py      # both sides, one seed, and two summaries that no model writes
 

@@ -34,7 +34,7 @@ def test_schemes_are_told_by_the_tags() -> None:
 
 
 def test_the_token_of_a_word() -> None:
-    """A token that takes the space before it in; a word without a token; one that shares the token of the word before."""
+    """One takes in the space before it; a word has none; one shares that of the word before."""
     words = [(0, 3), (4, 7), (8, 9), (10, 11), (11, 12)]
     offsets = [(0, 0), (0, 2), (2, 3), (3, 7), (10, 12), (0, 0)]
     assert tokens_of(offsets, words) == [1, 3, None, 4, None]
