@@ -63,6 +63,8 @@ class Example:
     """Marked parts of ``text``: where its answers are, or its entities."""
     negatives: list[str] | None = None
     """What does not match ``text``."""
+    translations: dict[str, list[str]] | None = None
+    """What a row says, by language; of several texts in one language all are references."""
     weight: float = 1.0
     ends: bool = True
     """Whether the text ends here; a piece of a longer one goes on in the next row."""

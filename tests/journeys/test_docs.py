@@ -84,8 +84,8 @@ def test_every_method_task_and_objective_is_on_its_page(page: str, registry: dic
 
 
 def test_every_format_is_on_its_page() -> None:
-    from luthier.data.files import READERS
     from luthier.data.formats import FORMATS
+    from luthier.data.read import READERS
 
     text = read("data.md")
     assert [name for name in FORMATS if f"| `{name}` |" not in text] == []

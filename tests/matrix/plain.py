@@ -16,14 +16,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 
-def open_model(final: Path, base: str, *, classifies: bool) -> Any:
-    """``from_pretrained`` of a whole model, or of the base and then the adapter."""
+def open_model(final: Path, base: str, *, head: str = "") -> Any:
+    """``from_pretrained`` of a whole model, or of the base and then the adapter. ``head``: of the auto class."""
     two_stacks = transformers.AutoConfig.from_pretrained(final).is_encoder_decoder
     writes = transformers.AutoModelForSeq2SeqLM if two_stacks else transformers.AutoModelForCausalLM
-    auto = transformers.AutoModelForSequenceClassification if classifies else writes
+    heads = {
+        "sequence": transformers.AutoModelForSequenceClassification,
+        "tokens": transformers.AutoModelForTokenClassification,
+    }
+    auto = heads.get(head, writes)
     if not (final / "adapter_config.json").is_file():
         return auto.from_pretrained(final).eval()
-    labels = {"num_labels": transformers.AutoConfig.from_pretrained(final).num_labels} if classifies else {}
+    labels = {"num_labels": transformers.AutoConfig.from_pretrained(final).num_labels} if head else {}
     model = auto.from_pretrained(base, **labels)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = transformers.AutoTokenizer.from_pretrained(final).pad_token_id

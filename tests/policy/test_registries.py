@@ -20,7 +20,7 @@ ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS}
 SHARED = {
     "methods": {"common", "combine", "injected", "bottleneck", "members"},
     "objectives": {"chunked", "sequence"},
-    "tasks": {"common", "language"},
+    "tasks": {"common", "language", "source"},
 }
 PROMISED = {"methods": ("Options", "DEFAULTS", "adapt"), "objectives": ("Options", "Objective"),
             "tasks": ("Options", "DEFAULTS", "Task")}  # fmt: skip

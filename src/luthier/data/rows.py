@@ -7,6 +7,10 @@
 | alpaca | instruction, output or response; input?, system? | messages: instruction, blank line, input |
 | prompt-completion | prompt, completion or response; each a text or a list of turns | messages |
 | question-answer | question, answer or answers or output; context? | messages: context, blank line, question |
+| tokens-tags | tokens (words), tags (ner_tags, pos_tags, upos, labels) | text, a span for each word |
+| text-spans | text (sentence, ...), spans (entities) | text, a span for each word, tagged in BIO |
+| translation | translation: a text or texts by language | translations |
+| source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
 | plain-text | text | text |
@@ -18,7 +22,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.data import conversations, texts
+from luthier.data import conversations, tagged, texts, translations
 from luthier.data.fields import Columns, Fields, Format
 from luthier.types import Example, Finding, Source
 
@@ -47,6 +51,14 @@ FORMATS: dict[str, Format] = {
         conversations.question_answer,
         talks=True,
     ),
+    "tokens-tags": Format(
+        {"tokens": ("tokens", "words"), "tags": ("tags", "ner_tags", "pos_tags", "upos", "labels")},
+        {},
+        tagged.tokens_tags,
+    ),
+    "text-spans": Format({"text": texts.TEXT, "spans": ("spans", "entities")}, {}, tagged.text_spans),
+    "translation": Format({"translation": ("translation",)}, {}, translations.translation),
+    "source-target": Format({"source": ("source", "src"), "target": ("target", "tgt")}, {}, translations.source_target),
     "text-label": Format({"text": texts.TEXT, "label": texts.LABEL}, {}, texts.text_label),
     "document-summary": Format(
         {"document": ("document", "article", "text"), "summary": ("summary", "summaries", "highlights", "target")},

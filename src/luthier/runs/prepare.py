@@ -20,7 +20,7 @@ from luthier.recipe import ResolvedRecipe
 from luthier.runs.prepared import Prepared
 from luthier.runs.rows import read_rows, tell
 from luthier.tasks import TASKS
-from luthier.types import Adaptation, Example, Finding, Refused
+from luthier.types import Adaptation, Finding, Refused
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
 
@@ -65,7 +65,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     policy = recipe.overlong or "truncate"
     objective.encoder = task.encoder(backbone, limit, policy)
     train = encode(objective, rows.train, limit, policy, "data.train")
-    known = [example for example in rows.evaluation if not _unknown_to(task, example)]
+    known = [example for example in rows.evaluation if not task.unknown([example])]
     evaluation = encode(objective, known, limit, policy, "data.eval")
     selection = encode(objective, rows.selection, limit, policy, "data.select")
     for encoded in (train, evaluation, selection):
@@ -75,19 +75,13 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
             *findings, Finding("data.empty", "data.train", "no row is left to train on", "mend the rows above")
         )
     adaptation = _adapt(resolved, backbone, findings)
-    tell(rows.report, train, evaluation)
+    tell(rows.report, train, evaluation, task.labels)
     prepared = Prepared(
         resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
     )
     _resolve_steps(prepared, device)
     prepared.findings += means.checks(prepared)
     return prepared
-
-
-def _unknown_to(task: Any, example: Example) -> bool:
-    labels = task.labels
-    names = example.label if isinstance(example.label, list) else [example.label]
-    return bool(labels) and not isinstance(example.label, float) and any(str(name) not in labels for name in names)
 
 
 def _defaults(resolved: ResolvedRecipe) -> None:

@@ -11,4 +11,6 @@ TASKS = Registry(
     chat="luthier.tasks.chat",
     complete="luthier.tasks.complete",
     summarize="luthier.tasks.summarize",
+    tag="luthier.tasks.tag",
+    translate="luthier.tasks.translate",
 )
