@@ -97,6 +97,8 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
     after = predictor.judged(prepared.evaluation.rows) if prepared.evaluation.rows else {}
     if prepared.adaptation.mixing is not None and prepared.evaluation.rows:
         outcome["mixing"] = mixing(prepared, predictor)
+    if prepared.adaptation.told is not None:
+        outcome |= prepared.adaptation.told()
     if processes.main:
         after |= predictor.generated(prepared.evaluation)
         finish(prepared, predictor, folder, before, after, outcome)
