@@ -69,7 +69,7 @@ class Run:
             raise Refused(
                 Finding("run.unfinished", str(self.folder), what, "run the same `luthier tune` again to go on")
             )
-        return open_final(self.folder / "final", self.resolved, self.info["model"]["path"])
+        return open_final(self.folder / "final", self.resolved, self.info["model"])
 
     def predict(self, inputs: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
         """Answers for inputs: strings, rows, or (for chat) lists of messages."""
@@ -81,9 +81,14 @@ class Run:
         from luthier.data.formats import read_examples
 
         paths = [data] if isinstance(data, str) else list(data)
-        columns = self.resolved.recipe.data.columns or None
-        read = read_examples(paths, base=Path.cwd(), columns=columns, fmt=self.resolved.recipe.data.format)
-        predictor = self.predictor
+        columns, predictor = self.resolved.recipe.data.columns or None, self.predictor
+        read = read_examples(
+            paths,
+            base=Path.cwd(),
+            columns=columns,
+            fmt=self.resolved.recipe.data.format,
+            prefer=predictor.task.formats,
+        )
         findings = [*read.findings, *predictor.task.unknown(read.examples)]
         if any(finding.severity == "error" for finding in findings):
             raise Refused(*findings)
