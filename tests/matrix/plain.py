@@ -38,8 +38,11 @@ def open_model(final: Path, base: str, *, head: str = "") -> Any:
 def logits(model: Any, ids: list[int], target: list[int] | None = None) -> Tensor:
     """One row alone, no padding: (C,) of a classifier, (T, V) of a language model, (L, V) where a target is given."""
     inputs = torch.tensor([ids])
-    labels = {} if target is None else {"labels": torch.tensor([target])}
-    return model(input_ids=inputs, attention_mask=torch.ones_like(inputs), **labels).logits[0]
+    if target is None:
+        return model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits[0]
+    # Not `labels`: PEFT's AdaLoRA adds its penalty to a loss, and fails where it is opened to be used.
+    shifted = model.prepare_decoder_input_ids_from_labels(torch.tensor([target]))
+    return model(input_ids=inputs, attention_mask=torch.ones_like(inputs), decoder_input_ids=shifted).logits[0]
 
 
 @torch.no_grad()

@@ -43,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora: rslora": {"method": "lora", "lora": {"rank": 4, "rslora": True}, "learning_rate": 1e-2},
     "lora: dora": {"method": "lora", "lora": {"rank": 4, "variant": "dora"}, "learning_rate": 1e-2},
     "lora: pissa": {"method": "lora", "lora": {"rank": 4, "variant": "pissa"}, "learning_rate": 5e-3},
+    "lora: adalora": {"method": "adalora", "lora": {"rank": 4}, "learning_rate": 5e-2},
     "lora: vera": {"method": "vera", "lora": {"rank": 16}, "learning_rate": 2e-1},
     "lora: oft": {"method": "oft", "lora": {"rank": 8}, "learning_rate": 2e-2},
     "ia3": {"method": "ia3", "learning_rate": 2e-1},

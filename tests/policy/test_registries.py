@@ -18,7 +18,7 @@ from luthier.tasks import TASKS
 ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS}
 # Files of a room that are shared by its entries.
 SHARED = {
-    "methods": {"common", "combine", "injected", "bottleneck", "members"},
+    "methods": {"common", "combine", "injected", "bottleneck", "members", "rank_budget"},
     "objectives": {"chunked", "sequence"},
     "tasks": {"common", "language", "source"},
 }

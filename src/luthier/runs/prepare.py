@@ -74,12 +74,12 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         raise Refused(
             *findings, Finding("data.empty", "data.train", "no row is left to train on", "mend the rows above")
         )
+    _resolve_steps(resolved, task, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
     tell(rows.report, train, evaluation, task.labels)
     prepared = Prepared(
         resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
     )
-    _resolve_steps(prepared, device)
     prepared.findings += means.checks(prepared)
     return prepared
 
@@ -168,6 +168,7 @@ def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
     import torch
 
     torch.manual_seed(resolved.recipe.seed)
+    resolved.methods.lasting(int(resolved.recipe.steps or 0))
     try:
         return resolved.methods.adapt(backbone)
     except Refused as refused:
@@ -175,18 +176,19 @@ def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
         return Adaptation(resolved.methods.name, {}, lambda folder: None)
 
 
-def _resolve_steps(prepared: Prepared, device: Any) -> None:
-    resolved, recipe = prepared.resolved, prepared.resolved.recipe
+def _resolve_steps(resolved: ResolvedRecipe, task: Any, rows: int, choosing: bool, device: Any) -> None:
+    """What follows from the number of training rows; ``choosing``: whether there are rows to choose a checkpoint on."""
+    recipe = resolved.recipe
     batch_size = recipe.batch_size or 16
-    per_epoch = math.ceil(len(prepared.train.rows) / batch_size)
+    per_epoch = math.ceil(rows / batch_size)
     values = {
         "batch_size": batch_size,
         "learning_rate": recipe.learning_rate or 1e-4,
         "steps": recipe.steps or max(1, math.ceil(recipe.epochs * per_epoch)),
         "eval_every": recipe.eval_every or per_epoch,
         "micro_tokens": recipe.micro_tokens or MICRO_TOKENS[device.type],
-        "metric": recipe.metric or prepared.task.metric,
-        "final": recipe.final or ("best" if prepared.choosing else "last"),
+        "metric": recipe.metric or task.metric,
+        "final": recipe.final or ("best" if choosing else "last"),
     }
     values["save_every"] = recipe.save_every or values["eval_every"]
     for key, value in values.items():
