@@ -53,6 +53,8 @@ class Example:
     label: str | float | list[str] | None = None
     targets: list[str] | None = None
     """What is to be written from ``text``: the first is learned, all are references."""
+    negatives: list[str] | None = None
+    """Texts that must not be taken for one of ``targets``."""
     weight: float = 1.0
     ends: bool = True
     """Whether the text ends here; a piece of a longer one goes on in the next row."""

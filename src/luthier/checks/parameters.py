@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from luthier.engine.accumulate import loss_of
 from luthier.engine.fit import choose, train_mode
-from luthier.engine.precision import autocast
 from luthier.types import Finding
 
 if TYPE_CHECKING:
@@ -34,15 +34,15 @@ def gradients_flow(prepared: Prepared) -> list[Finding]:
     with torch.random.fork_rng():
         train_mode(backbone, prepared.adaptation)
         for _ in range(2):
-            with autocast(str(prepared.resolved.recipe.precision), backbone.device):
-                terms = prepared.objective.loss(backbone, prepared.objective.collate(rows).to(backbone.device))
+            terms, _ = loss_of(backbone, prepared.objective, rows, str(prepared.resolved.recipe.precision))
             terms.total.backward()
             reached |= {name for name, p in parameters.items() if p.grad is not None and p.grad.abs().sum() > 0}
             with torch.no_grad():
                 for p in parameters.values():
                     if p.grad is not None and p.grad.norm() > 0:
                         p.add_(p.grad, alpha=-NUDGE / float(p.grad.norm()))
-            model.zero_grad(set_to_none=True)
+            for p in (*model.parameters(), *parameters.values()):
+                p.grad = None
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(before[name])

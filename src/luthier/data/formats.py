@@ -107,7 +107,7 @@ def _convert(rows: Iterable[Row], fmt: str, columns: Columns | None, weight: flo
 def _join_formats(formats: list[tuple[str, str]], result: ReadResult) -> None:
     names = list(dict.fromkeys(name for _, name in formats))
     result.format = " + ".join(names) or None
-    if len(names) > 1 and {"text-label", "document-summary", "plain-text"} & set(names):
+    if len(names) > 1 and {"text-label", "document-summary", "scored-pair", "query-positive", "plain-text"} & set(names):
         what = "files of different kinds make no one set: " + "; ".join(f"{path} is {name}" for path, name in formats)
         result.findings.append(Finding("data.mixed-formats", "data", what, "train on them one at a time"))
 

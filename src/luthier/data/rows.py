@@ -9,6 +9,8 @@
 | question-answer | question, answer or answers or output; context? | messages: context, blank line, question |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
+| scored-pair | sentence1, sentence2, score | text, targets, label |
+| query-positive | query (anchor, question), positive (passage, context); negatives? | text, targets, negatives |
 | plain-text | text | text |
 
 Every format may have a ``weight`` column, which multiplies the loss of the row.
@@ -23,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.data.files import kind
+from luthier.data.pairs import NEGATIVES, QUERY_POSITIVE, SCORED_PAIR, query_positive, scored_pair
 from luthier.data.turns import ROLES, SHAREGPT_ROLES, check_order, read_turns
 from luthier.types import Example, Finding, Message, Source
 
@@ -230,6 +233,8 @@ FORMATS: dict[str, Format] = {
         {"context": ("context",), "system": ("system",)},
         _question_answer,
     ),
+    "scored-pair": Format(SCORED_PAIR, {}, scored_pair),
+    "query-positive": Format(QUERY_POSITIVE, NEGATIVES, query_positive),
     "text-label": Format({"text": TEXT, "label": LABEL}, {}, _text_label),
     "document-summary": Format(
         {"document": ("document", "article", "text"), "summary": ("summary", "summaries", "highlights", "target")},

@@ -12,4 +12,5 @@ OBJECTIVES = Registry(
     classification="luthier.objectives.classification",
     multi_label="luthier.objectives.multi_label",
     regression="luthier.objectives.regression",
+    contrastive="luthier.objectives.contrastive",
 )

@@ -10,5 +10,6 @@ TASKS = Registry(
     classify="luthier.tasks.classify",
     chat="luthier.tasks.chat",
     complete="luthier.tasks.complete",
+    retrieve="luthier.tasks.retrieve",
     summarize="luthier.tasks.summarize",
 )
