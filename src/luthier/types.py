@@ -24,6 +24,10 @@ Features = dict[str, Any]
 ``target_ids`` that an encoder-decoder is to write from them."""
 
 
+Span = tuple[int, int, str]
+"""Characters [start, end) of a text, and the name of what they are."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a row was read: a file and its line (counted from 1), or its position where there are no lines."""
@@ -52,9 +56,13 @@ class Example:
     tools: list[dict[str, Any]] | None = None
     label: str | float | list[str] | None = None
     targets: list[str] | None = None
-    """What is to be written from ``text``: the first is learned, all are references."""
+    """What is to be written from ``text``, or matches it: the first is learned, all are references."""
+    question: str | None = None
+    """What is asked, of ``text`` where there is one."""
+    spans: list[Span] | None = None
+    """Marked parts of ``text``: where its answers are, or its entities."""
     negatives: list[str] | None = None
-    """Texts that must not be taken for one of ``targets``."""
+    """What does not match ``text``."""
     weight: float = 1.0
     ends: bool = True
     """Whether the text ends here; a piece of a longer one goes on in the next row."""

@@ -16,7 +16,7 @@ def opened(tiny_folder: Callable[..., str]) -> Callable[..., Backbone]:
     """``opened("llama", "token_logits", packing="off")``: loaded anew, in evaluation mode."""
 
     def one(name: str, needs: str, *, packing: str = "auto", labels: int = 3, **changes: Any) -> Backbone:
-        config = {"num_labels": labels} if needs == "sequence_logits" else {}
+        config = {"num_labels": labels} if needs in ("sequence_logits", "tag_logits") else {}
         path = tiny_folder(name, **changes)
         backbone = load(path, path, needs, config=config)
         backbone.model.eval()

@@ -13,12 +13,15 @@ from luthier.data.collate import lay_out
 from luthier.evaluate.outputs import pool
 from luthier.models.backbone import Backbone
 from luthier.models.heads import head_logits
-from luthier.types import Batch
+from luthier.types import Batch, Refused
 
 Opened = Callable[..., Backbone]
 CASES = [(name, "sequence_logits") for name in (*tiny.ENCODERS, *tiny.DECODERS)]
 CASES += [(name, "token_logits") for name in tiny.DECODERS]
 READS = {"modernbert-mean": "all"} | dict.fromkeys((*tiny.DECODERS, *tiny.ENCODER_DECODERS), "last")
+NO_HEAD_ON_TOKENS: dict[str, tuple[str, ...]] = {
+    "tag_logits": ("gemma3",), "span_logits": ("gemma2", "gemma3"),
+}  # fmt: skip
 TARGET = [30, 40, 1, 50, 60, 1]  # with an end-of-text token inside
 
 
@@ -32,6 +35,36 @@ def test_head_logits_are_the_models_own(name: str, needs: str, opened: Opened) -
         hidden_1TD = backbone.trunk(input_ids=ids_1T, attention_mask=mask_1T).last_hidden_state
         found = head_logits(backbone.model, hidden_1TD, mask_1T)[0]
         torch.testing.assert_close(found, reference.alone(backbone, row["input_ids"]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("needs", ["tag_logits", "span_logits"])
+@pytest.mark.parametrize("name", [*tiny.ENCODERS, *tiny.DECODERS])
+@torch.no_grad()
+def test_a_head_on_tokens_is_the_models_own(name: str, needs: str, opened: Opened) -> None:
+    """On rows packed or padded together, as transformers gives them for each row alone."""
+    if name in NO_HEAD_ON_TOKENS[needs]:
+        with pytest.raises(Refused, match=needs.replace("_", " ")):
+            opened(name, needs)
+        return
+    backbone = opened(name, needs)
+    assert not [fresh for fresh in backbone.fresh if fresh.startswith(tuple(backbone.seams.blocks))]
+    rows = reference.random_rows(len(backbone.embedding.weight))
+    tensors = lay_out(rows, backbone.layout, 2)
+    logits_NC = backbone.position_logits(backbone.hidden(Batch(tensors, [])))
+    for row, start in zip(rows, tensors["starts"].tolist(), strict=True):
+        ids_1T = torch.tensor([row["input_ids"]])
+        with backbone.attention("sdpa"):
+            output = backbone.model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))
+        spans = needs == "span_logits"
+        expected_TC = torch.stack([output.start_logits[0], output.end_logits[0]], -1) if spans else output.logits[0]
+        found_TC = logits_NC[start : start + len(row["input_ids"])]
+        torch.testing.assert_close(found_TC, expected_TC, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("needs", ["tag_logits", "span_logits"])
+def test_an_encoder_decoder_has_no_head_on_tokens(needs: str, opened: Opened) -> None:
+    with pytest.raises(Refused, match=r"model\.encoder-decoder"):
+        opened("t5", needs)
 
 
 @pytest.mark.parametrize("name", tiny.ENCODER_DECODERS)

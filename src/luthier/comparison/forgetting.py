@@ -30,7 +30,7 @@ class Retention:
     """Rows of something that the model is not trained on. Raises Refused where they can't serve this task."""
 
     def __init__(self, file: str, task: str):
-        read = read_examples([file], base=Path.cwd(), columns=None, fmt=None)
+        read = read_examples([file], base=Path.cwd(), prefer=TASKS.load(task).Task.formats)
         errors = [finding for finding in read.findings if finding.severity == "error"]
         if errors:
             raise Refused(*errors)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.data.fields import Columns, Format
 from luthier.data.read import LIMIT_BAD, Row, bad_rows, read_rows
-from luthier.data.rows import FORMATS, Columns, Format, to_example
+from luthier.data.rows import FORMATS, to_example
 from luthier.types import Example, Finding
 
 __all__ = ["FORMATS", "ReadResult", "read_examples", "recognise", "to_example"]
@@ -30,14 +31,19 @@ class ReadResult:
     rows_read: int = 0
 
 
-def recognise(rows: Sequence[Row], columns: Columns | None = None, *, where: str = "data") -> str | list[Finding]:
+def recognise(
+    rows: Sequence[Row], columns: Columns | None = None, *, where: str = "data", prefer: Sequence[str] = ()
+) -> str | list[Finding]:
     """The name of the one format that the rows have (a key of ``FORMATS``), or why there is none.
 
-    Looks at every row. ``columns`` maps our names to the file's columns and narrows the choice to the formats that
-    know them all. A minority of rows that fit no format is left to ``to_example``, which says what each lacks.
+    Looks at every row. The formats that a task takes are tried first (``prefer``), so that the same columns may be a
+    conversation to one and a question with its context to another. ``columns`` maps our names to the file's columns
+    and narrows the choice to the formats that know them all. A minority of rows that fit no format is left to
+    ``to_example``, which says what each lacks.
     """
     columns = columns or {}
-    formats = {name: fmt for name, fmt in FORMATS.items() if fmt.knows(columns)}
+    order = [*prefer, *(name for name in FORMATS if name not in prefer)]
+    formats = {name: FORMATS[name] for name in order if FORMATS[name].knows(columns)}
     problems = _column_problems(rows, columns, where)
     if problems or not rows:
         return problems or [Finding("data.empty", where, "has 0 rows")]
@@ -63,11 +69,13 @@ def read_examples(
     columns: Columns | None = None,
     fmt: str | None = None,
     limit_bad: int = LIMIT_BAD,
+    prefer: Sequence[str] = (),
 ) -> ReadResult:
     """Read one or several files to examples.
 
     Each path is what ``read_rows`` takes, or ``{"path": ..., "weight": ...}``, where the weight multiplies the loss
-    of each of its rows. ``fmt`` names the format instead of recognising it. Nothing is raised: problems are findings.
+    of each of its rows. ``fmt`` names the format instead of recognising it; of those that fit, the
+    ones in ``prefer`` come first. Nothing is raised: problems are findings.
     """
     result = ReadResult()
     entries = [paths] if isinstance(paths, str | Mapping) else paths
@@ -84,7 +92,8 @@ def read_examples(
         result.rows_read += len(rows) + bad_rows(findings)
         if not rows:
             continue
-        found = (_column_problems(rows, columns or {}, path) or fmt) if fmt else recognise(rows, columns, where=path)
+        found: str | list[Finding] = _column_problems(rows, columns or {}, path) if fmt else []
+        found = found or fmt or recognise(rows, columns, where=path, prefer=prefer)
         if isinstance(found, str):
             formats.append((path, found))
             _convert(rows, found, columns, weight, result)
@@ -107,7 +116,7 @@ def _convert(rows: Iterable[Row], fmt: str, columns: Columns | None, weight: flo
 def _join_formats(formats: list[tuple[str, str]], result: ReadResult) -> None:
     names = list(dict.fromkeys(name for _, name in formats))
     result.format = " + ".join(names) or None
-    if len(names) > 1 and {"text-label", "document-summary", "scored-pair", "query-positive", "plain-text"} & set(names):
+    if len(names) > 1 and not all(FORMATS[name].talks for name in names):
         what = "files of different kinds make no one set: " + "; ".join(f"{path} is {name}" for path, name in formats)
         result.findings.append(Finding("data.mixed-formats", "data", what, "train on them one at a time"))
 

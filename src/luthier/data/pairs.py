@@ -9,14 +9,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from contextlib import suppress
 
+from luthier.data.fields import Fields
 from luthier.data.files import kind
 from luthier.data.split import normalised
 from luthier.types import Example
-
-if TYPE_CHECKING:
-    from luthier.data.rows import Fields
 
 QUERY_POSITIVE = {
     "query": ("query", "anchor", "question"),
@@ -49,10 +47,8 @@ def scored_pair(fields: Fields) -> Example:
     first, second = (fields.text(name, target=True) for name in ("sentence1", "sentence2"))
     score, column = fields.get("score"), fields.column("score")
     if isinstance(score, str):
-        try:
+        with suppress(ValueError):
             score = float(score)
-        except ValueError:
-            pass
     if isinstance(score, bool) or not isinstance(score, int | float):
         fields.report("data.type", column, f"a score is a number, this is {kind(score)}")
     elif not math.isfinite(score):

@@ -35,9 +35,7 @@ def own_parameters(objective: Any) -> dict[str, nn.Parameter]:
     return objective.parameters if objective.couples else {}
 
 
-def in_one_go(
-    backbone: Backbone, objective: Any, rows: list[Features], batch: Batch, precision: str
-) -> LossTerms:
+def in_one_go(backbone: Backbone, objective: Any, rows: list[Features], batch: Batch, precision: str) -> LossTerms:
     """The loss of rows that are one batch, with its graph."""
     with autocast(precision, backbone.device):
         vectors_UD = objective.vectors(backbone, batch)

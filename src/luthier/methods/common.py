@@ -24,7 +24,10 @@ from luthier.types import Finding, Refused
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-TASK_TYPES = {"token_logits": "CAUSAL_LM", "sequence_logits": "SEQ_CLS", "hidden": "FEATURE_EXTRACTION"}
+TASK_TYPES = {
+    "token_logits": "CAUSAL_LM", "sequence_logits": "SEQ_CLS", "tag_logits": "TOKEN_CLS",
+    "span_logits": "QUESTION_ANS", "hidden": "FEATURE_EXTRACTION",
+}  # fmt: skip
 
 
 LEAST_ROOM = 8
@@ -98,7 +101,7 @@ def require_room(backbone: Backbone, taken: int, where: str) -> None:
 
 def new_head(backbone: Backbone) -> dict[str, nn.Parameter]:
     """The head that must train beside an adapter: a classifier's; a language model keeps its own."""
-    return backbone.head_parameters() if backbone.needs == "sequence_logits" else {}
+    return backbone.head_parameters() if backbone.has_own_head else {}
 
 
 def head_modules(backbone: Backbone, head: Mapping[str, nn.Parameter]) -> list[str]:

@@ -43,7 +43,8 @@ class Backbone:
     """What objectives and methods are given in place of a bare model.
 
     ``layout`` is "packed" (rows laid end to end, no pad) or "padded"; ``position_offset`` is the first position id
-    that this model counts from; ``needs`` is what the model was loaded to give (token_logits, sequence_logits, hidden);
+    that this model counts from; ``needs`` is what the model was loaded to give (token_logits, sequence_logits,
+    tag_logits, span_logits, hidden);
     ``fresh`` names the parameters that were not in the checkpoint; ``fingerprint`` tells these weights from others;
     ``adapters`` are those that were put in, and which are in force. ``soft_prompt`` gives embeddings (P, D) that are
     laid before every row; ``prefix_positions`` is how many positions a carried prefix takes from the tokens.
@@ -72,6 +73,11 @@ class Backbone:
     @property
     def encoder_decoder(self) -> bool:
         return is_encoder_decoder(self.model)
+
+    @property
+    def has_own_head(self) -> bool:
+        """Whether its head is the task's own, which must be learned: not a language model's, and not none."""
+        return self.needs in ("sequence_logits", "tag_logits", "span_logits")
 
     @property
     def trunk(self) -> PreTrainedModel:
@@ -206,6 +212,10 @@ class Backbone:
 
     def token_logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, D) → (N, V): the language model's head, with its own scaling and capping."""
+        return head_logits(self.model, hidden_ND[None])[0]
+
+    def position_logits(self, hidden_ND: Tensor) -> Tensor:
+        """(N, D) → (N, C): the head on single tokens: their classes, or (C = 2) a span's start and end."""
         return head_logits(self.model, hidden_ND[None])[0]
 
     def sequence_logits(self, hidden_TD: Tensor, batch: Batch) -> Tensor:

@@ -59,10 +59,13 @@ def _trunk_name(model: PreTrainedModel) -> str:
 
 
 def head_logits(model: PreTrainedModel, hidden_KLD: Tensor, mask_KL: Tensor | None = None) -> Tensor:
-    """The model's logits for given hidden states: (K, L, V) of a language model, (K, C) of a classifier."""
+    """The model's logits for given hidden states: (K, L, V) of a language model, (K, C) of a classifier, (K, L, C) of
+    a classifier of tokens; of a span head, C are start and end."""
     with answered(model, hidden_KLD):
         if not is_encoder_decoder(model):
-            return model(inputs_embeds=hidden_KLD, attention_mask=mask_KL).logits
+            output = model(inputs_embeds=hidden_KLD, attention_mask=mask_KL)
+            spans = "start_logits" in output
+            return torch.stack([output.start_logits, output.end_logits], -1) if spans else output.logits
         encoded = BaseModelOutput(last_hidden_state=hidden_KLD)
         if model.get_output_embeddings() is not None:
             return model(encoder_outputs=encoded, decoder_inputs_embeds=hidden_KLD).logits

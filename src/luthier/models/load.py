@@ -127,7 +127,7 @@ def load(
     name: str, path: str, needs: str, *, revision: str | None = None, config: dict[str, Any] | None = None,
     dtype: str = "float32", seed: int = 0, **load_kwargs: Any,
 ) -> Any:  # fmt: skip
-    """A Backbone with the head that ``needs`` asks for: "token_logits", "sequence_logits" or "hidden"."""
+    """A Backbone with the head that ``needs`` asks for (see ``auto_class``)."""
     import torch
     import transformers
 
@@ -143,18 +143,21 @@ def load(
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
         auto = auto_class(needs, found)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
-        # A fresh head is drawn under its own seed, so that the same recipe starts from the same numbers.
-        torch.manual_seed(seed)
-        model, info = auto.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,  # where it is not said, transformers asks on the terminal
-            output_loading_info=True,
+        given = {
+            "dtype": getattr(torch, dtype),
+            "use_safetensors": True,
+            "output_loading_info": True,
             **where,
             **(config or {}),
             **load_kwargs,
-        )
+        }
+        # A fresh head is drawn under its own seed, so that the same recipe starts from the same numbers.
+        # Where trust_remote_code is not said, transformers asks on the terminal.
+        torch.manual_seed(seed)
+        model, info = auto.from_pretrained(path, trust_remote_code=False, **given)
+        if renamed := _renamed_trunk(model, info):
+            torch.manual_seed(seed)
+            model, info = auto.from_pretrained(path, trust_remote_code=False, key_mapping=renamed, **given)
     except (OSError, ValueError) as error:
         raise Refused(unreadable(name, error, needs)) from None
     fresh = set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
@@ -164,14 +167,35 @@ def load(
     return backbone
 
 
+def _renamed_trunk(model: Any, info: dict[str, Any]) -> dict[str, str]:
+    """What to call the checkpoint's trunk where this head's class has another name for it and found none of it."""
+    ours = f"{model.base_model_prefix}."
+    missing = {name.removeprefix(ours) for name in info["missing_keys"] if name.startswith(ours)}
+    for prefix in {name.partition(".")[0] for name in info["unexpected_keys"]}:
+        theirs = {name.partition(".")[2] for name in info["unexpected_keys"] if name.startswith(f"{prefix}.")}
+        if missing and missing <= theirs:
+            return {rf"^{prefix}\.": ours}
+    return {}
+
+
 def auto_class(needs: str, config: Any) -> Any:
-    """The class of transformers that opens a model of this config with the head that ``needs`` asks for."""
+    """The class of transformers that opens a model of this config with the head that ``needs`` asks for.
+
+    Raises Refused for a head on tokens over an encoder-decoder, whose forward reads one stack or both by model.
+    """
     import transformers
+
+    if needs in ("tag_logits", "span_logits") and config.is_encoder_decoder:
+        what = "an encoder-decoder writes; a head on the tokens of its source is another model"
+        mend = "choose an encoder (such as BERT) or a decoder, or let this model write the answer"
+        raise Refused(Finding("model.encoder-decoder", "model.name", what, mend))
 
     writes: Any = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     return {
         "token_logits": writes,
         "sequence_logits": transformers.AutoModelForSequenceClassification,
+        "tag_logits": transformers.AutoModelForTokenClassification,
+        "span_logits": transformers.AutoModelForQuestionAnswering,
         "hidden": transformers.AutoModel,
     }[needs]
 

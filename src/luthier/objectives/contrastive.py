@@ -2,9 +2,9 @@
 
 | rows | `loss` | L |
 |---|---|---|
-| query, positive, any number of negatives | infonce | Σ_k w_k · -log softmax_c(cos(q_k, c) / τ)[positive of k]; count Σ w |
-| two texts and a score | cosent | n · log(1 + Σ_{s_i > s_j} exp((cos_j - cos_i) / τ)) over the n rows of a batch; count n |
-| two texts and a score from -1 to 1 | mse | Σ_k w_k · (cos_k - s_k)²; count Σ w |
+| query, positive, negatives | infonce | Σ_k w_k · -log softmax_c(cos(q_k, c) / τ)[positive of k]; count Σ w |
+| two texts, a score | cosent | n · log(1 + Σ_{s_i > s_j} exp((cos_j - cos_i) / τ)) of a batch of n; count n |
+| two texts, a score from -1 to 1 | mse | Σ_k w_k · (cos_k - s_k)²; count Σ w |
 
 The candidates c of infonce are all positives and all negatives of the batch; a candidate with the content of a positive
 of the same query is no negative of it, nor is the query's own text. With `sizes` L is summed over prefixes of these
@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import torch
@@ -142,7 +142,7 @@ class Objective:
         starts = [0, *accumulate(len(row["lengths"]) for row in rows)][:-1]
         weights_K = torch.tensor([float(row["weight"]) for row in rows], device=vectors_UD.device)
         loss, normalize = self._loss(rows[0]), self.options.normalize
-        sizes = self.options.sizes or [None]
+        sizes: list[int | None] = [*self.options.sizes] or [None]
         if loss != "infonce":
             losses = [self._scored(shortened(vectors_UD, size), starts, rows, weights_K, loss) for size in sizes]
             return torch.stack(losses).sum(0), weights_K
@@ -199,4 +199,4 @@ class Objective:
 
 def _texts(row: Features) -> list[list[int]]:
     ends = [0, *accumulate(row["lengths"])]
-    return [row["input_ids"][start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [row["input_ids"][start:end] for start, end in pairwise(ends)]

@@ -47,9 +47,9 @@ class Predictor:
         outputs = self.row_outputs(rows)
         return {"loss": self.objective.mean_loss(outputs, rows), **self.task.plain(outputs, rows)}
 
-    def judged(self, rows: list[Features]) -> dict[str, Any]:
-        """The same with 95 % intervals."""
-        outputs = self.row_outputs(rows)
+    def judged(self, rows: list[Features], outputs: list[Any] | None = None) -> dict[str, Any]:
+        """The same with 95 % intervals; ``outputs`` of the rows are computed where they are not given."""
+        outputs = self.row_outputs(rows) if outputs is None else outputs
         found = self.task.with_intervals(outputs, rows)
         if "loss" not in found and self.solved is None:
             found["loss"] = {"value": self.objective.mean_loss(outputs, rows)}
@@ -65,7 +65,10 @@ class Predictor:
 
     def samples(self, encoded: Encoded, count: int) -> list[dict[str, Any]]:
         """Some held-out rows with the model's answers, as a reader should see them."""
-        examples = encoded.examples[:count]
+        return self.told(encoded.examples[:count])
+
+    def told(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """Examples with the model's answers."""
         if not examples:
             return []
         answers = self.task.answer(self, examples, **self.task.sample_options)

@@ -32,13 +32,14 @@ def read_rows(resolved: ResolvedRecipe, task: Any) -> Rows:
     data = resolved.recipe.data
     seed = resolved.recipe.seed if data.split_seed is None else data.split_seed
     paths = [data.train] if isinstance(data.train, str) else data.train
-    read = read_examples(paths, base=resolved.base, columns=data.columns or None, fmt=data.format)
+    reading: Any = {"base": resolved.base, "columns": data.columns or None, "fmt": data.format, "prefer": task.formats}
+    read = read_examples(paths, **reading)
     findings = _bad_rows(read, data, task, "data.train")
     report: dict[str, Any] = {"train": _told(read, paths)}
     train = read.examples
     if isinstance(data.eval, str | list):
         eval_paths = [data.eval] if isinstance(data.eval, str) else data.eval
-        other = read_examples(eval_paths, base=resolved.base, columns=data.columns or None, fmt=data.format)
+        other = read_examples(eval_paths, **reading)
         findings += _bad_rows(other, data, task, "data.eval")
         report["eval"] = _told(other, eval_paths)
         evaluation = other.examples

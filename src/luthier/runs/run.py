@@ -81,9 +81,14 @@ class Run:
         from luthier.data.formats import read_examples
 
         paths = [data] if isinstance(data, str) else list(data)
-        columns = self.resolved.recipe.data.columns or None
-        read = read_examples(paths, base=Path.cwd(), columns=columns, fmt=self.resolved.recipe.data.format)
-        predictor = self.predictor
+        columns, predictor = self.resolved.recipe.data.columns or None, self.predictor
+        read = read_examples(
+            paths,
+            base=Path.cwd(),
+            columns=columns,
+            fmt=self.resolved.recipe.data.format,
+            prefer=predictor.task.formats,
+        )
         findings = [*read.findings, *predictor.task.unknown(read.examples)]
         if any(finding.severity == "error" for finding in findings):
             raise Refused(*findings)

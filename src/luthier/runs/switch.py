@@ -70,7 +70,7 @@ class Switch:
         predictor = replace(
             own, backbone=self.backbone, objective=objective, reader=replace(own.reader, backbone=self.backbone)
         )
-        names = self.backbone.head_parameters() if self.backbone.needs == "sequence_logits" else {}
+        names = self.backbone.head_parameters() if self.backbone.has_own_head else {}
         return Seat(predictor, member, {name: member.tensors[f"{PREFIX}{name}"] for name in names})
 
     @property

@@ -80,3 +80,6 @@ class Task(Protocol):
 
     def right(self, example: Example, answer: dict[str, Any]) -> bool | None:
         """Whether an answer is right, or None where that is no yes or no."""
+
+    def confused(self, outputs: Sequence[Any], rows: Sequence[Features]) -> list[tuple[str, str]] | None:
+        """(class, what it was taken for) of everything that was classed; None where answers are no classes."""

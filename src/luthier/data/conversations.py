@@ -1,0 +1,56 @@
+"""Rows that become conversations: turns with roles, or an instruction and its answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.data.fields import Fields
+from luthier.data.turns import SHAREGPT_ROLES, check_order
+from luthier.types import Example, Message
+
+
+def conversation(fields: Fields, turns: list[Message], at: str, tools: list[dict[str, Any]] | None = None) -> Example:
+    if system := fields.optional("system"):
+        turns = [{"role": "system", "content": system}, *turns]
+    if not fields.findings:  # a turn that could not be read would be reported again as a gap in the order
+        check_order(turns, at, fields.report)
+    return Example(fields.source, messages=turns, tools=tools)
+
+
+def exchange(fields: Fields, user: list[str], answer: str) -> Example:
+    asked = "\n\n".join(part for part in user if part.strip())
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return conversation(fields, turns, "")
+
+
+def messages(fields: Fields) -> Example:
+    return conversation(fields, fields.turns("messages"), fields.column("messages"), fields.tools())
+
+
+def sharegpt(fields: Fields) -> Example:
+    turns = fields.turns("conversations", SHAREGPT_ROLES)
+    return conversation(fields, turns, fields.column("conversations"), fields.tools())
+
+
+def alpaca(fields: Fields) -> Example:
+    return exchange(fields, [fields.text("instruction"), fields.optional("input")], fields.text("output", target=True))
+
+
+def prompt_completion(fields: Fields) -> Example:
+    turns: list[Message] = []
+    for name, role in (("prompt", "user"), ("completion", "assistant")):
+        if isinstance(fields.get(name), list):
+            turns += fields.turns(name)
+        else:
+            turns.append({"role": role, "content": fields.text(name, target=role == "assistant")})
+    return conversation(fields, turns, "prompt", fields.tools())
+
+
+def question_answer(fields: Fields) -> Example:
+    column, answer = fields.column("answer"), fields.get("answer")
+    if isinstance(answer, dict) and "text" in answer:  # SQuAD: {"text": [...], "answer_start": [...]}
+        answer = answer["text"]
+    if isinstance(answer, list):
+        answer = answer[0] if answer else ""
+    fields.row = {**fields.row, column: answer}
+    return exchange(fields, [fields.optional("context"), fields.text("question")], fields.text("answer", target=True))

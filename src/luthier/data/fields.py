@@ -1,0 +1,105 @@
+"""A row of a file as fields asked for by our names; what is wrong with it gathers as findings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.data.files import kind
+from luthier.data.turns import ROLES, read_turns
+from luthier.types import Example, Finding, Message, Source
+
+Columns = Mapping[str, str]
+"""Our name → the file's column, for files whose columns are named otherwise."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a format needs and may have (our name → the columns that hold it, the first found wins).
+
+    Formats that ``talk`` become conversations: files of several such formats make one set.
+    """
+
+    needs: Mapping[str, tuple[str, ...]]
+    may: Mapping[str, tuple[str, ...]]
+    build: Callable[[Fields], Example]
+    talks: bool = False
+
+    def column(self, name: str, row: Mapping[str, Any], columns: Columns) -> str | None:
+        """The column of ``row`` that holds ``name``, or None."""
+        held_by = (columns[name],) if name in columns else self.needs.get(name) or self.may.get(name, (name,))
+        return next((column for column in held_by if column in row), None)
+
+    def fits(self, row: Mapping[str, Any], columns: Columns, *, filled: bool = False) -> bool:
+        """Whether every column that is needed is there (and, if ``filled``, not null)."""
+        found = [self.column(name, row, columns) for name in self.needs]
+        return all(column is not None and not (filled and row[column] is None) for column in found)
+
+    def knows(self, names: Mapping[str, Any]) -> bool:
+        return all(name in self.needs or name in self.may or name == "weight" for name in names)
+
+
+@dataclass
+class Fields:
+    """One row, asked for by our names; what is wrong with it gathers in ``findings``."""
+
+    source: Source
+    row: dict[str, Any]
+    format: Format
+    columns: Columns
+    findings: list[Finding] = field(default_factory=list)
+
+    def column(self, name: str) -> str:
+        return self.format.column(name, self.row, self.columns) or name
+
+    def get(self, name: str) -> Any:
+        return self.row.get(self.column(name))
+
+    def report(self, code: str, at: str, what: str, mend: str = "") -> None:
+        self.findings.append(Finding(code, f"{self.source}:{at}", what, mend))
+
+    def text(self, name: str, *, target: bool = False) -> str:
+        """A text; a ``target`` may not be empty."""
+        value = self.get(name)
+        if not isinstance(value, str):
+            self.report("data.type", self.column(name), f"must be text, this is {kind(value)}")
+            return ""
+        if target and not value.strip():
+            self.report("data.empty-target", self.column(name), "is empty: there is nothing to learn")
+        return value
+
+    def optional(self, name: str) -> str:
+        """A text that may be missing, null or empty."""
+        return "" if self.get(name) is None else self.text(name)
+
+    def turns(self, name: str, roles: Mapping[str, str] = ROLES) -> list[Message]:
+        return read_turns(self.get(name), self.column(name), self.report, roles)
+
+    def tools(self) -> list[dict[str, Any]] | None:
+        """The tools that the assistant may call: a list of objects, or the same written as JSON."""
+        value = self.get("tools")
+        if isinstance(value, str) and value.strip():
+            try:
+                value = json.loads(value)
+            except ValueError as error:
+                self.report("data.type", self.column("tools"), f"is not valid JSON ({error})")
+                return None
+        if value and not (isinstance(value, list) and all(isinstance(tool, dict) for tool in value)):
+            self.report("data.type", self.column("tools"), f"must be a list of objects, this is {kind(value)}")
+        return value or None
+
+    def weight(self) -> float:
+        """The row's weight, 1 where there is no such column; a table's text is read as a number."""
+        if self.format.column("weight", self.row, self.columns) is None:
+            return 1.0
+        value = self.get("weight")
+        try:
+            weight = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            weight = math.nan
+        if not (math.isfinite(weight) and weight > 0):
+            self.report("data.weight", self.column("weight"), f"must be a finite number above 0, this is {value!r}")
+        return weight

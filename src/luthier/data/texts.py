@@ -1,0 +1,42 @@
+"""Rows that are a text: with a label, with what is to be written about it, or by itself."""
+
+from __future__ import annotations
+
+import math
+
+from luthier.data.fields import Fields
+from luthier.data.files import kind
+from luthier.types import Example
+
+TEXT = ("text", "sentence", "review", "utterance", "tweet", "comment")
+LABEL = ("label", "labels", "intent", "category", "class", "score")
+
+
+def text_label(fields: Fields) -> Example:
+    text, label, column = fields.text("text", target=True), fields.get("label"), fields.column("label")
+    names = isinstance(label, list) and all(isinstance(name, str) for name in label)
+    if label is None or label == "":
+        fields.report("data.empty-target", column, f"the label is {'null' if label is None else 'empty'}")
+    elif isinstance(label, float) and not math.isfinite(label):
+        fields.report("data.type", column, f"the label must be a finite number, this is {label}")
+    elif not names and not isinstance(label, str | int | float):
+        inside = " of other things" if isinstance(label, list) else ""
+        fields.report(
+            "data.type", column, f"a label is text, a number or a list of texts, this is {kind(label)}{inside}"
+        )
+    return Example(fields.source, text=text, label=label)
+
+
+def document_summary(fields: Fields) -> Example:
+    """A list of summaries are references of one document; the first is what is learned."""
+    text, found, column = fields.text("document", target=True), fields.get("summary"), fields.column("summary")
+    summaries = found if isinstance(found, list) else [found]
+    if not all(isinstance(summary, str) for summary in summaries):
+        fields.report("data.type", column, f"a summary is text or a list of texts, this is {kind(found)}")
+    elif not summaries or not all(summary.strip() for summary in summaries):
+        fields.report("data.empty-target", column, "a summary is empty: there is nothing to learn")
+    return Example(fields.source, text=text, targets=summaries)
+
+
+def plain_text(fields: Fields) -> Example:
+    return Example(fields.source, text=fields.text("text", target=True))
