@@ -126,7 +126,7 @@ class Objective:
     def coupled_loss(self, vectors_UD: Tensor, rows: Sequence[Features]) -> LossTerms:
         losses_K, weights_K = self.row_losses(vectors_UD, rows)
         count = float(weights_K.sum())
-        report = {"temperature": (1 / float(self.scale), 1.0)} if self.parameters else {}
+        report = {"temperature": (1 / float(torch.as_tensor(self.scale).detach()), 1.0)} if self.parameters else {}
         return LossTerms((losses_K * weights_K).sum(), count, report)
 
     @property
