@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from luthier.data.split import normalised
 from luthier.evaluate import retrieval
@@ -23,6 +23,12 @@ SHOWN = 300  # characters of a passage
 class Options(Section):
     query_prefix: str = Field("", description='before each query, such as "query: "; scored pairs take it twice')
     passage_prefix: str = Field("", description='before each passage, such as "passage: "')
+
+    @field_validator("query_prefix", "passage_prefix", mode="before")
+    @classmethod
+    def spelled(cls, given: Any) -> Any:
+        """``retrieve.query_prefix="query: "`` on a command line is read by YAML as a mapping without a value."""
+        return f"{next(iter(given))}: " if isinstance(given, dict) and list(given.values()) == [None] else given
 
 
 class Task:
