@@ -76,7 +76,7 @@ class Embedder:
 
     @property
     def room(self) -> int:
-        """How many tokens of a passage's own text fit."""
+        """How many tokens of a passage's own text fit, between its prefix and the tokens that open and close it."""
         return self.settings.max_length - len(self.tokens(self.settings.passage_prefix))
 
 
@@ -124,18 +124,17 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def save_embedding(prepared: Any, final: Path, opens_with: str) -> None:
+def save_embedding(task: Any, objective: Any, max_length: int | None, final: Path, opens_with: str) -> None:
     """What a run of coupled rows leaves beside its weights: its settings, and what the objective itself learned."""
-    objective, task, recipe = prepared.objective, prepared.task, prepared.resolved.recipe
     settings = Settings(
         objective.pooling, objective.options.normalize, task.query_prefix, task.passage_prefix,
-        int(recipe.max_length or 512), tuple(objective.options.sizes),
+        max_length or 512, tuple(objective.options.sizes),
     )  # fmt: skip
     _write(final / FILE, vars(settings) | {"sizes": list(settings.sizes)})
     if objective.parameters:
         save_file({name: p.detach().cpu().contiguous() for name, p in objective.parameters.items()}, final / OWN)
     if opens_with == "transformers":
-        _sentence_transformers(final, settings, prepared.backbone.width)
+        _sentence_transformers(final, settings, objective.backbone.width)
 
 
 def load_own(objective: Any, final: Path) -> None:

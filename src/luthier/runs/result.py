@@ -52,7 +52,8 @@ def _save_final(prepared: Prepared, predictor: Predictor, final: Path) -> None:
     prepared.backbone.model.config.save_pretrained(final)
     prepared.backbone.tokenizer.save_pretrained(final)
     if prepared.objective.couples:
-        save_embedding(prepared, final, opens_with(final))
+        max_length = prepared.resolved.recipe.max_length
+        save_embedding(prepared.task, prepared.objective, max_length, final, opens_with(final))
 
 
 def opens_with(final: Path) -> str:
