@@ -8,7 +8,7 @@ import torch
 
 from luthier.engine.accumulate import loss_of
 from luthier.engine.fit import choose, train_mode
-from luthier.types import Finding
+from luthier.types import Features, Finding
 
 if TYPE_CHECKING:
     from luthier.runs.prepared import Prepared
@@ -23,7 +23,7 @@ def gradients_flow(prepared: Prepared) -> list[Finding]:
     mode and random state are as before.
     """
     parameters = prepared.adaptation.parameters
-    rows = sorted(prepared.train.rows, key=lambda row: len(row["input_ids"]))[:4]
+    rows = _trial_rows(prepared)
     if not parameters or not rows:
         return []
     backbone, model = prepared.backbone, prepared.backbone.model
@@ -49,6 +49,15 @@ def gradients_flow(prepared: Prepared) -> list[Finding]:
     for module, training in mode:
         module.training = training
     return _unreached([name for name in parameters if name not in reached], len(parameters))
+
+
+def _trial_rows(prepared: Prepared) -> list[Features]:
+    """The shortest; of rows that are learned from by their differences some from all over the shorter half."""
+    ordered = sorted(prepared.train.rows, key=lambda row: len(row["input_ids"]))
+    if not prepared.objective.couples:
+        return ordered[:4]
+    half = ordered[: max(8, len(ordered) // 2)]
+    return half[:: max(1, len(half) // 8)][:8]
 
 
 def _unreached(names: list[str], of: int) -> list[Finding]:
