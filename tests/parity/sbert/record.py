@@ -1,6 +1,6 @@
 """Losses and gradients of sentence-transformers on given vectors, for `test_sentence_transformers.py`.
 
-    PYTHON tests/parity/sentence_transformers/record.py     # PYTHON: an environment with sentence-transformers 6.2.0
+    PYTHON tests/parity/sbert/record.py     # PYTHON: an environment with sentence-transformers 6.2.0
 
 Its losses are given an encoder that gives vectors back: a text's features are its vector. Writes fixtures.json: the
 vectors, each loss with the gradient of the first query, and what the starter encoder makes of three texts.
