@@ -55,7 +55,7 @@ def _exact(run: Run) -> Predictor:
     if run.resolved.recipe.precision != "bf16":
         return run.predictor
     recipe = run.resolved.recipe.model_copy(update={"precision": "fp32"})
-    return open_final(run.folder / "final", replace(run.resolved, recipe=recipe), run.info["model"]["path"])
+    return open_final(run.folder / "final", replace(run.resolved, recipe=recipe), run.info["model"])
 
 
 def _read_back(old: Predictor, run: Run, folder: Path) -> Predictor:
