@@ -13,6 +13,8 @@
 | source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
+| scored-pair | sentence1, sentence2, score | text, targets, label |
+| query-positive | query (anchor, question), positive (passage, context); negatives? | text, targets, negatives |
 | plain-text | text | text |
 
 Every format may have a ``weight`` column, which multiplies the loss of the row.
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.data import conversations, tagged, texts, translations
+from luthier.data import conversations, pairs, tagged, texts, translations
 from luthier.data.fields import Columns, Fields, Format
 from luthier.types import Example, Finding, Source
 
@@ -59,6 +61,8 @@ FORMATS: dict[str, Format] = {
     "text-spans": Format({"text": texts.TEXT, "spans": ("spans", "entities")}, {}, tagged.text_spans),
     "translation": Format({"translation": ("translation",)}, {}, translations.translation),
     "source-target": Format({"source": ("source", "src"), "target": ("target", "tgt")}, {}, translations.source_target),
+    "scored-pair": Format(pairs.SCORED_PAIR, {}, pairs.scored_pair),
+    "query-positive": Format(pairs.QUERY_POSITIVE, pairs.NEGATIVES, pairs.query_positive),
     "text-label": Format({"text": texts.TEXT, "label": texts.LABEL}, {}, texts.text_label),
     "document-summary": Format(
         {"document": ("document", "article", "text"), "summary": ("summary", "summaries", "highlights", "target")},

@@ -50,6 +50,8 @@ def split(
 def content_key(example: Example) -> str:
     """The sha256 of what a row says, without its label: equal for texts that differ in case, spaces or end signs."""
     parts = [normalised(part) for part in (example.text, example.question) if part is not None]
+    if example.targets and isinstance(example.label, float):  # a score is of both texts
+        parts += map(normalised, example.targets)
     parts += [_normalised_turn(turn) for turn in example.messages or []]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -13,4 +13,5 @@ OBJECTIVES = Registry(
     multi_label="luthier.objectives.multi_label",
     regression="luthier.objectives.regression",
     tags="luthier.objectives.tags",
+    contrastive="luthier.objectives.contrastive",
 )

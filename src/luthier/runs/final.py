@@ -13,6 +13,7 @@ from luthier.models.backbone import Backbone
 from luthier.models.load import load, locate, unreadable, weight_findings
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.embedder import load_own
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import MICRO_TOKENS
 from luthier.tasks import TASKS
@@ -48,6 +49,7 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     backbone.model.eval()
     objective = objective_module.Objective(resolved.objective_options, backbone, None)
     objective.encoder = task.encoder(backbone, recipe.max_length or 2048, "truncate")
+    load_own(objective, final)
     precision = "fp32" if device.type == "cpu" and recipe.precision != "bf16" else str(recipe.precision)
     matmul = str(recipe.matmul) if device.type == "cpu" else "default"
     reader = Reader(backbone, micro_tokens=MICRO_TOKENS[device.type], precision=precision, matmul=matmul)

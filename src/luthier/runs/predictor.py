@@ -15,7 +15,10 @@ from luthier.types import Example, Features, Solved
 
 @dataclass
 class Predictor:
-    """``solved`` (with its ``pooling``) is the fitted classifier of a method that trains without gradients."""
+    """``objective.settle`` says what each row shows when all rows are seen together, where rows are coupled.
+
+    ``solved`` (with its ``pooling``) is the fitted classifier of a method that trains without gradients.
+    """
 
     task: Any
     backbone: Backbone
@@ -31,7 +34,8 @@ class Predictor:
     def row_outputs(self, rows: Sequence[Features]) -> list[Any]:
         if self.solved is not None:
             return self.solved.outputs(self.reader.vectors(rows, self.pooling))
-        return self.reader.outputs(self.objective, rows)
+        outputs = self.reader.outputs(self.objective, rows)
+        return self.objective.settle(outputs, rows) if self.objective.couples else outputs
 
     def outputs(self, examples: Sequence[Example]) -> list[Any]:
         rows = [

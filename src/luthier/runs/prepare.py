@@ -10,6 +10,7 @@ from typing import Any
 from luthier.checks import run_checks
 from luthier.checks.settings import check_settings
 from luthier.data.encode import encode
+from luthier.engine.coupled import own_parameters
 from luthier.engine.precision import choose_precision
 from luthier.methods.common import LEAST_ROOM
 from luthier.models.backbone import Backbone
@@ -76,6 +77,8 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         )
     _resolve_steps(resolved, task, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
+    own = own_parameters(objective)  # a temperature that is learned: it trains, and is no part of the model
+    adaptation.parameters = {**adaptation.parameters, **{f"objective.{name}": p for name, p in own.items()}}
     tell(rows.report, train, evaluation, task.labels)
     prepared = Prepared(
         resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
