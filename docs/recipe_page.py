@@ -39,7 +39,7 @@ Where the default is "–", the task, the method, the model or the machine decid
 
 def page() -> str:
     schema = json_schema()
-    sections = [("model", "ModelSection"), ("data", "DataSection")]
+    sections = [("model", "ModelSection"), ("data", "DataSection"), ("samples", "SamplesSection")]
     for registry in (TASKS, METHODS, OBJECTIVES):
         sections += [
             (name, _reference(schema["properties"][name])) for name in registry if name in schema["properties"]

@@ -66,6 +66,8 @@ class Example:
     translations: dict[str, list[str]] | None = None
     """What a row says, by language; of several texts in one language all are references."""
     weight: float = 1.0
+    entry: int = 0
+    """Which of several data sets that were named together it is of."""
     ends: bool = True
     """Whether the text ends here; a piece of a longer one goes on in the next row."""
 

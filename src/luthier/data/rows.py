@@ -4,7 +4,8 @@
 |---|---|---|
 | messages | messages; tools? | messages |
 | sharegpt | conversations or conversation; system?, tools? | messages |
-| alpaca | instruction, output or response; input?, system? | messages: instruction, blank line, input |
+| alpaca | instruction, output or response; input or context?, system? | messages: instruction, blank line, input |
+| self-instruct | instruction, instances: a list of one object with input and output; system? | the same |
 | prompt-completion | prompt, completion or response; each a text or a list of turns | messages |
 | question-answer | question, answer or answers or output; context? | messages: context, blank line, question |
 | tokens-tags | tokens (words), tags (ner_tags, pos_tags, upos, labels) | text, a span for each word |
@@ -37,8 +38,14 @@ FORMATS: dict[str, Format] = {
     "sharegpt": Format({"conversations": ("conversations", "conversation")}, TALK, conversations.sharegpt, talks=True),
     "alpaca": Format(
         {"instruction": ("instruction",), "output": ("output", "response")},
-        {"input": ("input",), "system": ("system",)},
+        {"input": ("input", "context"), "system": ("system",)},
         conversations.alpaca,
+        talks=True,
+    ),
+    "self-instruct": Format(
+        {"instruction": ("instruction",), "instances": ("instances",)},
+        {"system": ("system",)},
+        conversations.self_instruct,
         talks=True,
     ),
     "prompt-completion": Format(

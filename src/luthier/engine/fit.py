@@ -54,7 +54,7 @@ def fit(
     choose(model, adaptation)
     optimizer = build(parameters, plan.learning_rate, plan.weight_decay)
     progress = _resume(resume, adaptation, optimizer)
-    order = Order(len(rows), plan.batch_size, plan.seed, plan.data_hash)
+    order = Order(len(rows), plan.batch_size, plan.seed, plan.data_hash, plan.mixture)
     began = time.monotonic() - progress.seconds
 
     with stop_on_signal() as stop, matmul_route(plan.matmul):

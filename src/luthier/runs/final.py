@@ -48,7 +48,9 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     solved = None if methods.whole else methods.attach(backbone, final)
     backbone.model.eval()
     objective = objective_module.Objective(resolved.objective_options, backbone, None)
-    objective.encoder = task.encoder(backbone, recipe.max_length or 2048, "truncate")
+    objective.encoder = task.encoder(
+        backbone, recipe.max_length or 2048, "split" if recipe.overlong == "split" else "truncate"
+    )
     load_own(objective, final)
     precision = "fp32" if device.type == "cpu" and recipe.precision != "bf16" else str(recipe.precision)
     matmul = str(recipe.matmul) if device.type == "cpu" else "default"

@@ -18,8 +18,10 @@ from luthier.models.load import load, locate
 from luthier.models.probes import head_problem
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
 from luthier.runs.rows import read_rows, tell
+from luthier.runs.sampling import read_prompts
 from luthier.tasks import TASKS
 from luthier.types import Adaptation, Finding, Refused
 
@@ -48,7 +50,8 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     rows = read_rows(resolved, task)
     findings += rows.findings
     studied = task.study([*rows.train, *rows.selection], rows.evaluation) if rows.train else []
-    findings += studied + check_settings(resolved, task, rows)
+    prompts, unasked = read_prompts(resolved, task)
+    findings += studied + check_settings(resolved, task, rows) + unasked
     path, missing = means.locate(recipe.model.name, resolved.base)
     findings += missing
     if (
@@ -83,6 +86,9 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     prepared = Prepared(
         resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
     )
+    prepared.prompts = prompts
+    prepared.mixture = mix(prepared)
+    tell_mixture(prepared)
     prepared.findings += means.checks(prepared)
     return prepared
 
@@ -99,7 +105,7 @@ def _defaults(resolved: ResolvedRecipe) -> None:
 
 
 def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: Means) -> tuple[Backbone, Any]:
-    from luthier.data.render import load_template
+    from luthier.data.render import fix_options, load_template
     from luthier.engine.precision import choose_matmul
 
     recipe = resolved.recipe
@@ -136,6 +142,7 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
         raise Refused(Finding("model.head", "model.name", what, mend))
     if recipe.model.template:
         load_template(backbone.tokenizer, recipe.model.template, resolved.base)
+    fix_options(backbone.tokenizer, recipe.model.template_options)
     if not extra:
         backbone.place(device)
     backbone.choose_layout(recipe.packing)

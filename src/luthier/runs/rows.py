@@ -104,7 +104,7 @@ def _as_warning(finding: Finding) -> Finding:
 
 
 def _told(read: ReadResult, paths: list[Any]) -> dict[str, Any]:
-    files = [path if isinstance(path, str) else path["path"] for path in paths]
+    files = [path if isinstance(path, str) else str(path.get("path")) for path in paths]
     bad = bad_row_count(read)
     return {"files": files, "format": read.format, "read": read.rows_read, "skipped": {"bad row": bad} if bad else {}}
 

@@ -28,6 +28,8 @@ class Task(Protocol):
     labels: Sequence[str]
     writes_from_source: bool
     """Whether a row has a source and a target apart, which an encoder-decoder can learn from."""
+    splits: bool
+    """Whether it can cut a row that is too long into several (`overlong: split`)."""
     sample_options: dict[str, Any]
     """Options of ``answer`` for the report's samples."""
     metric: str
