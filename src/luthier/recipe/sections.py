@@ -46,10 +46,10 @@ class DataSection(Options):
 
 class SamplesSection(Options):
     prompts: str | list[Any] | None = Field(
-        None, description="what is asked as training goes on: texts, conversations or rows; or a file of rows"
+        default=None, description="what is asked as training goes on: texts, conversations or rows; or a file of rows"
     )
-    every: int | None = Field(None, gt=0, description="steps; default: as eval_every")
-    max_new_tokens: int = Field(64, gt=0, description="of an answer that is written")
+    every: int | None = Field(default=None, gt=0, description="steps; default: as eval_every")
+    max_new_tokens: int = Field(default=64, gt=0, description="of an answer that is written")
 
 
 class Recipe(Options):
@@ -93,7 +93,7 @@ class Recipe(Options):
     final: Literal["best", "last"] | None = Field(None, description="which weights become the final model")
     keep: int = Field(2, gt=0, description="newest checkpoints kept, besides the best")
 
-    samples: SamplesSection = Field(default_factory=SamplesSection)
+    samples: SamplesSection = SamplesSection()
 
     seed: int = Field(0, ge=0, description="of the split, the order of rows, new weights and dropout")
     out: str = Field("runs", description="the folder of run folders")

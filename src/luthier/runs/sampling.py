@@ -44,7 +44,9 @@ def _problem(prompt: Any, task: Any) -> str:
         return "" if sound else "this is no list of turns with role and content"
     if not isinstance(prompt, str | dict):
         return f"this is no prompt: {prompt!r}"
-    return "" if task.shown(task.parse(prompt))[0].strip() else "this prompt is empty"
+    example = task.parse(prompt)
+    said = (example.messages or [{}])[-1].get("content") or example.question or example.text
+    return "" if str(said or "").strip() else "this prompt is empty"
 
 
 class Sampling:
@@ -54,18 +56,16 @@ class Sampling:
         asked = prepared.resolved.recipe.samples
         self.path, self.prompts = folder / FILE, prepared.prompts if enabled else []
         self.every, self.last = asked.every or plan.eval_every, plan.steps
-        self.options = {**prepared.task.sample_options, "max_new_tokens": asked.max_new_tokens}
-        if "max_new_tokens" not in prepared.task.sample_options:
-            self.options = dict(prepared.task.sample_options)
+        self.options = dict(prepared.task.sample_options)
+        if "max_new_tokens" in self.options:  # the task writes
+            self.options["max_new_tokens"] = asked.max_new_tokens
         self.predictor = predictor.alone()
 
     def begin(self, resumed_from: int | None) -> None:
         """Before the first step: the model as it came. A run that goes on drops what came after its checkpoint."""
         if not self.prompts:
             return
-        known = self.path.is_file()
-        if known or resumed_from is None:
-            truncate(self.path, resumed_from)
+        truncate(self.path, resumed_from)
         if resumed_from is None:
             self._ask(0)
 

@@ -63,8 +63,9 @@ class Task(LanguageTask):
             return Example(INLINE, messages=given)
         if isinstance(given, dict) and "messages" in given:
             return Example(INLINE, messages=given["messages"], tools=given.get("tools"))
-        text = given.get("prompt", given.get("text", "")) if isinstance(given, dict) else str(given)
-        return Example(INLINE, messages=[{"role": "user", "content": text}])
+        if isinstance(given, dict) and isinstance(given.get("prompt"), list):
+            return Example(INLINE, messages=given["prompt"], tools=given.get("tools"))
+        return Example(INLINE, messages=[{"role": "user", "content": _asked(given)}])
 
     def prompt(self, ask: Ask, example: Example) -> list[int]:
         messages = example.messages or []
@@ -77,8 +78,21 @@ class Task(LanguageTask):
 
     def shown(self, example: Example) -> tuple[str, str]:
         *before, last = example.messages or [{"role": "assistant", "content": ""}]
+        if last["role"] != "assistant":  # a prompt
+            before, last = [*before, last], {}
         lines = [f"{turn['role']}: {turn.get('content') or ''}" for turn in before]
         return "\n".join(lines), str(last.get("content") or "")
+
+
+def _asked(given: Any) -> str:
+    """What a row without turns asks, in the same words as when it is learned."""
+    if not isinstance(given, dict):
+        return str(given)
+    for first, *more in (("instruction", "input", "context"), ("context", "question")):
+        if first in given and (first == "instruction" or "question" in given):
+            parts = [str(given.get(key) or "") for key in (first, *more)]
+            return "\n\n".join(part for part in parts if part.strip())
+    return str(given.get("prompt", given.get("question", given.get("text", ""))))
 
 
 def _has_system(messages: Sequence[Message]) -> bool:
