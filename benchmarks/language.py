@@ -76,7 +76,8 @@ def table() -> str:
 
 
 def main() -> None:
-    text = f"# Language tasks beside the usual libraries\n\nWritten by `benchmarks/language.py`; one thread. `beside` is the other side's processor time over Luthier's.\n\n{table()}\n"
+    about = "Written by `benchmarks/language.py`; one thread. `beside`: the other side's processor time over Luthier's."
+    text = f"# Language tasks beside the usual libraries\n\n{about}\n\n{table()}\n"
     (RESULTS / "language.md").write_text(text, encoding="utf-8")
     print(text)
 
