@@ -64,7 +64,11 @@ def _about(name: str) -> str:
     for word, registry in (("task", TASKS), ("method", METHODS), ("objective", OBJECTIVES)):
         if name in registry:
             return f"With `{word}: {name}`. {dict(registry.describe())[name]}"
-    return {"model": "The pretrained model.", "data": "The rows: see [data formats](data.md)."}[name]
+    return {
+        "model": "The pretrained model.",
+        "data": "The rows: see [data formats](data.md).",
+        "samples": "Fixed prompts that the model answers as training goes on; the report shows the answers over time.",
+    }[name]
 
 
 def _table(properties: dict[str, Any], required: list[str]) -> str:
