@@ -81,6 +81,17 @@ CASES: list[tuple[str, str, int, int, tuple[str, ...]]] = [
     ("tiny-llama", "lora", 8, 4096, ()),
     ("stories260k", "full", 16, 1024, ()),
     ("stories260k", "lora", 16, 4096, ()),
+    ("starter:minilm", "adapter", 16, 2048, ()),
+    ("starter:minilm", "houlsby", 16, 1024, ()),
+    ("starter:minilm", "prefix", 16, 2048, ()),
+    ("starter:minilm", "prompt", 16, 2048, ()),
+    ("starter:minilm", "ia3", 16, 2048, ()),
+    ("bert-24M", "bitfit", 16, 2048, ()),
+    ("bert-24M", "dora", 16, 1024, ()),
+    ("llama-22M", "adapter", 8, 2048, ()),
+    ("llama-22M", "prefix", 8, 2048, ()),
+    ("llama-22M", "prompt", 8, 1024, ()),
+    ("llama-55M", "adapter", 8, 2048, ("gradient_checkpointing=true",)),
 ]
 
 # In the run's own process: the memory of the loaded model with every weight touched, before the method is applied.

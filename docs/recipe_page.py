@@ -67,7 +67,7 @@ def _about(name: str) -> str:
     return {
         "model": "The pretrained model.",
         "data": "The rows: see [data formats](data.md).",
-        "samples": "Fixed prompts, answered as [training goes on](chat.md#answers-as-training-goes-on).",
+        "samples": "Fixed prompts that the model answers as training goes on; the report shows the answers over time.",
     }[name]
 
 

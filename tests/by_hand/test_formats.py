@@ -116,7 +116,8 @@ def test_plain_text() -> None:
 
 def test_every_format_is_tested() -> None:
     talks = ["messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion", "question-answer"]
-    assert list(FORMATS) == [*talks, "text-label", "document-summary", "plain-text"]
+    elsewhere = ["tokens-tags", "text-spans", "translation", "source-target", "scored-pair", "query-positive"]
+    assert list(FORMATS) == [*talks, *elsewhere, "text-label", "document-summary", "plain-text"]
 
 
 def test_tool_turns_and_tools() -> None:

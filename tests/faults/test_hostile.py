@@ -315,6 +315,11 @@ def weights_of(run: Path) -> Path:
     return run.parents[1] / "model" / "model.safetensors"
 
 
+def other_weights(path: Path) -> None:
+    """The same names and shapes, other numbers."""
+    save_file({name: tensor.flip(0) for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+
+
 RUNS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no run": (shutil.rmtree, "run.missing"),
     "not finished": (lambda run: shutil.rmtree(run / "final"), "run.unfinished"),
@@ -323,6 +328,7 @@ RUNS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no adapter": (lambda run: (run / "final" / "adapter_model.safetensors").unlink(), "model.incomplete"),
     "a torn config": (lambda run: (run / "final" / "config.json").write_text("{"), "model.unreadable"),
     "a base model that is gone": (lambda run: shutil.rmtree(run.parents[1] / "model"), "model.missing"),
+    "another base model": (lambda run: other_weights(weights_of(run)), "run.base"),
     "a base model cut short": (lambda run: os.truncate(weights_of(run), 9), "model.corrupt"),
 }
 

@@ -206,7 +206,8 @@ def _suggestion(row: Mapping[str, Any], formats: Mapping[str, Format], columns: 
         lacking: list[str] = []
         for need, held_by in fmt.needs.items():
             if fmt.column(need, row, columns) is None:
-                matches = [m for column in held_by for m in difflib.get_close_matches(column, lower, n=1, cutoff=0.75)]
+                free = [key for key in lower if lower[key] not in near.values()]
+                matches = [m for column in held_by for m in difflib.get_close_matches(column, free, n=1, cutoff=0.75)]
                 near |= {need: lower[matches[0]]} if matches else {}
                 lacking += [] if matches else [" or ".join(held_by)]
         if len(lacking) < len(fmt.needs) and (len(lacking), -len(fmt.needs)) < score:

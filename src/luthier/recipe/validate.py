@@ -28,6 +28,8 @@ def validate(
     values, named = _open_short_forms(values, origins, where, findings)
     task = _choice(TASKS, values.get("task"), "task", origins, where, findings)
     methods = _methods(values, named, origins, where, findings)
+    if values.get("objective") is None and len(said := [name for name in OBJECTIVES if name in values]) == 1:
+        values["objective"] = said[0]  # its section names it
     objective = _choice(OBJECTIVES, values.get("objective"), "objective", origins, where, findings, optional=True)
     sections = {key: values.pop(key) for key in list(values) if key in TASKS or key in METHODS or key in OBJECTIVES}
 

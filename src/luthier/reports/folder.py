@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ class RunFolder:
     records: list[Record]
     samples: list[Record]
     recipe: str
+    errors: list[Record] = field(default_factory=list)
+    confusion: Record | None = None
 
     def kind(self, kind: str) -> list[Record]:
         return [record for record in self.records if record.get("kind") == kind]
@@ -40,7 +42,7 @@ def read_run(path: Path) -> RunFolder:
         mend = "give the folder of a run; `luthier ls runs` lists them"
         raise Refused(Finding("run.missing", str(path), "there is no run.json in this folder", mend))
     result = path / "result.json"
-    recipe = path / "recipe.yaml"
+    recipe, confused = path / "recipe.yaml", path / "confusion.json"
     return RunFolder(
         path=path,
         run=loads((path / "run.json").read_text(encoding="utf-8")),
@@ -48,6 +50,8 @@ def read_run(path: Path) -> RunFolder:
         records=_once(read_lines(path / "metrics.jsonl")),
         samples=read_lines(path / "samples.jsonl"),
         recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
+        errors=read_lines(path / "errors.jsonl"),
+        confusion=loads(confused.read_text(encoding="utf-8")) if confused.is_file() else None,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from luthier.reports.curves import curves
 from luthier.reports.data import data, findings
+from luthier.reports.errors import errors
 from luthier.reports.figures import plain, unbroken
 from luthier.reports.folder import RunFolder, read_run, recipe_rows
 from luthier.reports.markup import Html, element, join, table
@@ -110,6 +111,7 @@ SECTIONS = (
     ("mixing", "Fusion", mixing),
     ("data", "Data", data),
     ("findings", "Findings", findings),
+    ("errors", "Errors", errors),
     ("samples", "Samples", samples),
     ("over-time", "Answers over time", over_time),
     ("recipe", "Recipe", recipe),

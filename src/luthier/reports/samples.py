@@ -13,17 +13,17 @@ FILTERS = (("all", "All"), ("changed", "Changed"), ("wrong", "Wrong after"))
 
 def samples(folder: RunFolder) -> Html:
     """At most 60 samples, with a filter that needs no script."""
-    ranked = sorted(folder.samples, key=lambda sample: not sample.get("changed"))
+    ranked = sorted(folder.samples, key=lambda one: not one.get("changed"))
     if not ranked:
         return Html("")
     more = len(ranked) - SHOWN
     rest = element("p", f"{count(more)} more in samples.jsonl.", class_="more") if more > 0 else None
-    return join(element("p", _tally(ranked)), _filter(ranked), [_sample(sample) for sample in ranked[:SHOWN]], rest)
+    return join(element("p", _tally(ranked)), _filter(ranked), [sample(one) for one in ranked[:SHOWN]], rest)
 
 
 def _tally(ranked: list[Record]) -> str:
-    changed = sum(bool(sample.get("changed")) for sample in ranked)
-    judged = [sample["right"] for sample in ranked if sample.get("right") is not None]
+    changed = sum(bool(one.get("changed")) for one in ranked)
+    judged = [one["right"] for one in ranked if one.get("right") is not None]
     text = f"{count(changed)} of {count(len(ranked))} answers changed"
     return f"{text}; {count(sum(judged))} of {count(len(judged))} are right after training." if judged else f"{text}."
 
@@ -38,11 +38,16 @@ def _filter(ranked: list[Record]) -> Html | None:
     return element("fieldset", element("legend", "Show"), choices, class_="filter")
 
 
-def _sample(sample: Record) -> Html:
-    kinds = ["sample"] + [kind for kind in ("changed",) if sample.get(kind)]
-    kinds += ["wrong"] if sample.get("right") is False else []
-    aside = element("p", element("code", sample.get("source", "")), _marks(sample), class_="aside")
-    answers = [("Target", sample.get("target")), ("Before", sample.get("before")), ("After", sample.get("after"))]
+def sample(row: Record) -> Html:
+    """One row with its target and answers."""
+    kinds = ["sample"] + [kind for kind in ("changed",) if row.get(kind)]
+    kinds += ["wrong"] if row.get("right") is False else []
+    aside = element("p", element("code", row.get("source", "")), _marks(row), class_="aside")
+    spans, text = row.get("spans") or {}, row.get("input", "")
+    answers = [
+        (name.capitalize(), marked(text, spans[name]) if spans.get(name) is not None else row.get(name))
+        for name in ("target", "before", "after")
+    ]
     lines = [
         element(
             "div",
@@ -53,20 +58,33 @@ def _sample(sample: Record) -> Html:
         for name, answer in answers
         if answer is not None
     ]
-    body = element("div", element("div", sample.get("input", ""), class_="input", tabindex="0"), element("dl", lines))
+    body = element("div", element("div", text, class_="input", tabindex="0"), element("dl", lines))
     return element("article", aside, body, class_=" ".join(kinds))
+
+
+def marked(text: str, spans: list[Record]) -> Html:
+    """The text with its parts as ``<mark>``, each followed by its label."""
+    parts: list[Html | str] = []
+    at = 0
+    for span in spans:
+        inside = element("mark", text[span["start"] : span["end"]], element("small", span["label"]))
+        parts += [text[at : span["start"]], inside]
+        at = span["end"]
+    return join(parts, text[at:])
 
 
 def _text(answer: object) -> object:
     return answer if answer != "" else element("i", "nothing")
 
 
-def _marks(sample: Record) -> list[Html]:
-    right = sample.get("right")
+def _marks(row: Record) -> list[Html]:
+    right = row.get("right")
     verdicts = {
         True: element("span", "✓ right", class_="right"),
         False: element("span", "✗ wrong", class_="wrong-mark"),
     }
     marks = [verdicts[right]] if right is not None else []
-    marks.append(element("span", "changed" if sample.get("changed") else "unchanged"))
-    return marks + [element("span", f"{name} {weight:.2f}") for name, weight in (sample.get("mixing") or {}).items()]
+    if "changed" in row:
+        marks.append(element("span", "changed" if row["changed"] else "unchanged"))
+    marks += [element("span", text) for text in row.get("marks", [])]
+    return marks + [element("span", f"{name} {weight:.2f}") for name, weight in (row.get("mixing") or {}).items()]

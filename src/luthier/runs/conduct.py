@@ -14,6 +14,7 @@ from luthier.evaluate.outputs import Reader
 from luthier.recipe import ResolvedRecipe, read_recipe
 from luthier.reports.console import Console
 from luthier.runs.before import measure_before
+from luthier.runs.errors import keep_errors
 from luthier.runs.folder import describe, find_folder, set_status, write_json
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import prepare
@@ -94,11 +95,17 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
             console.event({"step": outcome["steps"], "event": "stopped", "text": text})
         return
     outcome["seconds"] = round(outcome["seconds"] or time.monotonic() - began, 2)
-    after = predictor.judged(prepared.evaluation.rows) if prepared.evaluation.rows else {}
-    if prepared.adaptation.mixing is not None and prepared.evaluation.rows:
+    rows = prepared.evaluation.rows
+    outputs = predictor.row_outputs(rows) if rows else []
+    after = predictor.judged(rows, outputs) if rows else {}
+    if prepared.adaptation.mixing is not None and rows:
         outcome["mixing"] = mixing(prepared, predictor)
+    if prepared.adaptation.told is not None:
+        outcome |= prepared.adaptation.told()
     if processes.main:
         after |= predictor.generated(prepared.evaluation)
+        if rows:
+            keep_errors(prepared, predictor, folder, outputs)
         finish(prepared, predictor, folder, before, after, outcome)
         console.finish(Run(folder).result, folder)
     processes.barrier()

@@ -9,17 +9,20 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from luthier.evaluate.outputs import Reader
+from luthier.models.backbone import Backbone
 from luthier.models.load import load, locate, unreadable, weight_findings
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.embedder import load_own
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import MICRO_TOKENS
 from luthier.tasks import TASKS
-from luthier.types import Refused
+from luthier.types import Finding, Refused
 
 
-def open_final(final: Path, resolved: ResolvedRecipe, trained_from: str) -> Predictor:
-    """``trained_from``: where the base model was. Raises Refused when it is gone or damaged."""
+def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> Predictor:
+    """``base``: the model that it was trained from, as run.json tells it. Raises Refused when that is gone, damaged or
+    another one by now."""
     recipe, methods = resolved.recipe, resolved.methods
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = TASKS.load(recipe.task).Task(resolved.task_options)
@@ -29,7 +32,7 @@ def open_final(final: Path, resolved: ResolvedRecipe, trained_from: str) -> Pred
     if not findings and not methods.whole:
         path, findings = locate(recipe.model.name, resolved.base)
         if findings:  # moved since: the path it was trained from may still be there
-            path, findings = locate(trained_from, resolved.base)
+            path, findings = locate(base["path"], resolved.base)
     if findings:
         raise Refused(*findings)
     config, tokenizer = _saved(final)
@@ -37,6 +40,8 @@ def open_final(final: Path, resolved: ResolvedRecipe, trained_from: str) -> Pred
     dtype = "bfloat16" if recipe.precision == "bf16" and not methods.whole else "float32"
     needs = methods.needs(objective_module.Objective.needs)
     backbone = load(recipe.model.name, path, needs, config=task.config(), dtype=dtype, revision=recipe.model.revision)
+    if not methods.whole and not methods.load_kwargs():
+        _same_base(backbone, base)
     backbone.tokenizer = tokenizer
     backbone.place(device)
     backbone.choose_layout(recipe.packing)
@@ -46,11 +51,20 @@ def open_final(final: Path, resolved: ResolvedRecipe, trained_from: str) -> Pred
     objective.encoder = task.encoder(
         backbone, recipe.max_length or 2048, "split" if recipe.overlong == "split" else "truncate"
     )
+    load_own(objective, final)
     precision = "fp32" if device.type == "cpu" and recipe.precision != "bf16" else str(recipe.precision)
     matmul = str(recipe.matmul) if device.type == "cpu" else "default"
     reader = Reader(backbone, micro_tokens=MICRO_TOKENS[device.type], precision=precision, matmul=matmul)
     pooling = solved.settings["pooling"] if solved is not None else ""
     return Predictor(task, backbone, objective, reader, solved, pooling)
+
+
+def _same_base(backbone: Backbone, base: dict[str, Any]) -> None:
+    """What was learned beside weights means nothing beside others."""
+    if base.get("fingerprint", backbone.fingerprint) != backbone.fingerprint:
+        what = f"the weights of {backbone.path} are not those that this run was trained on"
+        mend = "put the base model back as it was, or train again on this one"
+        raise Refused(Finding("run.base", "model.name", what, mend))
 
 
 def _saved(final: Path) -> tuple[Any, Any]:

@@ -65,6 +65,7 @@ def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str
             "parameters": sum(p.numel() for p in backbone.model.parameters()),
             "layout": backbone.layout,
             "encoder_decoder": backbone.encoder_decoder,
+            "fingerprint": backbone.fingerprint,
         },
         "luthier": version("luthier"),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

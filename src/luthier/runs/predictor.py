@@ -9,12 +9,16 @@ from typing import Any
 from luthier.data.encode import Encoded
 from luthier.evaluate.outputs import Reader
 from luthier.models.backbone import Backbone
+from luthier.tasks.common import Marks
 from luthier.types import Example, Features, Solved
 
 
 @dataclass
 class Predictor:
-    """``solved`` (with its ``pooling``) is the fitted classifier of a method that trains without gradients."""
+    """``objective.settle`` says what each row shows when all rows are seen together, where rows are coupled.
+
+    ``solved`` (with its ``pooling``) is the fitted classifier of a method that trains without gradients.
+    """
 
     task: Any
     backbone: Backbone
@@ -30,7 +34,8 @@ class Predictor:
     def row_outputs(self, rows: Sequence[Features]) -> list[Any]:
         if self.solved is not None:
             return self.solved.outputs(self.reader.vectors(rows, self.pooling))
-        return self.reader.outputs(self.objective, rows)
+        outputs = self.reader.outputs(self.objective, rows)
+        return self.objective.settle(outputs, rows) if self.objective.couples else outputs
 
     def outputs(self, examples: Sequence[Example]) -> list[Any]:
         rows = [
@@ -43,9 +48,9 @@ class Predictor:
         outputs = self.row_outputs(rows)
         return {"loss": self.objective.mean_loss(outputs, rows), **self.task.plain(outputs, rows)}
 
-    def judged(self, rows: list[Features]) -> dict[str, Any]:
-        """The same with 95 % intervals."""
-        outputs = self.row_outputs(rows)
+    def judged(self, rows: list[Features], outputs: list[Any] | None = None) -> dict[str, Any]:
+        """The same with 95 % intervals; ``outputs`` of the rows are computed where they are not given."""
+        outputs = self.row_outputs(rows) if outputs is None else outputs
         found = self.task.with_intervals(outputs, rows)
         if "loss" not in found and self.solved is None:
             found["loss"] = {"value": self.objective.mean_loss(outputs, rows)}
@@ -61,7 +66,10 @@ class Predictor:
 
     def samples(self, encoded: Encoded, count: int) -> list[dict[str, Any]]:
         """Some held-out rows with the model's answers, as a reader should see them."""
-        examples = encoded.examples[:count]
+        return self.told(encoded.examples[:count])
+
+    def told(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """Examples with the model's answers."""
         if not examples:
             return []
         answers = self.task.answer(self, examples, **self.task.sample_options)
@@ -70,5 +78,7 @@ class Predictor:
             shown, target = self.task.shown(example)
             right = self.task.right(example, answer)
             row = {"source": str(example.source), "input": shown, "target": target, "right": right}
-            rows.append(row | {"answer": self.task.shown_answer(answer), "decided": self.task.decided(answer)})
+            spans = {"spans": self.task.marks(example, answer)} if isinstance(self.task, Marks) else {}
+            told = {"answer": self.task.shown_answer(answer), "decided": self.task.decided(answer)}
+            rows.append(row | told | spans)
         return rows

@@ -69,7 +69,7 @@ class Run:
             raise Refused(
                 Finding("run.unfinished", str(self.folder), what, "run the same `luthier tune` again to go on")
             )
-        return open_final(self.folder / "final", self.resolved, self.info["model"]["path"])
+        return open_final(self.folder / "final", self.resolved, self.info["model"])
 
     def predict(self, inputs: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
         """Answers for inputs: strings, rows, or (for chat) lists of messages."""

@@ -171,6 +171,12 @@ class Task:
             return None
         return sorted(_names(example)) == sorted(answer["labels"] if self.kind == "multi" else [answer["label"]])
 
+    def confused(self, outputs: Sequence[Any], rows: Sequence[Features]) -> list[tuple[str, str]] | None:
+        if self.kind != "single":
+            return None
+        best = [int(np.argmax(logits)) for logits in outputs]
+        return [(self.labels[row["target"]], self.labels[at]) for row, at in zip(rows, best, strict=True)]
+
 
 def _kind(examples: Sequence[Example]) -> str:
     labels = [example.label for example in examples if example.label is not None]

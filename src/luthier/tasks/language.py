@@ -75,6 +75,9 @@ class LanguageTask:
     def right(self, example: Example, answer: dict[str, Any]) -> bool | None:
         return None
 
+    def confused(self, outputs: Sequence[Any], rows: Sequence[Features]) -> list[tuple[str, str]] | None:
+        return None
+
 
 def cut(features: Features, limit: int, overlong: str) -> Features:
     """Truncate a row to ``limit`` tokens where the policy says so; ``full_length`` keeps what it was."""
