@@ -8,19 +8,19 @@ from typing import Any
 from luthier.types import Finding, Refused
 
 
-def embed_file(model: str, data: str, to: str, pooling: str | None = None) -> dict[str, Any]:
-    """Write (K, D) fp32 vectors of the ``text`` of each row, in the rows' order. Raises Refused for bad rows."""
+def embed_file(model: str, data: str, to: str, pooling: str | None = None, kind: str = "passage") -> dict[str, Any]:
+    """Write (K, D) fp32 vectors of the ``text`` of each row, in the rows' order. Raises Refused for bad rows.
+
+    A run of `retrieve` embeds as it was trained to: ``kind`` (query or passage) says which prefix a text takes. Other
+    models give the pooled vectors as they are.
+    """
     from dataclasses import replace
 
     import numpy as np
-    import torch
     from safetensors.numpy import save_file
 
     from luthier.data.read import read_rows
-    from luthier.engine.precision import choose_matmul
-    from luthier.evaluate.outputs import Reader
-    from luthier.models.load import load, locate
-    from luthier.runs.run import Run
+    from luthier.runs.embedder import FILE, open_embedder
 
     target = Path(to)
     if target.suffix not in (".npy", ".safetensors"):
@@ -29,26 +29,17 @@ def embed_file(model: str, data: str, to: str, pooling: str | None = None) -> di
     findings += [_no_text(source) for source, row in rows if not isinstance(row.get("text"), str)]
     if findings or not rows:
         raise Refused(*findings or [Finding("data.empty", data, "there are no rows here", "give a file with rows")])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if (Path(model) / "run.json").is_file():
-        backbone = replace(Run(model).predictor.backbone, needs="hidden")
-    else:
-        path, missing = locate(model, Path.cwd())
-        if missing:
-            raise Refused(*missing)
-        backbone = load(model, path, "hidden")
-        backbone.model.to(device)
-        backbone.choose_layout("auto")
-    pooling = pooling or ("last" if backbone.causal else "mean")
-    limit = min(backbone.max_positions or 2048, 10**6)
-    encoded = backbone.tokenizer([row["text"] for _, row in rows], truncation=True, max_length=limit)["input_ids"]
-    reader = Reader(backbone, micro_tokens=4096, matmul=choose_matmul("auto", device)[0])
-    vectors_KD = reader.vectors([{"row": i, "input_ids": ids} for i, ids in enumerate(encoded)], pooling).numpy()
+    embedder = open_embedder(model, pooling=pooling)
+    if not (Path(model) / "final" / FILE).is_file():
+        embedder.settings = replace(embedder.settings, normalize=False)
+    texts = [row["text"] for _, row in rows]
+    vectors_KD = embedder.queries(texts) if kind == "query" else embedder.passages(texts)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".npy":
         np.save(target, vectors_KD, allow_pickle=False)
     else:
         save_file({"vectors": vectors_KD}, target)
+    pooling = embedder.settings.pooling
     return {"rows": len(rows), "width": vectors_KD.shape[1], "pooling": pooling, "file": str(target)}
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from luthier.engine.accumulate import loss_of
 from luthier.engine.fit import choose, train_mode
-from luthier.engine.precision import autocast
-from luthier.types import Finding
+from luthier.types import Features, Finding
 
 if TYPE_CHECKING:
     from luthier.runs.prepared import Prepared
@@ -23,7 +23,7 @@ def gradients_flow(prepared: Prepared) -> list[Finding]:
     mode and random state are as before.
     """
     parameters = prepared.adaptation.parameters
-    rows = sorted(prepared.train.rows, key=lambda row: len(row["input_ids"]))[:4]
+    rows = _trial_rows(prepared)
     if not parameters or not rows:
         return []
     backbone, model = prepared.backbone, prepared.backbone.model
@@ -34,21 +34,30 @@ def gradients_flow(prepared: Prepared) -> list[Finding]:
     with torch.random.fork_rng():
         train_mode(backbone, prepared.adaptation)
         for _ in range(2):
-            with autocast(str(prepared.resolved.recipe.precision), backbone.device):
-                terms = prepared.objective.loss(backbone, prepared.objective.collate(rows).to(backbone.device))
+            terms, _ = loss_of(backbone, prepared.objective, rows, str(prepared.resolved.recipe.precision))
             terms.total.backward()
             reached |= {name for name, p in parameters.items() if p.grad is not None and p.grad.abs().sum() > 0}
             with torch.no_grad():
                 for p in parameters.values():
                     if p.grad is not None and p.grad.norm() > 0:
                         p.add_(p.grad, alpha=-NUDGE / float(p.grad.norm()))
-            model.zero_grad(set_to_none=True)
+            for p in (*model.parameters(), *parameters.values()):
+                p.grad = None
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(before[name])
     for module, training in mode:
         module.training = training
     return _unreached([name for name in parameters if name not in reached], len(parameters))
+
+
+def _trial_rows(prepared: Prepared) -> list[Features]:
+    """The shortest; of rows that are learned from by their differences some from all over the shorter half."""
+    ordered = sorted(prepared.train.rows, key=lambda row: len(row["input_ids"]))
+    if not prepared.objective.couples:
+        return ordered[:4]
+    half = ordered[: max(8, len(ordered) // 2)]
+    return half[:: max(1, len(half) // 8)][:8]
 
 
 def _unreached(names: list[str], of: int) -> list[Finding]:

@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
 
     _from_recipe(verbs)
     _of_a_run(verbs)
+    _of_documents(verbs)
     _of_several_runs(verbs)
     _others(verbs)
     return top
@@ -87,6 +88,10 @@ def _of_a_run(verbs: Any) -> None:
     )
     _json(verb)
 
+    verb.add_argument(
+        "--as", dest="kind", choices=("query", "passage"), default="passage", help="which prefix it takes"
+    )
+
     verb = verbs.add_parser("export", help="write a run's model in another form, and check that it answers the same")
     verb.add_argument("run", help="a run folder")
     verb.add_argument("form", help="merged")
@@ -96,6 +101,26 @@ def _of_a_run(verbs: Any) -> None:
     verb = verbs.add_parser("merge", help="fold a run's adapter into the weights, with a parity report")
     verb.add_argument("run", help="a run folder")
     verb.add_argument("--to", help="folder to write; default: merged, in the run folder")
+    _json(verb)
+
+
+def _of_documents(verbs: Any) -> None:
+    """Verbs that make documents searchable and search them."""
+    verb = verbs.add_parser("index", help="documents cut into passages, with a vector for each, to be searched")
+    verb.add_argument("run", help="a run folder, or a model (folder, hub id, starter:minilm)")
+    verb.add_argument("documents", help="a folder or file: text (.txt, .md, .rst), or rows with text (JSONL, CSV, ...)")
+    verb.add_argument("--to", help="folder to write; default: index, in the run folder, or runs/index-<model>")
+    verb.add_argument("--tokens", type=int, help="of a passage (default: 200)")
+    verb.add_argument("--overlap", type=int, help="tokens of a passage that the next one repeats (default: 40)")
+    verb.add_argument("--size", type=int, help="numbers of each vector to keep, for models trained with `sizes`")
+    _json(verb)
+
+    verb = verbs.add_parser("search", help="the passages of an index that are nearest to a question in meaning")
+    verb.add_argument("run", help="the run folder or model that made the index")
+    verb.add_argument("query", help="what is sought")
+    verb.add_argument("-k", type=int, default=5, help="how many passages (default: 5)")
+    verb.add_argument("--index", help="the index's folder, where `luthier index` was told one")
+    verb.add_argument("--backend", choices=("exact", "faiss"), default="exact", help="both are exact; default: ours")
     _json(verb)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from luthier.cli.adapters import adapters, export, merge, switch
 from luthier.cli.say import given_lines, say
+from luthier.cli.search import index, search
 from luthier.types import Finding, Refused
 
 STOPPED = {"SIGTERM": 143, "SIGINT": 130}
@@ -172,7 +173,7 @@ def chat(given: argparse.Namespace) -> int:
 def embed(given: argparse.Namespace) -> int:
     from luthier.embed import embed_file
 
-    told = embed_file(given.model, given.data, given.to, given.pooling)
+    told = embed_file(given.model, given.data, given.to, given.pooling, given.kind)
     if given.json:
         say(told)
     else:
@@ -222,6 +223,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": evaluate,
     "chat": chat,
     "embed": embed,
+    "index": index,
+    "search": search,
     "export": export,
     "merge": merge,
     "adapters": adapters,

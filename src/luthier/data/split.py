@@ -50,6 +50,8 @@ def split(
 def content_key(example: Example) -> str:
     """The sha256 of what a row says, without its label: equal for texts that differ in case, spaces or end signs."""
     parts = [normalised(part) for part in (example.text, example.question) if part is not None]
+    if example.targets and isinstance(example.label, float):  # a score is of both texts
+        parts += map(normalised, example.targets)
     parts += [_normalised_turn(turn) for turn in example.messages or []]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -93,6 +95,8 @@ def _conflicts(groups: list[list[Example]]) -> list[Finding]:
     for first, *others in groups[:SHOWN]:
         other = next(example for example in others if _label(example) != _label(first))
         what = f"labelled {first.label!r} here and {other.label!r} at {other.source}, with the same content"
+        if first.label is None:
+            what = f"marked otherwise here than at {other.source}, with the same content"
         findings.append(Finding("data.conflict", str(first.source), what, "keep one of them", severity="warning"))
     if len(groups) > SHOWN:
         what = f"{len(groups)} contents have rows with different labels"
@@ -116,7 +120,7 @@ def _places(group: Iterable[Example]) -> str:
 
 def _label(example: Example) -> str:
     label = sorted(example.label) if isinstance(example.label, list) else example.label
-    return json.dumps(label)
+    return json.dumps(label if example.spans is None else example.spans)
 
 
 def _normalised_turn(turn: Message) -> str:

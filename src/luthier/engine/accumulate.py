@@ -1,4 +1,7 @@
-"""The gradient of the SUM of losses over a global batch, micro-batch by micro-batch, over all processes."""
+"""The gradient of the SUM of losses over a global batch, micro-batch by micro-batch, over all processes.
+
+An objective that couples the rows of a batch has its vectors cached instead: see ``engine/coupled.py``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import torch
 
 from luthier.engine.batching import micro_batches
+from luthier.engine.coupled import coupled_gradient, in_one_go, own_parameters
 from luthier.engine.parallel import Processes
 from luthier.engine.plan import Emit, Plan, Progress
 from luthier.engine.precision import autocast
@@ -48,7 +52,9 @@ def gradient_of_sum(
             failed = True
         if not any(processes.sum(float(failed))):
             break
-        backbone.model.zero_grad(set_to_none=True)
+        trained = [*backbone.model.parameters(), *own_parameters(objective).values()]
+        for parameter in trained:
+            parameter.grad = None
         if progress.micro_tokens <= min(size(row) for row in rows):
             what = f"one row of {max(size(row) for row in rows)} tokens does not fit in memory"
             mend = "shorten rows (`max_length`), set `gradient_checkpointing: true`, or take a smaller model"
@@ -56,8 +62,8 @@ def gradient_of_sum(
         progress.micro_tokens = min(progress.micro_tokens, sum(size(row) for row in rows)) // 2
         text = f"out of memory: {progress.micro_tokens} tokens at a time from here on; still {len(rows)} rows a step"
         emit({"step": progress.step, "kind": "event", "event": "oom", "text": text})
-    trained = [parameter for parameter in backbone.model.parameters() if parameter.requires_grad]
-    processes.sum_gradients(trained)
+    trained = [*backbone.model.parameters(), *own_parameters(objective).values()]
+    processes.sum_gradients(parameter for parameter in trained if parameter.requires_grad)
     sums.total, sums.count, tokens = processes.sum(sums.total, sums.count, sums.tokens)
     sums.tokens, sums.rows = int(tokens), len(rows)
     if not math.isfinite(sums.total):
@@ -69,29 +75,49 @@ def _accumulate(
     backbone: Backbone, objective: Any, rows: list[Features], plan: Plan, progress: Progress, processes: Processes
 ) -> Sums:
     sums = Sums()
-    budget = 2**62 if objective.couples else progress.micro_tokens
     groups = micro_batches(
-        [size(row) for row in rows], budget, padded=backbone.layout == "padded", at_least=processes.world
-    )
-    for index, group in processes.share(groups):
-        batch = objective.collate([rows[i] for i in group]).to(backbone.device)
+        [size(row) for row in rows], progress.micro_tokens, padded=backbone.layout == "padded",
+        at_least=processes.world,
+    )  # fmt: skip
+
+    def seed(index: int) -> None:
         # Dropout's draws depend on the step and the micro-batch alone: resuming or evaluating can't shift them.
         torch.manual_seed(plan.seed * 1_000_003 + progress.step * 1_009 + index)
+
+    if objective.couples:
+        terms, tokens, bad_rows = coupled_gradient(
+            backbone, objective, rows, groups, seed, plan.precision, processes, out_of_memory
+        )
+        _add(sums, terms, tokens, bad_rows)
+        return sums
+    for index, group in processes.share(groups):
+        batch = objective.collate([rows[i] for i in group]).to(backbone.device)
+        seed(index)
         with autocast(plan.precision, backbone.device):
-            terms: LossTerms = objective.loss(backbone, batch)
+            terms = objective.loss(backbone, batch)
         if terms.total.requires_grad:
             terms.total.backward()
-        _add(sums, terms, batch)
+        _add(sums, terms, batch.tokens, batch.rows)
     return sums
 
 
-def _add(sums: Sums, terms: LossTerms, batch: Batch) -> None:
+def loss_of(backbone: Backbone, objective: Any, rows: list[Features], precision: str) -> tuple[LossTerms, Batch]:
+    """The loss of a few rows in one go, with its graph, and the batch that they made."""
+    batch = objective.collate(rows).to(backbone.device)
+    if objective.couples:
+        return in_one_go(backbone, objective, rows, batch, precision), batch
+    with autocast(precision, backbone.device):
+        return objective.loss(backbone, batch), batch
+
+
+def _add(sums: Sums, terms: LossTerms, tokens: int, rows: list[int]) -> None:
+    """``rows`` are those to name where the loss is not finite."""
     total = float(terms.total.detach())
     if not math.isfinite(total):
-        sums.bad_rows += batch.rows
+        sums.bad_rows += rows
     sums.total += total
     sums.count += terms.count
-    sums.tokens += batch.tokens
+    sums.tokens += tokens
     for name, (value, count) in terms.report.items():
         old = sums.report.get(name, (0.0, 0.0))
         sums.report[name] = (old[0] + value, old[1] + count)

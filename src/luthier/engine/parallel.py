@@ -62,6 +62,26 @@ class Processes:
         dist.all_gather_object(parts, items)
         return [item for part in parts for item in part]
 
+    def gather_vectors(self, vectors_UD: Tensor | None) -> tuple[Tensor, int]:
+        """The vectors of all processes, in rank order, on every process, and where this one's begin among them.
+
+        A process without any gives None; the gradient does not flow through.
+        """
+        if self.world == 1:
+            assert vectors_UD is not None
+            return vectors_UD, 0
+        shape = torch.tensor([0, 0] if vectors_UD is None else list(vectors_UD.shape), device=self.device)
+        shapes = [torch.empty_like(shape) for _ in range(self.world)]
+        dist.all_gather(shapes, shape)
+        counts, width = [int(found[0]) for found in shapes], max(int(found[1]) for found in shapes)
+        padded_UD = torch.zeros(max(counts), width, device=self.device)
+        if vectors_UD is not None:
+            padded_UD[: len(vectors_UD)] = vectors_UD
+        parts = [torch.empty_like(padded_UD) for _ in range(self.world)]
+        dist.all_gather(parts, padded_UD)
+        found_UD = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        return found_UD, sum(counts[: self.rank])
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()

@@ -20,6 +20,7 @@ from luthier.engine.parallel import Processes
 from luthier.engine.precision import autocast, matmul_route
 from luthier.models.backbone import Backbone
 from luthier.models.modes import evaluating
+from luthier.models.pooling import pool
 from luthier.types import Batch, Features
 
 
@@ -99,14 +100,3 @@ class Reader:
             autocast(self.precision, self.backbone.device),
         ):
             yield
-
-
-def pool(hidden_TD: Tensor, batch: Batch, pooling: str) -> Tensor:
-    """(T, D) → (K, D)."""
-    starts_K, lengths_K = batch["starts"], batch["lengths"]
-    if pooling != "mean":
-        return hidden_TD[starts_K if pooling == "first" else starts_K + lengths_K - 1]
-    owner_T = torch.repeat_interleave(torch.arange(len(lengths_K), device=hidden_TD.device), lengths_K)
-    real_T = torch.cat([torch.arange(s, s + n) for s, n in zip(starts_K.tolist(), lengths_K.tolist(), strict=True)])
-    summed_KD = hidden_TD.new_zeros(len(lengths_K), hidden_TD.shape[1])
-    return summed_KD.index_add(0, owner_T, hidden_TD[real_T.to(hidden_TD.device)]) / lengths_K[:, None]

@@ -10,6 +10,7 @@ from typing import Any
 from luthier.evaluate.outputs import Reader
 from luthier.export.parity import compare, probes
 from luthier.models.load import load
+from luthier.runs.embedder import load_own, save_embedding
 from luthier.runs.final import open_final
 from luthier.runs.predictor import Predictor
 from luthier.runs.run import Run
@@ -35,6 +36,9 @@ def export(run: Run, to: Path) -> dict[str, Any]:
     shutil.rmtree(partial, ignore_errors=True)
     backbone.model.save_pretrained(partial)
     predictor.backbone.tokenizer.save_pretrained(partial)
+    if predictor.objective.couples:
+        max_length = run.resolved.recipe.max_length
+        save_embedding(predictor.task, predictor.objective, max_length, partial, "transformers")
     told = compare(predictor, _read_back(predictor, run, partial), probes(run))
     if told["relative"] > BOUND:
         shutil.rmtree(partial)
@@ -60,5 +64,6 @@ def _read_back(old: Predictor, run: Run, folder: Path) -> Predictor:
     backbone.choose_layout(run.resolved.recipe.packing)
     backbone.tokenizer = old.backbone.tokenizer
     objective = type(old.objective)(run.resolved.objective_options, backbone, old.objective.encoder)
+    load_own(objective, run.folder / "final")
     reader = Reader(backbone, micro_tokens=old.reader.micro_tokens, matmul=old.reader.matmul)
     return replace(old, backbone=backbone, objective=objective, reader=reader)

@@ -48,6 +48,10 @@ def compare(first: Predictor, second: Predictor, examples: list[Example]) -> dic
 
 
 def _flat(outputs: list[Any]) -> torch.Tensor:
-    """Logits of a classifier, log-likelihoods of a language model."""
-    rows = [[row["nll"]] if isinstance(row, dict) else row for row in outputs]
+    """Logits of a classifier, log-likelihoods of a language model, vectors or similarities of a retriever."""
+    rows = [_numbers(row) if isinstance(row, dict) else row for row in outputs]
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def _numbers(row: dict[str, Any]) -> list[float]:
+    return row["vector"] if "vector" in row else [row["nll"] if "nll" in row else row["similarity"]]

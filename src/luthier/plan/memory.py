@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from luthier.data.collate import MULTIPLE
-from luthier.engine.accumulate import size
+from luthier.engine.accumulate import loss_of, size
 from luthier.engine.batching import Order, micro_batches
 from luthier.engine.cache import rows_hash
 from luthier.engine.fit import choose, train_mode, trunk_is_frozen
 from luthier.engine.optimizer import build
-from luthier.engine.precision import autocast, matmul_route
+from luthier.engine.precision import matmul_route
 from luthier.evaluate.outputs import Reader
 from luthier.plan.trace import Trace, Work
 from luthier.runs.prepared import Prepared
@@ -52,7 +52,6 @@ def weigh(prepared: Prepared, trace: Trace) -> Footprint:
     """Carry out the run's phases, each once, in order: checks, evaluation, two steps, evaluation, a checkpoint."""
     model, adaptation, recipe = prepared.backbone.model, prepared.adaptation, prepared.resolved.recipe
     found = Footprint(trace, trainable=sum(p.numel() for p in adaptation.parameters.values()))
-    device = torch.device("cpu")
     trace.vocabulary = _vocabulary(prepared)
     trace.name("weights", [*model.parameters(), *model.buffers()])
     reader = Reader(prepared.backbone, int(recipe.micro_tokens or 0), recipe.precision, str(recipe.matmul))
@@ -70,7 +69,7 @@ def weigh(prepared: Prepared, trace: Trace) -> Footprint:
         optimizer = build(adaptation.parameters, 1e-3, 0.0)
         train_mode(prepared.backbone, adaptation)
         with trace.phase("step"):
-            _step(prepared, trace, found, rows, optimizer, device)
+            _step(prepared, trace, found, rows, optimizer)
         for _ in range(AGAIN):
             trace.repeat("step")
         trace.repeat("evaluation")
@@ -86,18 +85,15 @@ def _vocabulary(prepared: Prepared) -> int:
     return vocabulary if vocabulary != prepared.backbone.width else 0
 
 
-def _step(
-    prepared: Prepared, trace: Trace, found: Footprint, rows: list[Features], optimizer: Any, device: torch.device
-) -> None:
+def _step(prepared: Prepared, trace: Trace, found: Footprint, rows: list[Features], optimizer: Any) -> None:
     """As ``engine.accumulate`` and ``engine.fit`` do, for the step's largest micro-batches."""
     parameters = list(prepared.adaptation.parameters.values())
     if not found.groups:
         found.groups = worst_groups(prepared, rows)
     found.tokens = 0
     for group in found.groups:
-        batch = prepared.objective.collate([rows[i] for i in group])
-        with autocast(prepared.resolved.recipe.precision, device):
-            terms = prepared.objective.loss(prepared.backbone, batch)
+        some = [rows[i] for i in group]
+        terms, batch = loss_of(prepared.backbone, prepared.objective, some, str(prepared.resolved.recipe.precision))
         trace.name_rest("activations")
         if terms.total.requires_grad:
             terms.total.backward()
@@ -126,9 +122,9 @@ def worst_groups(prepared: Prepared, rows: Sequence[Features]) -> list[list[int]
     first is larger still, or is the only one, it comes first.
     """
     recipe: Any = prepared.resolved.recipe
-    order = Order(len(rows), recipe.batch_size, recipe.seed, rows_hash(prepared.train.rows))
+    order = Order(len(rows), recipe.batch_size, recipe.seed, rows_hash(prepared.train.rows), prepared.mixture)
     padded = prepared.backbone.layout == "padded"
-    budget = 2**62 if prepared.objective.couples else int(recipe.micro_tokens)
+    budget = int(recipe.micro_tokens)
 
     def cost(group: list[int]) -> int:
         lengths = [size(rows[i]) for i in group]

@@ -28,6 +28,8 @@ def validate(
     values, named = _open_short_forms(values, origins, where, findings)
     task = _choice(TASKS, values.get("task"), "task", origins, where, findings)
     methods = _methods(values, named, origins, where, findings)
+    if values.get("objective") is None and len(said := [name for name in OBJECTIVES if name in values]) == 1:
+        values["objective"] = said[0]  # its section names it
     objective = _choice(OBJECTIVES, values.get("objective"), "objective", origins, where, findings, optional=True)
     sections = {key: values.pop(key) for key in list(values) if key in TASKS or key in METHODS or key in OBJECTIVES}
 
@@ -64,6 +66,8 @@ def _open_short_forms(
         values["model"] = {"name": values["model"]}
     if isinstance(values.get("data"), str | list):
         values["data"] = {"train": values["data"]}
+    if isinstance(values.get("samples"), str | list):
+        values["samples"] = {"prompts": values["samples"]}
     given = values.get("method", "lora")
     if given == []:
         given = [None]  # said, and empty: not the default

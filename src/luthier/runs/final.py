@@ -13,6 +13,7 @@ from luthier.methods.members import other_base
 from luthier.models.load import load, locate, unreadable, weight_findings
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.embedder import load_own
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import MICRO_TOKENS
 from luthier.tasks import TASKS
@@ -48,7 +49,10 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     solved = None if methods.whole else methods.attach(backbone, final)
     backbone.model.eval()
     objective = objective_module.Objective(resolved.objective_options, backbone, None)
-    objective.encoder = task.encoder(backbone, recipe.max_length or 2048, "truncate")
+    objective.encoder = task.encoder(
+        backbone, recipe.max_length or 2048, "split" if recipe.overlong == "split" else "truncate"
+    )
+    load_own(objective, final)
     precision = "fp32" if device.type == "cpu" and recipe.precision != "bf16" else str(recipe.precision)
     matmul = str(recipe.matmul) if device.type == "cpu" else "default"
     reader = Reader(backbone, micro_tokens=MICRO_TOKENS[device.type], precision=precision, matmul=matmul)

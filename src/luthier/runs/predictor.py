@@ -9,12 +9,16 @@ from typing import Any
 from luthier.data.encode import Encoded
 from luthier.evaluate.outputs import Reader
 from luthier.models.backbone import Backbone
+from luthier.tasks.common import Marks
 from luthier.types import Example, Features, Solved
 
 
 @dataclass
 class Predictor:
-    """``solved`` (with its ``pooling``) is the fitted classifier of a method that trains without gradients."""
+    """``objective.settle`` says what each row shows when all rows are seen together, where rows are coupled.
+
+    ``solved`` (with its ``pooling``) is the fitted classifier of a method that trains without gradients.
+    """
 
     task: Any
     backbone: Backbone
@@ -30,7 +34,8 @@ class Predictor:
     def row_outputs(self, rows: Sequence[Features]) -> list[Any]:
         if self.solved is not None:
             return self.solved.outputs(self.reader.vectors(rows, self.pooling))
-        return self.reader.outputs(self.objective, rows)
+        outputs = self.reader.outputs(self.objective, rows)
+        return self.objective.settle(outputs, rows) if self.objective.couples else outputs
 
     def outputs(self, examples: Sequence[Example]) -> list[Any]:
         rows = [
@@ -73,5 +78,7 @@ class Predictor:
             shown, target = self.task.shown(example)
             right = self.task.right(example, answer)
             row = {"source": str(example.source), "input": shown, "target": target, "right": right}
-            rows.append(row | {"answer": self.task.shown_answer(answer), "decided": self.task.decided(answer)})
+            spans = {"spans": self.task.marks(example, answer)} if isinstance(self.task, Marks) else {}
+            told = {"answer": self.task.shown_answer(answer), "decided": self.task.decided(answer)}
+            rows.append(row | told | spans)
         return rows

@@ -9,11 +9,13 @@ from typing import Any
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import Tensor
 
+from luthier.engine.coupled import own_parameters
 from luthier.engine.recovery import peak_memory_mb
 from luthier.methods.bottleneck import CHILD, FUSED
 from luthier.methods.common import CONFIG
 from luthier.reports.card import model_card
 from luthier.reports.html import write_report
+from luthier.runs.embedder import save_embedding
 from luthier.runs.folder import set_status, write_json
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
@@ -49,6 +51,9 @@ def _save_final(prepared: Prepared, predictor: Predictor, final: Path) -> None:
         setattr(prepared.backbone.model.config, key, value)
     prepared.backbone.model.config.save_pretrained(final)
     prepared.backbone.tokenizer.save_pretrained(final)
+    if prepared.objective.couples:
+        max_length = prepared.resolved.recipe.max_length
+        save_embedding(prepared.task, prepared.objective, max_length, final, opens_with(final))
 
 
 def opens_with(final: Path) -> str:
@@ -66,6 +71,8 @@ def _write_samples(path: Path, before: list[dict[str, Any]], after: list[dict[st
     for i, sample in enumerate(after):
         answer, decided = sample.pop("answer"), sample.pop("decided")
         old = before[i] if i < len(before) else None
+        if old and "spans" in old:
+            sample["spans"]["before"] = old["spans"]["after"]
         changed = old is not None and old["decided"] != decided
         lines.append(sample | {"before": old["answer"] if old else None, "after": answer, "changed": changed})
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
@@ -81,7 +88,9 @@ def _result(prepared: Prepared, final: Path, before: Any, after: Any, outcome: d
         "before": before,
         "after": after,
         "trainable": sum(p.numel() for p in parameters.values()),
-        "parameters": sum(p.numel() for p in prepared.backbone.model.parameters()),
+        "parameters": sum(
+            p.numel() for p in (*prepared.backbone.model.parameters(), *own_parameters(prepared.objective).values())
+        ),
         "trained": roles_trained(prepared),
         **outcome,
         "peak_memory_mb": peak_memory_mb(prepared.backbone.device),

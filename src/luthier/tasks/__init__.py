@@ -10,5 +10,8 @@ TASKS = Registry(
     classify="luthier.tasks.classify",
     chat="luthier.tasks.chat",
     complete="luthier.tasks.complete",
+    retrieve="luthier.tasks.retrieve",
     summarize="luthier.tasks.summarize",
+    tag="luthier.tasks.tag",
+    translate="luthier.tasks.translate",
 )

@@ -1,0 +1,35 @@
+"""``luthier index`` and ``luthier search``: what they call, and how the answer is printed."""
+
+from __future__ import annotations
+
+import argparse
+
+from luthier.cli.say import say
+
+
+def index(given: argparse.Namespace) -> int:
+    from luthier.runs.search import index
+
+    told = index(given.run, given.documents, given.to, tokens=given.tokens, overlap=given.overlap, size=given.size)
+    if given.json:
+        say(told)
+        return 0
+    print(f"{told['entries']} passages, {told['width']} numbers each, in {told['folder']}")
+    print(f"{len(told['embedded'])} file(s) embedded, {len(told['kept'])} unchanged, {len(told['gone'])} gone")
+    for name in told["not_read"]:
+        print(f"not read: {name}")
+    return 0
+
+
+def search(given: argparse.Namespace) -> int:
+    from luthier.runs.search import search
+
+    found = search(given.run, given.query, given.k, folder=given.index, backend=given.backend)
+    if given.json:
+        say(found)
+        return 0
+    for passage in found:
+        print(f"{passage['score']:.4f}  {passage['file']}:{passage['line']}")
+        for line in passage["text"].splitlines():
+            print(f"        {line}")
+    return 0
