@@ -103,6 +103,9 @@ def assert_only_chosen_moved(run: Run, cell: Cell, model: str) -> None:
         assert_only_added_is_saved(final, cell)
         return
     before, after = load_file(Path(model) / "model.safetensors"), load_file(final / "model.safetensors")
+    if cell.task == "retrieve":  # a trunk alone, which a model with a head holds under a name
+        trunk = next(name.removesuffix(some) for name in before for some in after if name.endswith(f".{some}"))
+        after = {trunk + name: tensor for name, tensor in after.items()}
     # A classifier may hold under `transformer` what a writer holds at its top.
     after = {name if name in before else name.removeprefix("transformer."): tensor for name, tensor in after.items()}
     common = before.keys() & after.keys()
@@ -167,7 +170,15 @@ def assert_plain_gives_the_same(run: Run, cell: Cell, model: str, held_out: str)
     examples = [_example(row) for row in _inputs(held_out)[:4]]
     rows = [row | {"row": at} for at, example in enumerate(examples) for row in predictor.objective.encode(example)]
     features = cell.method.startswith("features")
-    theirs = None if features else plain.open_model(final, model, classifies=cell.task in CLASSIFY)
+    vectors = cell.task == "retrieve"
+    opening = {"classifies": cell.task in CLASSIFY, "writes_nothing": vectors}
+    theirs = None if features else plain.open_model(final, model, **opening)
+    if vectors:
+        pooling = json.loads((final / "embedding.json").read_text())["pooling"]
+        for row, output in zip(rows, predictor.row_outputs(rows), strict=True):
+            found, expected = torch.tensor(output["vector"]), plain.vector(theirs, row["input_ids"], pooling)
+            torch.testing.assert_close(found, expected, atol=1e-4 if cell.method == "lora: pissa" else 1e-5, rtol=0)
+        return
     ours = predictor.row_outputs(rows) if cell.task in CLASSIFY else _token_logits(predictor, rows)
     expected = [
         plain.features(final, model, row["input_ids"])
@@ -199,4 +210,6 @@ def _example(row: dict[str, Any]) -> Example:
     from luthier.types import INLINE
 
     targets = [row["summary"]] if "summary" in row else None
+    if "query" in row:
+        return Example(INLINE, text=row["query"])
     return Example(INLINE, text=row.get("text", row.get("document")), messages=row.get("messages"), targets=targets)

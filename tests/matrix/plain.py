@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 
-def open_model(final: Path, base: str, *, classifies: bool) -> Any:
+def open_model(final: Path, base: str, *, classifies: bool, writes_nothing: bool = False) -> Any:
     """``from_pretrained`` of a whole model, or of the base and then the adapter."""
     two_stacks = transformers.AutoConfig.from_pretrained(final).is_encoder_decoder
     writes = transformers.AutoModelForSeq2SeqLM if two_stacks else transformers.AutoModelForCausalLM
     auto = transformers.AutoModelForSequenceClassification if classifies else writes
+    auto = transformers.AutoModel if writes_nothing else auto
     if not (final / "adapter_config.json").is_file():
         return auto.from_pretrained(final).eval()
     labels = {"num_labels": transformers.AutoConfig.from_pretrained(final).num_labels} if classifies else {}
@@ -36,6 +37,14 @@ def logits(model: Any, ids: list[int], target: list[int] | None = None) -> Tenso
     inputs = torch.tensor([ids])
     labels = {} if target is None else {"labels": torch.tensor([target])}
     return model(input_ids=inputs, attention_mask=torch.ones_like(inputs), **labels).logits[0]
+
+
+@torch.no_grad()
+def vector(model: Any, ids: list[int], pooling: str) -> Tensor:
+    """(D,) of length 1: of one text alone, no padding."""
+    inputs = torch.tensor([ids])
+    hidden_TD = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).last_hidden_state[0]
+    return torch.nn.functional.normalize(hidden_TD.mean(0) if pooling == "mean" else hidden_TD[-1], dim=0)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ SHOWN = {
 }  # fmt: skip
 
 CLASSIFY = ("single", "multi", "regression")
-TASKS = (*CLASSIFY, "chat", "complete", "summarize")
+TASKS = (*CLASSIFY, "chat", "complete", "summarize", "retrieve")
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"method": "full", "learning_rate": 3e-3},
@@ -72,6 +72,8 @@ TIED = ("gpt2", "gemma2", "gemma3", "t5-tied", "bart")
 WINDOWED = ("gemma2", "gemma3", "mistral")
 
 REASONS = {
+    "method.combination: no classes": "Features fit a classifier to frozen vectors, and this task has no classes. "
+    "Nearest: `lora` or `full` here, or `luthier index` with the model as it is.",
     "method.combination": "Features are one vector a row, and this task predicts tokens. "
     "Nearest: `lora`, `full` or `freeze` here, or `features` with `classify`.",
     "model.not-causal": "In an encoder every token sees those after it, so it cannot learn to write. "
@@ -80,6 +82,9 @@ REASONS = {
     "Nearest: `classify` with this model, or this task with a decoder.",
     "model.encoder-decoder": "An encoder-decoder writes a target from a source, and these rows are one text. "
     "Nearest: `summarize` with this model, or this task with a decoder.",
+    "model.encoder-decoder: encoder alone": "Its encoder alone would make vectors, and its decoder train for nothing. "
+    "Nearest: `summarize` with this model, or this task with an encoder or a decoder.",
+    "method.no-target: no head": "A model that gives vectors has no head. Nearest: `freeze.last: 1` or `lora`.",
     "method.no-target: head": "The head is the embedding table itself (tied), so there is no head to train alone. "
     "Nearest: `freeze.last: 1`, or `train: [embedding]`.",
     "method.unsupported": "PEFT has no such layer for a matrix that is kept transposed. Nearest: `lora`.",
@@ -102,7 +107,9 @@ class Cell:
     @property
     def refusal(self) -> str | None:
         """The key of ``REASONS`` under which this cell is refused; None where it works."""
-        writes = self.task not in CLASSIFY
+        if self.task == "retrieve" and (refusal := self.retrieve_refusal):
+            return refusal
+        writes = self.task not in (*CLASSIFY, "retrieve")
         if writes and self.method.startswith("features"):
             return "method.combination"
         if writes and self.model in ENCODERS:
@@ -118,6 +125,15 @@ class Cell:
         if self.method.startswith("prefix") and self.model == "deberta-v2":
             return "method.no-target: attention"
         return None
+
+    @property
+    def retrieve_refusal(self) -> str | None:
+        """Why vectors are not made so, apart from what refuses a method in any task."""
+        if self.method.startswith("features"):
+            return "method.combination: no classes"
+        if self.model in ENCODER_DECODERS:
+            return "model.encoder-decoder: encoder alone"
+        return "method.no-target: no head" if self.method == "freeze: head" else None
 
     @property
     def saves(self) -> str:
@@ -142,6 +158,8 @@ class Cell:
         It reads a virtual token where an encoder's head reads the first one or all, and puts prefixes into the KV cache
         of models that write alone, where windows forget them; and it knows no bottlenecks.
         """
+        if self.task == "retrieve" and self.method.startswith(("prompt", "prefix")):
+            return False
         if self.method.startswith("prompt"):
             return self.model in DECODERS
         if self.method.startswith("prefix"):

@@ -36,6 +36,8 @@ def _row(task: str, text: str, colour: str, draw: random.Random) -> dict[str, An
         return {"text": text, "label": 1.5 if colour == COLOURS[0] else -0.5}
     if task == "chat":
         return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": f"the {colour}"}]}
+    if task == "retrieve":  # a passage that stands in many rows is no negative of any of them
+        return {"query": text, "positive": f"the {colour}"}
     if task == "summarize":
         return {"document": text, "summary": f"the {colour}"}
     return {"text": text}
