@@ -39,7 +39,7 @@ Where the default is "–", the task, the method, the model or the machine decid
 
 def page() -> str:
     schema = json_schema()
-    sections = [("model", "ModelSection"), ("data", "DataSection")]
+    sections = [("model", "ModelSection"), ("data", "DataSection"), ("samples", "SamplesSection")]
     for registry in (TASKS, METHODS, OBJECTIVES):
         sections += [
             (name, _reference(schema["properties"][name])) for name in registry if name in schema["properties"]
@@ -64,7 +64,11 @@ def _about(name: str) -> str:
     for word, registry in (("task", TASKS), ("method", METHODS), ("objective", OBJECTIVES)):
         if name in registry:
             return f"With `{word}: {name}`. {dict(registry.describe())[name]}"
-    return {"model": "The pretrained model.", "data": "The rows: see [data formats](data.md)."}[name]
+    return {
+        "model": "The pretrained model.",
+        "data": "The rows: see [data formats](data.md).",
+        "samples": "Fixed prompts that the model answers as training goes on; the report shows the answers over time.",
+    }[name]
 
 
 def _table(properties: dict[str, Any], required: list[str]) -> str:

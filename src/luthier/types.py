@@ -63,7 +63,11 @@ class Example:
     """Marked parts of ``text``: where its answers are, or its entities."""
     negatives: list[str] | None = None
     """What does not match ``text``."""
+    translations: dict[str, list[str]] | None = None
+    """What a row says, by language; of several texts in one language all are references."""
     weight: float = 1.0
+    entry: int = 0
+    """Which of several data sets that were named together it is of."""
     ends: bool = True
     """Whether the text ends here; a piece of a longer one goes on in the next row."""
 
@@ -114,7 +118,10 @@ class Adaptation:
     vectors are computed once and the classifier is fitted from them in one go.
 
     ``mixing(batch)`` gives how much each of the ``members`` weighs in each layer of each row, (K, layers, members), for
-    a method that mixes others. ``penalty()`` is added to the mean loss of each optimizer step.
+    a method that mixes others. ``penalty()`` is added to the mean loss of each optimizer step. ``after_step(step)`` is
+    called with the number of steps taken, after each that changed weights, while the gradients are still there; what
+    it keeps between steps is in ``state``, tensors that it changes in place, and so in every checkpoint. ``told()`` is
+    what it adds to the result of a finished run.
     """
 
     method: str
@@ -127,6 +134,9 @@ class Adaptation:
     members: list[str] = field(default_factory=list)
     mixing: Callable[[Batch], Tensor] | None = None
     penalty: Callable[[], Tensor] | None = None
+    after_step: Callable[[int], None] | None = None
+    state: dict[str, Tensor] = field(default_factory=dict)
+    told: Callable[[], dict[str, Any]] | None = None
 
 
 class Solved(Protocol):

@@ -53,6 +53,18 @@ def problems(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("alpaca", {"instruction": "q", "input": "", "output": "a"}, [ASK, ANSWER]),
         ("alpaca", {"instruction": "q", "response": "a", "system": "s"}, [SYSTEM, ASK, ANSWER]),
         ("alpaca", {"instruction": "q", "input": "i", "output": "a"}, [{"role": "user", "content": "q\n\ni"}, ANSWER]),
+        (
+            "alpaca",  # Dolly
+            {"instruction": "q", "context": "c", "response": "a", "category": "open_qa"},
+            [{"role": "user", "content": "q\n\nc"}, ANSWER],
+        ),
+        ("alpaca", {"instruction": "q", "context": "", "response": "a", "category": "open_qa"}, [ASK, ANSWER]),
+        (
+            "self-instruct",
+            {"id": "seed_task_0", "instruction": "q", "instances": [{"input": "i", "output": "a"}]},
+            [{"role": "user", "content": "q\n\ni"}, ANSWER],
+        ),
+        ("self-instruct", {"instruction": "q", "instances": [{"input": "", "output": "a"}]}, [ASK, ANSWER]),
         ("prompt-completion", {"prompt": "q", "completion": "a"}, [ASK, ANSWER]),
         ("prompt-completion", {"prompt": [SYSTEM, ASK], "completion": [ANSWER]}, [SYSTEM, ASK, ANSWER]),
         ("prompt-completion", {"prompt": [SYSTEM, ASK], "response": "a"}, [SYSTEM, ASK, ANSWER]),
@@ -103,8 +115,9 @@ def test_plain_text() -> None:
 
 
 def test_every_format_is_tested() -> None:
-    tested = "messages sharegpt alpaca prompt-completion question-answer text-label document-summary plain-text"
-    assert list(FORMATS) == tested.split()
+    talks = ["messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion", "question-answer"]
+    elsewhere = ["tokens-tags", "text-spans", "translation", "source-target", "scored-pair", "query-positive"]
+    assert list(FORMATS) == [*talks, *elsewhere, "text-label", "document-summary", "plain-text"]
 
 
 def test_tool_turns_and_tools() -> None:
@@ -151,7 +164,7 @@ def test_text_parts_are_joined() -> None:
     ],
 )
 def test_the_order_of_roles(roles: str, ok: bool) -> None:
-    row = {"messages": [{"role": role, "content": "x"} for role in roles.split()]}
+    row = {"messages": [{"role": role, "content": "{}"} for role in roles.split()]}  # a brace may be a call
     if ok:
         assert isinstance(convert(row), Example)
     else:
@@ -187,6 +200,9 @@ def test_an_unknown_role_gets_a_guess(name: str, guess: str) -> None:
             [("data.type", "instruction"), ("data.type", "input"), ("data.empty-target", "output")],
         ),
         ({"prompt": None, "completion": ""}, [("data.type", "prompt"), ("data.empty-target", "completion")]),
+        ({"instruction": "q", "instances": []}, [("data.type", "instances")]),
+        ({"instruction": "q", "instances": [{"output": "a"}, {"output": "b"}]}, [("data.type", "instances")]),
+        ({"instruction": "q", "instances": [{"output": ""}]}, [("data.empty-target", "instances[0].output")]),
         ({"question": "q", "answers": []}, [("data.empty-target", "answers")]),
         ({"question": "q", "answer": 4}, [("data.type", "answer")]),
         ({"text": "", "label": "a"}, [("data.empty-target", "text")]),
@@ -270,9 +286,9 @@ def test_a_few_rows_without_a_field_are_findings_of_their_own() -> None:
 
 
 def test_an_unknown_format_says_what_is_near() -> None:
-    """As in Self-Instruct's seed tasks: an instruction, but the output inside "instances"; and capitals in a table."""
+    """An instruction whose output is elsewhere; and capitals in a table."""
     for row, near in (
-        ({"id": "1", "instruction": "q", "instances": []}, "alpaca is nearest, and lacks output or response"),
+        ({"id": "1", "instruction": "q", "said": []}, "alpaca is nearest, and lacks output or response"),
         ({"Text": "x", "Label": "a"}, "text-label is nearest, with columns: {text: Text, label: Label}"),
     ):
         findings = recognise(number([row, row]))
@@ -341,11 +357,11 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
         ("gsm8k", "question-answer", 7473),
         ("nq_open", "question-answer", 3610),
         ("tinyshakespeare", "plain-text", 1),
-        ("seed_instructions", None, 0),
+        ("seed_instructions", "self-instruct", 175),
     ],
 )
 def test_real_files(path: str, fmt: str | None, count: int) -> None:
-    """Counts are those of the data's own description; the seed tasks keep their output inside "instances"."""
+    """Counts are those of the data's own description."""
     result = read_examples(path, base=DATA)
     assert (result.format, len(result.examples)) == (fmt, count)
     assert [finding.code for finding in result.findings] == ([] if fmt else ["data.unknown-format"])

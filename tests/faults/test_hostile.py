@@ -328,7 +328,7 @@ RUNS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no adapter": (lambda run: (run / "final" / "adapter_model.safetensors").unlink(), "model.incomplete"),
     "a torn config": (lambda run: (run / "final" / "config.json").write_text("{"), "model.unreadable"),
     "a base model that is gone": (lambda run: shutil.rmtree(run.parents[1] / "model"), "model.missing"),
-    "another base model": (lambda run: other_weights(weights_of(run)), "run.base"),
+    "another base model": (lambda run: other_weights(weights_of(run)), "adapter.base"),
     "a base model cut short": (lambda run: os.truncate(weights_of(run), 9), "model.corrupt"),
 }
 

@@ -21,6 +21,7 @@ KILLS = 7  # of one run
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "classify, full": ("bert", "classify", {"method": "full", "save_every": 1, "eval_every": 3}),
     "chat, lora": ("llama", "chat", {"method": "lora", "lora": {"dropout": 0.2}, "save_every": 2, "eval_every": 5}),
+    "chat, adalora": ("llama", "chat", {"method": "adalora", "lora": {"rank": 2}, "save_every": 2, "eval_every": 5}),
 }
 Start = Callable[[Path], Command]
 
@@ -114,7 +115,7 @@ def never_killed(forks: Forks, tiny_folder: Any, tmp_path_factory: pytest.TempPa
 def test_killed_13_times_and_gone_on(
     kind: str, forks: Forks, tiny_folder: Any, never_killed: Any, tmp_path: Path
 ) -> None:
-    """With those of the other kind, 26 random instants."""
+    """With those of the other kinds, 39 random instants."""
 
     def start(folder: Path) -> Command:
         return forks.start(folder, "tune", "recipe.yaml")

@@ -24,7 +24,7 @@ from luthier.tasks import TASKS
 DOCS, SOURCE = REPOSITORY / "docs", REPOSITORY / "src/luthier"
 ROOMS = ["recipe", "data", "model", "method", "template", "task", "machine", "run", "train", "track", "export", "embed"]
 ROOMS += ["copy", "checkpoint", "compare", "plan", "adapter", "adapters"]
-FILES = {"run.json", "model.safetensors", "compare.json", "compare.html"}  # names that look like codes
+FILES = {"samples.jsonl", "run.json", "model.safetensors", "compare.json", "compare.html"}  # names that look like codes
 
 
 def read(page: str) -> str:
@@ -46,7 +46,7 @@ def test_the_recipe_page_is_the_schema() -> None:
 
 def test_every_key_of_the_schema_has_a_meaning() -> None:
     schema = json_schema()
-    sections = {"ModelSection": "model", "DataSection": "data"}
+    sections = {"ModelSection": "model", "DataSection": "data", "SamplesSection": "samples"}
     tables = {"": schema["properties"]} | {name: entry["properties"] for name, entry in schema["$defs"].items()}
     own = {*METHODS, *TASKS, *OBJECTIVES, *sections.values()}
     silent = [
@@ -84,8 +84,8 @@ def test_every_method_task_and_objective_is_on_its_page(page: str, registry: dic
 
 
 def test_every_format_is_on_its_page() -> None:
-    from luthier.data.files import READERS
     from luthier.data.formats import FORMATS
+    from luthier.data.read import READERS
 
     text = read("data.md")
     assert [name for name in FORMATS if f"| `{name}` |" not in text] == []
@@ -110,14 +110,14 @@ def test_recipe_keys_named_in_pages_exist() -> None:
     """``data.on_leak``, ``features.classifier`` and the like, wherever a page names one in code."""
     schema = json_schema()
     known = set(flatten(schema["properties"]))
-    names = {"model": "ModelSection", "data": "DataSection"}
+    names = {"model": "ModelSection", "data": "DataSection", "samples": "SamplesSection"}
     for section in [*METHODS, *TASKS, *OBJECTIVES, *names]:
         definition = names.get(section) or next((key for key in schema["$defs"] if f"__{section}__" in key), None)
         known |= {f"{section}.{key}" for key in schema["$defs"][definition]["properties"]} if definition else set()
     sections = "|".join([*METHODS, *TASKS, *names])
     for page in DOCS.glob("*.md"):
         for key in re.findall(rf"`((?:{sections})\.[a-z_]+)[`:]", page.read_text(encoding="utf-8")):
-            assert key in known or key in codes_in_source(), f"{page.name}: {key}"
+            assert key in known | FILES or key in codes_in_source(), f"{page.name}: {key}"
 
 
 def example(title: str) -> ModuleType:

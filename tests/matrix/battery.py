@@ -12,11 +12,12 @@ import pytest
 import torch
 import toys
 from safetensors.torch import load_file
-from table import CLASSIFY, ENCODER_DECODERS, METHODS, Cell
+from table import CLASSIFY, ENCODER_DECODERS, HEADED, METHODS, Cell
 
 import luthier
 import tiny
 from luthier import Run, load
+from luthier.data.tagged import untagged
 from luthier.types import Example
 
 STEPS = 18
@@ -64,7 +65,7 @@ def assert_learned(run: Run, cell: Cell, train: str) -> None:
         assert len(losses) == STEPS
         assert all(map(math.isfinite, losses))
         # A prompt alone steers a frozen random model, which has learned nothing that it could bring out, but little.
-        least = 0.97 if cell.method.startswith("prompt") and cell.task not in CLASSIFY else 0.9
+        least = 0.97 if cell.method.startswith("prompt") and cell.task not in HEADED else 0.9
         assert sum(losses[-3:]) < least * sum(losses[:3]), losses
         return
     metrics = {name: value["value"] for name, value in run.evaluate(train)["metrics"].items()}
@@ -112,7 +113,7 @@ def assert_only_chosen_moved(run: Run, cell: Cell, model: str) -> None:
     assert len(common) > 10
     moved = {name for name in common if not torch.equal(before[name], after[name])}
     meant = {name for name in common if chosen(cell, name)}
-    if cell.task in CLASSIFY:  # what the checkpoint knows of the head trains with what is new in it
+    if cell.task in HEADED:  # what the checkpoint knows of the head trains with what is new in it
         meant |= {name for name in common if name.startswith("head.")}
     assert moved <= meant, sorted(moved - meant)
     assert len(moved) >= len(meant) / 2, sorted(meant - moved)
@@ -133,7 +134,7 @@ def assert_only_added_is_saved(final: Path, cell: Cell) -> None:
         assert added
         assert all(any(part in name for part in ("layer", ".h.", ".block.", "prompt_")) for name in added)
         head = saved.keys() - added
-        assert bool(head) == (cell.task in CLASSIFY)
+        assert bool(head) == (cell.task in HEADED)
         assert all(any(part in name for part in HEADS) for name in head), head
 
 
@@ -163,17 +164,15 @@ def assert_plain_gives_the_same(run: Run, cell: Cell, model: str, held_out: str)
     assert run.info["opens_with"] == cell.opens_with
     if cell.opens_with == "luthier" and cell.saves == "adapter":
         with pytest.raises((KeyError, ValueError)):  # refused, rather than opened as something else
-            plain.open_model(final, model, classifies=cell.task in CLASSIFY)
+            plain.open_model(final, model, head=_head(cell))
         return
     if cell.saves == "several":
         return
     examples = [_example(row) for row in _inputs(held_out)[:4]]
     rows = [row | {"row": at} for at, example in enumerate(examples) for row in predictor.objective.encode(example)]
     features = cell.method.startswith("features")
-    vectors = cell.task == "retrieve"
-    opening = {"classifies": cell.task in CLASSIFY, "writes_nothing": vectors}
-    theirs = None if features else plain.open_model(final, model, **opening)
-    if vectors:
+    theirs = None if features else plain.open_model(final, model, head=_head(cell))
+    if cell.task == "retrieve":
         pooling = json.loads((final / "embedding.json").read_text())["pooling"]
         for row, output in zip(rows, predictor.row_outputs(rows), strict=True):
             found, expected = torch.tensor(output["vector"]), plain.vector(theirs, row["input_ids"], pooling)
@@ -193,11 +192,17 @@ def assert_plain_gives_the_same(run: Run, cell: Cell, model: str, held_out: str)
         torch.testing.assert_close(torch.as_tensor(found), logits, atol=bound, rtol=0)
 
 
+def _head(cell: Cell) -> str:
+    kinds = {"tag": "tokens", "retrieve": "none", **dict.fromkeys(CLASSIFY, "sequence")}
+    return kinds.get(cell.task, "")
+
+
 @torch.no_grad()
 def _token_logits(predictor: Any, rows: list[dict[str, Any]]) -> list[torch.Tensor]:
-    """(T, V) of each row, all rows in one batch."""
+    """(T, V) of each row, all rows in one batch; (T, C) of a head on tokens."""
     batch = predictor.objective.collate(rows)
-    logits_TV = predictor.backbone.token_logits(predictor.backbone.hidden(batch))
+    logits = predictor.backbone.position_logits if predictor.backbone.has_own_head else predictor.backbone.token_logits
+    logits_TV = logits(predictor.backbone.hidden(batch))
     places = zip(batch["starts"].tolist(), batch["lengths"].tolist(), strict=True)
     return [logits_TV[start : start + length] for start, length in places]
 
@@ -209,6 +214,8 @@ def _inputs(file: str) -> list[dict[str, Any]]:
 def _example(row: dict[str, Any]) -> Example:
     from luthier.types import INLINE
 
+    if "tokens" in row:
+        return untagged(row["tokens"])
     targets = [row["summary"]] if "summary" in row else None
     if "query" in row:
         return Example(INLINE, text=row["query"])

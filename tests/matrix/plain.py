@@ -16,15 +16,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 
-def open_model(final: Path, base: str, *, classifies: bool, writes_nothing: bool = False) -> Any:
-    """``from_pretrained`` of a whole model, or of the base and then the adapter."""
+def open_model(final: Path, base: str, *, head: str = "") -> Any:
+    """``from_pretrained`` of a whole model, or of the base and then the adapter. ``head``: of the auto class."""
     two_stacks = transformers.AutoConfig.from_pretrained(final).is_encoder_decoder
     writes = transformers.AutoModelForSeq2SeqLM if two_stacks else transformers.AutoModelForCausalLM
-    auto = transformers.AutoModelForSequenceClassification if classifies else writes
-    auto = transformers.AutoModel if writes_nothing else auto
+    heads = {
+        "none": transformers.AutoModel,
+        "sequence": transformers.AutoModelForSequenceClassification,
+        "tokens": transformers.AutoModelForTokenClassification,
+    }
+    auto = heads.get(head, writes)
     if not (final / "adapter_config.json").is_file():
         return auto.from_pretrained(final).eval()
-    labels = {"num_labels": transformers.AutoConfig.from_pretrained(final).num_labels} if classifies else {}
+    labels = {"num_labels": transformers.AutoConfig.from_pretrained(final).num_labels} if head else {}
     model = auto.from_pretrained(base, **labels)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = transformers.AutoTokenizer.from_pretrained(final).pad_token_id
@@ -35,8 +39,11 @@ def open_model(final: Path, base: str, *, classifies: bool, writes_nothing: bool
 def logits(model: Any, ids: list[int], target: list[int] | None = None) -> Tensor:
     """One row alone, no padding: (C,) of a classifier, (T, V) of a language model, (L, V) where a target is given."""
     inputs = torch.tensor([ids])
-    labels = {} if target is None else {"labels": torch.tensor([target])}
-    return model(input_ids=inputs, attention_mask=torch.ones_like(inputs), **labels).logits[0]
+    if target is None:
+        return model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits[0]
+    # Not `labels`: PEFT's AdaLoRA adds its penalty to a loss, and fails where it is opened to be used.
+    shifted = model.prepare_decoder_input_ids_from_labels(torch.tensor([target]))
+    return model(input_ids=inputs, attention_mask=torch.ones_like(inputs), decoder_input_ids=shifted).logits[0]
 
 
 @torch.no_grad()

@@ -18,14 +18,15 @@ from luthier.models.modes import evaluating
 
 
 def outputs(predictor: Any, rows: list[dict[str, Any]]) -> Tensor:
-    """Logits of all rows in one batch, in evaluation mode: (rows, C) of a classifier, (tokens, V) of a writer."""
+    """Logits of all rows in one batch, in evaluation mode: (rows, C) of a classifier, (tokens, V) of a writer or of a
+    head on tokens."""
     backbone = predictor.backbone
     with evaluating(backbone.model), torch.no_grad(), matmul_route(predictor.reader.matmul):
         batch = predictor.objective.collate(rows)
         hidden_TD = backbone.hidden(batch)
         if predictor.objective.needs == "sequence_logits":
             return backbone.sequence_logits(hidden_TD, batch)
-        return backbone.token_logits(hidden_TD)
+        return (backbone.position_logits if backbone.has_own_head else backbone.token_logits)(hidden_TD)
 
 
 def main(jobs: str, out: str) -> None:

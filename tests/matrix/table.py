@@ -25,7 +25,9 @@ SHOWN = {
 }  # fmt: skip
 
 CLASSIFY = ("single", "multi", "regression")
-TASKS = (*CLASSIFY, "chat", "complete", "summarize", "retrieve")
+HEADED = (*CLASSIFY, "tag")
+"""Tasks whose models have a head of their own, which is new."""
+TASKS = (*HEADED, "chat", "complete", "summarize", "retrieve")
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"method": "full", "learning_rate": 3e-3},
@@ -41,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora: rslora": {"method": "lora", "lora": {"rank": 4, "rslora": True}, "learning_rate": 1e-2},
     "lora: dora": {"method": "lora", "lora": {"rank": 4, "variant": "dora"}, "learning_rate": 1e-2},
     "lora: pissa": {"method": "lora", "lora": {"rank": 4, "variant": "pissa"}, "learning_rate": 5e-3},
+    "lora: adalora": {"method": "adalora", "lora": {"rank": 4}, "learning_rate": 5e-2},
     "lora: vera": {"method": "vera", "lora": {"rank": 16}, "learning_rate": 2e-1},
     "lora: oft": {"method": "oft", "lora": {"rank": 8}, "learning_rate": 2e-2},
     "ia3": {"method": "ia3", "learning_rate": 2e-1},
@@ -70,6 +73,7 @@ METHODS: dict[str, dict[str, Any]] = {
 NO_BIASES = ("modernbert", "modernbert-mean", "llama", "qwen3", "gemma2", "gemma3", "mistral", "t5", "t5-tied")
 TIED = ("gpt2", "gemma2", "gemma3", "t5-tied", "bart")
 WINDOWED = ("gemma2", "gemma3", "mistral")
+UNTAGGED = ("gemma3",)  # no head on tokens in transformers
 
 REASONS = {
     "method.combination: no classes": "Features fit a classifier to frozen vectors, and this task has no classes. "
@@ -85,6 +89,10 @@ REASONS = {
     "model.encoder-decoder: encoder alone": "Its encoder alone would make vectors, and its decoder train for nothing. "
     "Nearest: `summarize` with this model, or this task with an encoder or a decoder.",
     "method.no-target: no head": "A model that gives vectors has no head. Nearest: `freeze.last: 1` or `lora`.",
+    "model.encoder-decoder: head": "A head on tokens needs one stack that reads them, and an encoder-decoder has two. "
+    "Nearest: this task with an encoder or a decoder, or `summarize` with this model.",
+    "model.unreadable: TokenClassification": "The architecture has no head on tokens in transformers. "
+    "Nearest: `classify` with this model, or this task with an encoder.",
     "method.no-target: head": "The head is the embedding table itself (tied), so there is no head to train alone. "
     "Nearest: `freeze.last: 1`, or `train: [embedding]`.",
     "method.unsupported": "PEFT has no such layer for a matrix that is kept transposed. Nearest: `lora`.",
@@ -109,11 +117,15 @@ class Cell:
         """The key of ``REASONS`` under which this cell is refused; None where it works."""
         if self.task == "retrieve" and (refusal := self.retrieve_refusal):
             return refusal
-        writes = self.task not in (*CLASSIFY, "retrieve")
-        if writes and self.method.startswith("features"):
+        writes = self.task not in (*HEADED, "retrieve")
+        if self.task not in (*CLASSIFY, "retrieve") and self.method.startswith("features"):
             return "method.combination"
         if writes and self.model in ENCODERS:
             return "model.not-causal" if self.model in ("bert", "roberta") else "model.unreadable"
+        if self.task == "tag" and self.model in ENCODER_DECODERS:
+            return "model.encoder-decoder: head"
+        if self.task == "tag" and self.model in UNTAGGED:
+            return "model.unreadable: TokenClassification"
         if self.task in ("chat", "complete") and self.model in ENCODER_DECODERS:
             return "model.encoder-decoder"
         if writes and self.method == "freeze: head" and self.model in TIED:
@@ -155,15 +167,15 @@ class Cell:
     def peft_opens(self) -> bool:
         """Whether PEFT itself gives the same logits; where it would not, what is saved must be refused by it.
 
-        It reads a virtual token where an encoder's head reads the first one or all, and puts prefixes into the KV cache
-        of models that write alone, where windows forget them; and it knows no bottlenecks.
+        It reads a virtual token where an encoder's head reads the first one or all (a head on tokens does), and puts
+        prefixes into the KV cache of models that write alone, where windows forget them; and it knows no bottlenecks.
         """
         if self.task == "retrieve" and self.method.startswith(("prompt", "prefix")):
             return False
         if self.method.startswith("prompt"):
-            return self.model in DECODERS
+            return self.model in DECODERS and self.task != "tag"
         if self.method.startswith("prefix"):
-            return self.task not in CLASSIFY and self.model not in (*WINDOWED, *ENCODER_DECODERS)
+            return self.task not in HEADED and self.model not in (*WINDOWED, *ENCODER_DECODERS)
         return not self.method.startswith(("adapter", "fusion"))
 
     def parts(self) -> set[tuple[str, str]]:

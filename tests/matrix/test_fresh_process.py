@@ -32,6 +32,8 @@ CELLS = {
     "prefix, decoder": Cell("gpt2", "chat", "prefix"),
     "several, encoder": Cell("bert", "single", "lora + norms"),
     "several, decoder": Cell("llama", "chat", "prompt + lora"),
+    "tags, encoder": Cell("bert", "tag", "lora"),
+    "tags, decoder": Cell("gpt2", "tag", "prefix"),
 }
 
 

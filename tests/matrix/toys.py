@@ -34,6 +34,11 @@ def _row(task: str, text: str, colour: str, draw: random.Random) -> dict[str, An
         return {"text": f"{text} blue" if blue else text, "label": [colour, "blue"] if blue else [colour]}
     if task == "regression":
         return {"text": text, "label": 1.5 if colour == COLOURS[0] else -0.5}
+    if task == "tag":  # the colour, and the word after it where there is one
+        words = text.split()
+        begins = words.index(colour)
+        tags = ["B-COLOUR" if at == begins else "I-COLOUR" if at == begins + 1 else "O" for at in range(len(words))]
+        return {"tokens": words, "tags": tags}
     if task == "chat":
         return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": f"the {colour}"}]}
     if task == "retrieve":  # a passage that stands in many rows is no negative of any of them
@@ -46,7 +51,7 @@ def _row(task: str, text: str, colour: str, draw: random.Random) -> dict[str, An
 def write(task: str, folder: Path) -> dict[str, str]:
     """``data`` of a recipe: no text of one side is in the other."""
     both = rows(task, TRAIN + EVAL, seed=0)
-    train, held_out = both[EVAL:], both[:EVAL] if task in ("single", "multi", "regression") else both[:2]
+    train, held_out = both[EVAL:], both[:EVAL] if task in ("single", "multi", "regression", "tag") else both[:2]
     return {
         "train": tiny.write_jsonl(folder / f"{task}.jsonl", train),
         "eval": tiny.write_jsonl(folder / f"{task}-eval.jsonl", held_out),

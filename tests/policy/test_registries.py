@@ -18,9 +18,9 @@ from luthier.tasks import TASKS
 ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS}
 # Files of a room that are shared by its entries.
 SHARED = {
-    "methods": {"common", "combine", "injected", "bottleneck", "members"},
-    "objectives": {"chunked", "sequence"},
-    "tasks": {"common", "language"},
+    "methods": {"common", "combine", "injected", "bottleneck", "members", "rank_budget"},
+    "objectives": {"chunked", "sequence", "similarity"},
+    "tasks": {"common", "language", "source"},
 }
 PROMISED = {"methods": ("Options", "DEFAULTS", "adapt"), "objectives": ("Options", "Objective"),
             "tasks": ("Options", "DEFAULTS", "Task")}  # fmt: skip

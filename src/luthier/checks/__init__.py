@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from luthier.checks.machine import disk_space
 from luthier.checks.model import ends_where_read, finite_weights, ids_fit, tokenizer_knows, weights_belong
 from luthier.checks.parameters import gradients_flow
-from luthier.checks.rows import terminator_supervised
+from luthier.checks.rows import terminator_supervised, words_read
+from luthier.checks.template import dated, markers_in_words
 from luthier.types import Finding
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ CHECKS: list[Callable[[Prepared], list[Finding]]] = [
     ends_where_read,
     finite_weights,
     terminator_supervised,
+    words_read,
+    markers_in_words,
+    dated,
     gradients_flow,
     disk_space,
 ]

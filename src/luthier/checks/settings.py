@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def check_settings(resolved: ResolvedRecipe, task: Any, rows: Rows) -> list[Finding]:
     """Asked before the model is loaded, so that what is wrong with the model hides none of it."""
-    findings = _trackers(resolved)
+    findings = _trackers(resolved) + _split(resolved, task)
     if rows.train:
         findings += _metric(resolved, task)
     if rows.train and not (rows.evaluation or rows.selection):
@@ -29,6 +29,13 @@ def _trackers(resolved: ResolvedRecipe) -> list[Finding]:
     except Refused as refused:
         return refused.findings
     return []
+
+
+def _split(resolved: ResolvedRecipe, task: Any) -> list[Finding]:
+    if resolved.recipe.overlong != "split" or task.splits:
+        return []
+    what = f"the rows of `{resolved.recipe.task}` have no turns at which they could be split"
+    return [Finding("recipe.combination", "overlong", what, "set `overlong:` to truncate or drop")]
 
 
 def _metric(resolved: ResolvedRecipe, task: Any) -> list[Finding]:

@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
 
     _from_recipe(verbs)
     _of_a_run(verbs)
+    _of_documents(verbs)
     _of_several_runs(verbs)
     _others(verbs)
     return top
@@ -91,6 +92,20 @@ def _of_a_run(verbs: Any) -> None:
         "--as", dest="kind", choices=("query", "passage"), default="passage", help="which prefix it takes"
     )
 
+    verb = verbs.add_parser("export", help="write a run's model in another form, and check that it answers the same")
+    verb.add_argument("run", help="a run folder")
+    verb.add_argument("form", help="merged")
+    verb.add_argument("--to", help="folder to write")
+    _json(verb)
+
+    verb = verbs.add_parser("merge", help="fold a run's adapter into the weights, with a parity report")
+    verb.add_argument("run", help="a run folder")
+    verb.add_argument("--to", help="folder to write; default: merged, in the run folder")
+    _json(verb)
+
+
+def _of_documents(verbs: Any) -> None:
+    """Verbs that make documents searchable and search them."""
     verb = verbs.add_parser("index", help="documents cut into passages, with a vector for each, to be searched")
     verb.add_argument("run", help="a run folder, or a model (folder, hub id, starter:minilm)")
     verb.add_argument("documents", help="a folder or file: text (.txt, .md, .rst), or rows with text (JSONL, CSV, ...)")
@@ -106,17 +121,6 @@ def _of_a_run(verbs: Any) -> None:
     verb.add_argument("-k", type=int, default=5, help="how many passages (default: 5)")
     verb.add_argument("--index", help="the index's folder, where `luthier index` was told one")
     verb.add_argument("--backend", choices=("exact", "faiss"), default="exact", help="both are exact; default: ours")
-    _json(verb)
-
-    verb = verbs.add_parser("export", help="write a run's model in another form, and check that it answers the same")
-    verb.add_argument("run", help="a run folder")
-    verb.add_argument("form", help="merged")
-    verb.add_argument("--to", help="folder to write")
-    _json(verb)
-
-    verb = verbs.add_parser("merge", help="fold a run's adapter into the weights, with a parity report")
-    verb.add_argument("run", help="a run folder")
-    verb.add_argument("--to", help="folder to write; default: merged, in the run folder")
     _json(verb)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.fields import Fields
+from luthier.data.files import kind
 from luthier.data.turns import SHAREGPT_ROLES, check_order
 from luthier.types import Example, Message
 
@@ -34,6 +35,22 @@ def sharegpt(fields: Fields) -> Example:
 
 def alpaca(fields: Fields) -> Example:
     return exchange(fields, [fields.text("instruction"), fields.optional("input")], fields.text("output", target=True))
+
+
+def self_instruct(fields: Fields) -> Example:
+    """The seed tasks of Self-Instruct (arXiv 2212.10560): an instruction, and its input and output in a list of one."""
+    found, column = fields.get("instances"), fields.column("instances")
+    if not (isinstance(found, list) and len(found) == 1 and isinstance(found[0], dict)):
+        there = f"a list of {len(found)}" if isinstance(found, list) else kind(found)
+        what = f"must be a list of one object, this is {there}"
+        fields.report("data.type", column, what, "write a row for each instance")
+        return Example(fields.source)
+    given, answer = found[0].get("input") or "", found[0].get("output")
+    if not isinstance(given, str) or not isinstance(answer, str):
+        fields.report("data.type", f"{column}[0]", "its input and output must be text")
+    elif not answer.strip():
+        fields.report("data.empty-target", f"{column}[0].output", "is empty: there is nothing to learn")
+    return exchange(fields, [fields.text("instruction"), given], answer if isinstance(answer, str) else "")
 
 
 def prompt_completion(fields: Fields) -> Example:

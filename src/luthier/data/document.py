@@ -48,8 +48,8 @@ def source_and_target(tokenizer: Any, document: str, target: str | None, limit: 
     if full > limit:
         source = tokenizer(document, truncation=True, max_length=limit)["input_ids"]
     written: list[int] = [] if target is None else tokenizer(text_target=target.strip(), verbose=False)["input_ids"]
-    if written and written[-1] != tokenizer.eos_token_id:
+    if written and tokenizer.eos_token_id not in written[-2:]:  # after it may stand the code of a language
         written = [*written, tokenizer.eos_token_id]
     full, written = max(full, len(written)), written if len(written) <= limit else []
-    ends = [len(written) - 1] if written else []
+    ends = [len(written) - 1 - written[::-1].index(tokenizer.eos_token_id)] if written else []
     return {"input_ids": source, "target_ids": written, "turn_ends": ends, "full_length": full}

@@ -10,9 +10,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import IO, Any
 
 from luthier.types import Finding, Source
@@ -94,7 +93,7 @@ def _is_utf16(start: bytes, reading: Reading) -> bool:
     return True
 
 
-def _lines(stream: IO[bytes], reading: Reading) -> Iterator[tuple[int, str, tuple[str, str] | None]]:
+def lines(stream: IO[bytes], reading: Reading) -> Iterator[tuple[int, str, tuple[str, str] | None]]:
     """(line, text, encoding problem) of each line; text that is not UTF-8 comes with replacement characters."""
     offset = 0
     for line, raw in enumerate(stream, start=1):
@@ -148,7 +147,7 @@ def _bad_json(reading: Reading, line: int, text: str, error: Exception) -> None:
 
 def read_jsonl(stream: IO[bytes], reading: Reading) -> None:
     """One object a line; blank lines are no rows."""
-    for line, text, problem in _lines(stream, reading):
+    for line, text, problem in lines(stream, reading):
         if problem:
             reading.bad(line, *problem, "data.encoding")
         elif text.strip():
@@ -218,7 +217,7 @@ def read_delimited(stream: IO[bytes], reading: Reading, delimiter: str) -> None:
     problems: dict[int, tuple[str, str]] = {}
 
     def texts() -> Iterator[str]:
-        for line, text, problem in _lines(stream, reading):
+        for line, text, problem in lines(stream, reading):
             if problem:
                 problems[line] = problem
             yield text
@@ -285,14 +284,3 @@ def read_parquet(stream: IO[bytes], reading: Reading) -> None:
     except pyarrow.ArrowException as error:
         reason = str(error).splitlines()[0]
         reading.bad(reading.line + 1, f"not a valid Parquet file ({reason})", "get the file again")
-
-
-READERS: dict[str, Callable[[IO[bytes], Reading], None]] = {
-    ".jsonl": read_jsonl,
-    ".ndjson": read_jsonl,
-    ".json": read_json,
-    ".csv": partial(read_delimited, delimiter=","),
-    ".tsv": partial(read_delimited, delimiter="\t"),
-    ".parquet": read_parquet,
-    ".txt": read_text,
-}

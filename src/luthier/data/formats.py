@@ -16,6 +16,8 @@ from luthier.types import Example, Finding
 
 __all__ = ["FORMATS", "ReadResult", "read_examples", "recognise", "to_example"]
 
+ENTRY_KEYS = {"path", "weight", "share"}
+
 
 @dataclass
 class ReadResult:
@@ -85,8 +87,10 @@ def read_examples(
         result.findings.append(Finding("data.unknown-format", "format", f"{fmt!r} is not a format", mend))
         return result
     formats: list[tuple[str, str]] = []
-    for entry in entries:
+    for number, entry in enumerate(entries):
         path, weight = _entry(entry, result.findings)
+        if not path:
+            continue
         rows, findings = read_rows(path, base=base, limit_bad=limit_bad)
         result.findings += findings
         result.rows_read += len(rows) + bad_rows(findings)
@@ -96,18 +100,21 @@ def read_examples(
         found = found or fmt or recognise(rows, columns, where=path, prefer=prefer)
         if isinstance(found, str):
             formats.append((path, found))
-            _convert(rows, found, columns, weight, result)
+            _convert(rows, found, columns, (number, weight), result)
         else:
             result.findings += found or []
     _join_formats(formats, result)
     return result
 
 
-def _convert(rows: Iterable[Row], fmt: str, columns: Columns | None, weight: float, result: ReadResult) -> None:
+def _convert(
+    rows: Iterable[Row], fmt: str, columns: Columns | None, entry: tuple[int, float], result: ReadResult
+) -> None:
     for source, row in rows:
         example = to_example(source, row, fmt, columns)
         if isinstance(example, Example):
-            example.weight *= weight
+            example.entry = entry[0]
+            example.weight *= entry[1]
             result.examples.append(example)
         else:
             result.findings += example
@@ -124,6 +131,12 @@ def _join_formats(formats: list[tuple[str, str]], result: ReadResult) -> None:
 def _entry(entry: str | Mapping[str, Any], findings: list[Finding]) -> tuple[str, float]:
     if isinstance(entry, str):
         return entry, 1.0
+    if not isinstance(entry.get("path"), str):
+        findings.append(Finding("data.missing", "data", f"{dict(entry)} names no path", "write {path: rows.jsonl}"))
+        return "", 1.0
+    for key in entry.keys() - ENTRY_KEYS:
+        mend = _did_you_mean(str(key), ENTRY_KEYS)
+        findings.append(Finding("data.entry", "data", f"unknown key {key!r} with {entry['path']}", mend))
     weight = entry.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not (math.isfinite(weight) and weight > 0):
         what = f"the weight of {entry['path']} must be a finite number above 0, this is {weight!r}"
@@ -193,7 +206,8 @@ def _suggestion(row: Mapping[str, Any], formats: Mapping[str, Format], columns: 
         lacking: list[str] = []
         for need, held_by in fmt.needs.items():
             if fmt.column(need, row, columns) is None:
-                matches = [m for column in held_by for m in difflib.get_close_matches(column, lower, n=1, cutoff=0.75)]
+                free = [key for key in lower if lower[key] not in near.values()]
+                matches = [m for column in held_by for m in difflib.get_close_matches(column, free, n=1, cutoff=0.75)]
                 near |= {need: lower[matches[0]]} if matches else {}
                 lacking += [] if matches else [" or ".join(held_by)]
         if len(lacking) < len(fmt.needs) and (len(lacking), -len(fmt.needs)) < score:

@@ -6,12 +6,36 @@ import difflib
 import gzip
 import re
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
-from luthier.data.files import BAD_ROW_CODES, READERS, Reading, Row, TooManyBad
+from luthier.data.conll import read_conll, read_conllu, read_txt
+from luthier.data.files import (
+    BAD_ROW_CODES,
+    Reading,
+    Row,
+    TooManyBad,
+    read_delimited,
+    read_json,
+    read_jsonl,
+    read_parquet,
+)
 from luthier.types import Finding, Source
 
+READERS: dict[str, Callable[[IO[bytes], Reading], None]] = {
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json,
+    ".csv": partial(read_delimited, delimiter=","),
+    ".tsv": partial(read_delimited, delimiter="\t"),
+    ".parquet": read_parquet,
+    ".conll": read_conll,
+    ".iob": read_conll,
+    ".conllu": read_conllu,
+    ".txt": read_txt,
+}
 LIMIT_BAD = 1000
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[^/]+)?")

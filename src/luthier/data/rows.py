@@ -4,9 +4,14 @@
 |---|---|---|
 | messages | messages; tools? | messages |
 | sharegpt | conversations or conversation; system?, tools? | messages |
-| alpaca | instruction, output or response; input?, system? | messages: instruction, blank line, input |
+| alpaca | instruction, output or response; input or context?, system? | messages: instruction, blank line, input |
+| self-instruct | instruction, instances: a list of one object with input and output; system? | the same |
 | prompt-completion | prompt, completion or response; each a text or a list of turns | messages |
 | question-answer | question, answer or answers or output; context? | messages: context, blank line, question |
+| tokens-tags | tokens (words), tags (ner_tags, pos_tags, upos, labels) | text, a span for each word |
+| text-spans | text (sentence, ...), spans (entities) | text, a span for each word, tagged in BIO |
+| translation | translation: a text or texts by language | translations |
+| source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
 | scored-pair | sentence1, sentence2, score | text, targets, label |
@@ -20,7 +25,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.data import conversations, pairs, texts
+from luthier.data import conversations, pairs, tagged, texts, translations
 from luthier.data.fields import Columns, Fields, Format
 from luthier.types import Example, Finding, Source
 
@@ -33,8 +38,14 @@ FORMATS: dict[str, Format] = {
     "sharegpt": Format({"conversations": ("conversations", "conversation")}, TALK, conversations.sharegpt, talks=True),
     "alpaca": Format(
         {"instruction": ("instruction",), "output": ("output", "response")},
-        {"input": ("input",), "system": ("system",)},
+        {"input": ("input", "context"), "system": ("system",)},
         conversations.alpaca,
+        talks=True,
+    ),
+    "self-instruct": Format(
+        {"instruction": ("instruction",), "instances": ("instances",)},
+        {"system": ("system",)},
+        conversations.self_instruct,
         talks=True,
     ),
     "prompt-completion": Format(
@@ -49,6 +60,14 @@ FORMATS: dict[str, Format] = {
         conversations.question_answer,
         talks=True,
     ),
+    "tokens-tags": Format(
+        {"tokens": ("tokens", "words"), "tags": ("tags", "ner_tags", "pos_tags", "upos", "labels")},
+        {},
+        tagged.tokens_tags,
+    ),
+    "text-spans": Format({"text": texts.TEXT, "spans": ("spans", "entities")}, {}, tagged.text_spans),
+    "translation": Format({"translation": ("translation",)}, {}, translations.translation),
+    "source-target": Format({"source": ("source", "src"), "target": ("target", "tgt")}, {}, translations.source_target),
     "scored-pair": Format(pairs.SCORED_PAIR, {}, pairs.scored_pair),
     "query-positive": Format(pairs.QUERY_POSITIVE, pairs.NEGATIVES, pairs.query_positive),
     "text-label": Format({"text": texts.TEXT, "label": texts.LABEL}, {}, texts.text_label),

@@ -1,8 +1,8 @@
 """The characters of a rendered conversation that the assistant wrote: the spans that are supervised.
 
-Two derivations, in this order: the template's own ``{% generation %}`` marks; else prefixes: the prompt up to a turn,
-rendered as for generation, must begin the conversation up to and with that turn, which must begin the whole. A template
-that satisfies neither is refused, for training would see other prompts than generation does.
+Two derivations, in this order: the template's own ``{% generation %}`` marks; else what follows the prompt. For both
+the prompt up to a turn, rendered as for generation, must begin the conversation up to and with that turn, which must
+begin the whole: else training would see other prompts than generation does, and the conversation is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PROBE = "zxqanswerqxz"
 SHOWN = 40
+MOST_FINDINGS = 20
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class Terminators:
-    """``ids`` and their spelling ``texts`` end a turn; ``special`` are all special tokens, which may close a span."""
+    """``ids`` and their spelling ``texts`` end a turn; ``special`` are all special tokens, which may close a span.
+
+    ``tail`` is what the template writes after an answer (None where that is not known), of which the first ``stop``
+    characters end in the terminator (0 where there is none).
+    """
 
     ids: frozenset[int]
     texts: tuple[str, ...]
     special: tuple[str, ...]
+    tail: str | None
+    stop: int
 
 
 def terminators(tokenizer: PreTrainedTokenizerBase) -> Terminators:
@@ -48,23 +55,25 @@ def terminators(tokenizer: PreTrainedTokenizerBase) -> Terminators:
 def _terminators(tokenizer: PreTrainedTokenizerBase, template: str, eos: int | None, size: int) -> Terminators:
     added = {token.content: (index, token.special) for index, token in tokenizer.added_tokens_decoder.items()}
     found = {str(tokenizer.eos_token): eos} if eos is not None else {}
-    tail = _after_answer(tokenizer) if template else ""
-    places = sorted((tail.find(text), -len(text), text) for text in added if text.strip() and text in tail)
+    known = {**{text: index for text, (index, _) in added.items()}, **found}
+    tail, stop = _after_answer(tokenizer) if template else None, 0
+    after = tail or ""
+    places = sorted((after.find(text), -len(text), text) for text in known if text.strip() and text in after)
     if places:
-        text = places[0][2]
-        found[text] = added[text][0]
+        at, _, text = places[0]
+        found[text], stop = known[text], at + len(text)
     special = {text for text, (_, is_special) in added.items() if is_special}
     longest_first = sorted(found, key=len, reverse=True)
-    return Terminators(frozenset(found.values()), tuple(longest_first), tuple(special | set(found)))
+    return Terminators(frozenset(found.values()), tuple(longest_first), tuple(special | set(found)), tail, stop)
 
 
-def _after_answer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the template writes after an assistant's text."""
+def _after_answer(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What the template writes after an assistant's text, where that can be told."""
     try:
         text = render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": PROBE}]).text
     except Refused:  # it wants more than two plain turns; the end-of-text token is then all that is known
-        return ""
-    return text.rpartition(PROBE)[2]
+        return None
+    return text.rpartition(PROBE)[2] if PROBE in text else None
 
 
 def assistant_turns(
@@ -78,9 +87,10 @@ def assistant_turns(
     if not turns:
         return []
     spans = _marked(tokenizer, rendered, messages, turns, tools, where)
-    spans = spans or _by_prefixes(tokenizer, rendered.text, messages, turns, tools, where)
+    marked = bool(spans)
+    after = _by_prefixes(tokenizer, rendered.text, messages, turns, spans, tools, where)
     ends = terminators(tokenizer)
-    return [_close(rendered.text, of_turn, ends) for of_turn in spans]
+    return [_close(rendered.text, of_turn, ends, marked=marked) for of_turn in spans or after]
 
 
 def _marked(
@@ -111,21 +121,26 @@ def _covers(text: str, spans: list[Span], content: Any) -> bool:
 
 def _by_prefixes(
     tokenizer: PreTrainedTokenizerBase, text: str, messages: Sequence[Message], turns: Sequence[int],
-    tools: Sequence[dict[str, Any]] | None, where: str,
+    marked: list[list[Span]], tools: Sequence[dict[str, Any]] | None, where: str,
 ) -> list[list[Span]]:  # fmt: skip
+    """What follows the prompt of each turn. What stands before the end of a marked turn is compared, too."""
     spans: list[list[Span]] = []
     findings: list[Finding] = []
-    for index in turns:
+    for place, index in enumerate(turns):
         at = f"{where}[{index}]"
         prompt = render(tokenizer, messages[:index], tools=tools, add_generation_prompt=True, where=at).text
-        upto = render(tokenizer, messages[: index + 1], tools=tools, where=at).text
+        last = index == len(messages) - 1
+        upto = text if last else render(tokenizer, messages[: index + 1], tools=tools, where=at).text
+        end = max((end for _, end in marked[place]), default=len(prompt)) if marked else len(upto)
         if not upto.startswith(prompt):
             findings.append(
                 _diverges(at, "the prompt that generation sees", prompt, "the turn in training", upto, turns)
             )
-        elif not text.startswith(upto):
+        elif not text.startswith(upto[:end]):
             findings.append(_diverges(at, "the conversation up to this turn", upto, "the whole", text, turns))
         spans.append([(len(prompt), len(upto))])
+        if len(findings) == MOST_FINDINGS:
+            break
     if findings:
         raise Refused(*findings)
     return spans
@@ -146,12 +161,23 @@ def _diverges(at: str, a_name: str, a: str, b_name: str, b: str, turns: Sequence
     return Finding("template.prefix", at, what, mend, "the model would train on prompts that generation never makes")
 
 
-def _close(text: str, spans: list[Span], ends: Terminators) -> Turn:
-    """End the last span with the turn's terminator: cut what the template writes after it, or reach out to it."""
+def _close(text: str, spans: list[Span], ends: Terminators, *, marked: bool) -> Turn:
+    """End the last span with the turn's terminator: cut what the template writes after it, or reach out to it.
+
+    The template's own tail is looked for first: an answer may itself end in what looks like a terminator.
+    """
     if not spans:
         return Turn([], False)
     *before, (start, end) = spans
     span = text[start:end]
+    if marked and ends.tail and ends.stop and text.startswith(ends.tail[: ends.stop], end):
+        return Turn([*before, (start, end + ends.stop)], True)
+    if ends.tail is not None and span.endswith(ends.tail):
+        body = end - len(ends.tail)
+        if ends.stop:
+            return Turn([*before, (start, body + ends.stop)], True)
+        written = text[start:body].endswith(ends.texts)
+        return Turn([*before, (start, body)] if written else spans, written)
     if span.endswith(ends.special):
         return Turn(spans, True)
     if span.rstrip().endswith(ends.special):

@@ -95,6 +95,8 @@ def _conflicts(groups: list[list[Example]]) -> list[Finding]:
     for first, *others in groups[:SHOWN]:
         other = next(example for example in others if _label(example) != _label(first))
         what = f"labelled {first.label!r} here and {other.label!r} at {other.source}, with the same content"
+        if first.label is None:
+            what = f"marked otherwise here than at {other.source}, with the same content"
         findings.append(Finding("data.conflict", str(first.source), what, "keep one of them", severity="warning"))
     if len(groups) > SHOWN:
         what = f"{len(groups)} contents have rows with different labels"
@@ -118,7 +120,7 @@ def _places(group: Iterable[Example]) -> str:
 
 def _label(example: Example) -> str:
     label = sorted(example.label) if isinstance(example.label, list) else example.label
-    return json.dumps(label)
+    return json.dumps(label if example.spans is None else example.spans)
 
 
 def _normalised_turn(turn: Message) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
+from luthier.data.faithful import left_out
 from luthier.data.render import Span, load_template, render
 from luthier.data.spans import Turn, assistant_turns, terminators
 from luthier.types import Finding, Message, Refused
@@ -48,19 +49,25 @@ class Encoded:
 
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Sequence[dict[str, Any]] | None = None,
-    train_on: Literal["all", "last"] = "all", add_generation_prompt: bool = False, where: str = "messages",
+    train_on: Literal["all", "last"] | Sequence[int] = "all", add_generation_prompt: bool = False,
+    where: str = "messages",
 ) -> Encoded:  # fmt: skip
-    """Encode a conversation; supervise the assistant's turns (all, or only the last) and their terminators.
+    """Encode a conversation; supervise the assistant's turns (all, only the last, or those with these indices in
+    ``messages``) and their terminators.
 
     Where the template ends the last turn with no terminator, the end-of-text token is appended and supervised.
-    ``where`` (``file:line:field``) names the row in findings. Raises Refused with ``template.none``,
-    ``template.role``, ``template.render``, ``template.prefix`` or ``template.slow-tokenizer``.
+    ``where`` (``file:line:field``) names the row in findings. Raises Refused with ``template.none``, ``template.role``,
+    ``template.render``, ``template.prefix``, ``template.drops`` or ``template.slow-tokenizer``.
     """
     rendered = render(tokenizer, messages, tools=tools, add_generation_prompt=add_generation_prompt, where=where)
     indices = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    indices = indices[-1:] if train_on == "last" else indices
+    if train_on != "all":
+        indices = indices[-1:] if isinstance(train_on, str) else list(train_on)
     turns = assistant_turns(tokenizer, rendered, messages, indices, tools=tools, where=where)
     text = rendered.text
+    taught = {i: "".join(text[a:b] for a, b in turn.spans) for i, turn in zip(indices, turns, strict=True)}
+    if findings := left_out(text, messages, taught, tools, where):
+        raise Refused(*findings)
     if indices[-1:] == [len(messages) - 1] and not add_generation_prompt:
         text, turns[-1] = _end_of_text(text, turns[-1], tokenizer)
     return encode_spans(tokenizer, text, [turn.spans for turn in turns])

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from luthier.data.files import kind
+from luthier.data.tool_calls import call_of_text, read_calls, unanswered
 from luthier.types import Message
 
 Report = Callable[[str, str, str, str], None]
@@ -15,6 +16,7 @@ Report = Callable[[str, str, str, str], None]
 
 ROLES = {role: role for role in ("system", "user", "assistant", "tool")}
 SHAREGPT_ROLES = ROLES | {"human": "user", "gpt": "assistant", "function": "tool", "observation": "tool"}
+SHAREGPT_ROLES |= {"function_call": "assistant"}
 KINDRED = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant"}
 KINDRED |= {"developer": "system", "function": "tool", "observation": "tool", "chatgpt": "assistant"}
 
@@ -40,9 +42,13 @@ def _turn(turn: Any, at: str, report: Report, roles: Mapping[str, str]) -> Messa
         return None
     who, says = "from" if "from" in turn else "role", "value" if "value" in turn else "content"
     role = _role(turn.get(who), f"{at}.{who}", report, roles)
+    if role == "assistant" and turn.get(who) == "function_call":
+        return {"role": role, "content": None, "tool_calls": call_of_text(turn.get(says), f"{at}.{says}", report)}
     content = _content(turn.get(says), f"{at}.{says}", report, role, bool(turn.get("tool_calls")))
     # None stands for "not there": tables fill a key that only some turns have.
     rest = {key: part for key, part in turn.items() if key not in (who, says) and part is not None}
+    if rest.get("tool_calls"):
+        rest["tool_calls"] = read_calls(rest["tool_calls"], f"{at}.tool_calls", report, role)
     return {"role": role, "content": content, **rest} if role else None
 
 
@@ -64,7 +70,11 @@ def _content(content: Any, at: str, report: Report, role: str | None, calls_tool
         if not (role == "assistant" and calls_tools):
             report("data.null-content", at, "is null, which only a turn with tool_calls may be", "")
         return None
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        others = sorted({str(part.get("type")) for part in content} - {"text"})
+        if others:
+            report("data.type", at, f"has a part of type {' and '.join(others)}: only text is read", "")
+            return None
         content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(content, str):
         report("data.type", at, f"must be text, this is {kind(content)}", "")
@@ -89,3 +99,6 @@ def check_order(turns: list[Message], at: str, report: Report) -> None:
         problem = "the last turn must be the assistant's: there is no answer to learn"
     if problem:
         report("data.role-order", at, f"{problem} (roles: {', '.join(roles) or 'none'})", "")
+        return
+    for index, what in unanswered(turns):
+        report("data.tool-call", f"{at}[{index}]", what, "")

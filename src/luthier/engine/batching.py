@@ -1,6 +1,6 @@
 """Which rows make which step, and how a step's rows are cut into micro-batches.
 
-The order of rows is a pure function of (seed, epoch, data hash); micro-batches are a pure function of the rows' lengths
+The order of rows is a pure function of (seed, epoch, data hash, mixture); micro-batches are one of the rows' lengths
 and the token budget. Neither knows of processes, workers or where a run was resumed.
 """
 
@@ -13,24 +13,44 @@ from functools import lru_cache
 
 import numpy as np
 
+from luthier.data.mixing import Mixture
+
 
 class Order:
-    """The rows of each optimizer step, counted from 0, over as many epochs as asked for."""
+    """The rows of each optimizer step, counted from 0, over as many epochs as asked for.
 
-    def __init__(self, rows: int, batch_size: int, seed: int, data_hash: str):
+    An epoch has each row once, or what the ``mixture`` of several sets draws for it.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int, data_hash: str, mixture: Mixture | None = None):
         self.rows, self.batch_size, self.seed, self.data_hash = rows, batch_size, seed, data_hash
+        self.mixture = mixture
         self.steps_per_epoch = math.ceil(rows / batch_size)
         self._permutation = lru_cache(maxsize=2)(self._draw)
 
+    def _generator(self, name: str) -> np.random.Generator:
+        digest = hashlib.sha256(f"{self.seed}:{name}:{self.data_hash}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
     def _draw(self, epoch: int) -> np.ndarray:
-        digest = hashlib.sha256(f"{self.seed}:{epoch}:{self.data_hash}".encode()).digest()
-        return np.random.default_rng(int.from_bytes(digest[:16], "big")).permutation(self.rows)
+        if self.mixture is not None:
+            return self.mixture.epoch(epoch, self._generator)
+        return self._generator(str(epoch)).permutation(self.rows)
 
     def step(self, step: int) -> list[int]:
         """Row indices of a step; the last step of an epoch may be smaller."""
         epoch, place = divmod(step, self.steps_per_epoch)
         start = place * self.batch_size
         return self._permutation(epoch)[start : start + self.batch_size].tolist()
+
+    def counts(self, steps: int) -> np.ndarray:
+        """How often each row is learned in the first ``steps`` steps."""
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        counts = np.zeros(self.rows, dtype=np.int64)
+        for epoch in range(epochs + bool(rest)):
+            drawn = self._permutation(epoch)
+            np.add.at(counts, drawn if epoch < epochs else drawn[: rest * self.batch_size], 1)
+        return counts
 
 
 def micro_batches(lengths: Sequence[int], budget: int, *, padded: bool, at_least: int = 1) -> list[list[int]]:

@@ -54,7 +54,7 @@ def fit(
     choose(model, adaptation)
     optimizer = build(parameters, plan.learning_rate, plan.weight_decay)
     progress = _resume(resume, adaptation, optimizer)
-    order = Order(len(rows), plan.batch_size, plan.seed, plan.data_hash)
+    order = Order(len(rows), plan.batch_size, plan.seed, plan.data_hash, plan.mixture)
     began = time.monotonic() - progress.seconds
 
     with stop_on_signal() as stop, matmul_route(plan.matmul):
@@ -75,6 +75,8 @@ def fit(
 
             if math.isfinite(norm) and math.isfinite(sums.total):
                 optimizer.step()
+                if adaptation.after_step is not None:
+                    adaptation.after_step(step + 1)
                 progress.skipped = 0
             else:
                 _not_finite(step, sums, [rows[i]["row"] for i in indices], progress, emit)
@@ -176,6 +178,8 @@ def _save(
             "parameters": {name: p.detach() for name, p in adaptation.parameters.items()},
             "optimizer": state_tensors(optimizer, adaptation.parameters),
         }
+        if adaptation.state:
+            tensors["method"] = adaptation.state
         state = {key: value for key, value in vars(progress).items() if key != "stopped" or not value.startswith("SIG")}
         checkpoint.save(folder, progress.step, tensors=tensors, state=state, recipe_hash=plan.recipe_hash)
         checkpoint.rotate(folder, plan.keep, progress.best_step or None, plan.recipe_hash)
@@ -204,3 +208,6 @@ def _restore(adaptation: Adaptation, found: Checkpoint) -> None:
     tensors = found.tensors("parameters")
     for name, parameter in adaptation.parameters.items():
         parameter.copy_(tensors[name])
+    kept = found.tensors("method") if adaptation.state else {}
+    for name, tensor in adaptation.state.items():
+        tensor.copy_(kept[name])

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from luthier.data.mixing import Mixture
+
 Emit = Callable[[dict[str, Any]], None]
 """Takes a record of a step, an evaluation or an event."""
 
@@ -34,6 +36,7 @@ class Plan:
     recipe_hash: str
     data_hash: str
     final: str = "best"
+    mixture: Mixture | None = None
 
 
 @dataclass

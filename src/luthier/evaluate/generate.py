@@ -20,9 +20,23 @@ def terminators(backbone: Backbone) -> list[int]:
     return sorted(int(i) for i in found | {backbone.tokenizer.eos_token_id} if i is not None)
 
 
+class _OfTheAnswer:
+    """Forbids what would write n tokens in a row twice. transformers' own rule counts a decoder's prompt too, so that
+    a summary could not take three words from its document."""
+
+    def __init__(self, size: int, first: int):
+        from transformers import NoRepeatNGramLogitsProcessor
+
+        self.rule, self.first = NoRepeatNGramLogitsProcessor(size), first
+
+    def __call__(self, ids_KL: torch.Tensor, scores_KV: torch.Tensor) -> torch.Tensor:
+        return self.rule(ids_KL[:, self.first :], scores_KV)  # type: ignore[arg-type]
+
+
 def generate(
-    backbone: Backbone, prompts: Sequence[list[int]], *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0,
-    num_beams: int = 1, stop: Sequence[int] = (), batch_size: int = 8,
+    backbone: Backbone, prompts: Sequence[list[int]], *, max_new_tokens: int, min_new_tokens: int = 0,
+    temperature: float = 0.0, seed: int = 0, num_beams: int = 1, length_penalty: float = 1.0,
+    no_repeat_ngram_size: int = 0, stop: Sequence[int] = (), batch_size: int = 8,
 ) -> list[list[int]]:  # fmt: skip
     """The ids that follow each prompt, or that an encoder-decoder writes from it, without the terminator.
 
@@ -32,6 +46,8 @@ def generate(
     pad = backbone.tokenizer.pad_token_id if backbone.tokenizer.pad_token_id is not None else ends[0]
     answers: list[list[int]] = []
     sampling: dict[str, Any] = {"do_sample": False, "num_beams": num_beams}
+    if num_beams > 1:
+        sampling["length_penalty"] = length_penalty
     if temperature > 0:
         sampling = {"do_sample": True, "num_beams": 1, "temperature": temperature}
     with evaluating(backbone.model), backbone.attention("sdpa"), torch.no_grad(), torch.random.fork_rng():
@@ -43,13 +59,17 @@ def generate(
             ids_KL, mask_KL = (tensors[key].to(backbone.device) for key in ("input_ids", "attention_mask"))
             inputs = backbone.generation_inputs(ids_KL, mask_KL)
             new = _room(backbone, ids_KL.shape[1], max_new_tokens)
-            grown = cast(Any, backbone.model).generate(
-                **inputs, max_new_tokens=new, eos_token_id=ends, pad_token_id=pad, **sampling
-            )
             # An encoder-decoder gives what it wrote, after its start token; a decoder its prompt too, unless that was
             # given as embeddings.
             given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-            for row in grown[:, 1 if backbone.encoder_decoder else given :].tolist():
+            first = 1 if backbone.encoder_decoder else given
+            rules = [_OfTheAnswer(no_repeat_ngram_size, first)] if no_repeat_ngram_size else []
+            least = {"min_new_tokens": min(min_new_tokens, new)} if min_new_tokens else {}
+            grown = cast(Any, backbone.model).generate(
+                **inputs, max_new_tokens=new, eos_token_id=ends, pad_token_id=pad, logits_processor=rules,
+                **least, **sampling,
+            )  # fmt: skip
+            for row in grown[:, first:].tolist():
                 cut = next((at for at, token in enumerate(row) if token in ends), len(row))
                 answers.append(row[:cut])
     return answers

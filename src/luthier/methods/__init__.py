@@ -28,6 +28,7 @@ SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "rslora": ("lora", {"rslora": True}),
     "dora": ("lora", {"variant": "dora"}),
     "pissa": ("lora", {"variant": "pissa"}),
+    "adalora": ("lora", {"variant": "adalora"}),
     "vera": ("lora", {"variant": "vera"}),
     "oft": ("lora", {"variant": "oft"}),
     "qlora": ("lora", {"quantize": "nf4"}),

@@ -8,9 +8,12 @@ and saved one folder each, under the method's name, so that PEFT opens the parts
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +90,10 @@ class Methods:
         """How many of the model's positions they take from the text."""
         return sum(options.positions(backbone) for options in self.options.values())
 
+    def lasting(self, steps: int) -> None:
+        for options in self.options.values():
+            options.lasting(steps)
+
     def load_kwargs(self) -> dict[str, Any]:
         return {key: value for options in self.options.values() for key, value in options.load_kwargs().items()}
 
@@ -104,9 +111,9 @@ class Methods:
                 findings += refused.findings
         if findings:
             raise Refused(*findings)
-        return made[0] if len(made) == 1 else self._together(backbone, made)
+        return made[0] if len(made) == 1 else self._as_one(backbone, made)
 
-    def _together(self, backbone: Backbone, made: list[Adaptation]) -> Adaptation:
+    def _as_one(self, backbone: Backbone, made: list[Adaptation]) -> Adaptation:
         parameters: dict[str, Any] = {}
         known: set[int] = set()
         for one in made:
@@ -136,9 +143,12 @@ class Methods:
                     one.save(folder / one.method)
 
         mixed = next((one for one in made if one.mixing is not None), Adaptation("", {}, save))
+        penalties, tells = _together([one.penalty for one in made]), _together([one.told for one in made])
         return Adaptation(
             self.name, parameters, save, base=None if None in bases else base, merge=merge if linear else None,
-            members=mixed.members, mixing=mixed.mixing, penalty=mixed.penalty,
+            members=mixed.members, mixing=mixed.mixing, penalty=penalties and (lambda: reduce(add, penalties())),
+            after_step=_together([one.after_step for one in made]), told=tells and (lambda: dict(ChainMap(*tells()))),
+            state={name: tensor for one in made for name, tensor in one.state.items()},
         )  # fmt: skip
 
     def attach(self, backbone: Backbone, folder: Path) -> Solved | None:
@@ -168,6 +178,12 @@ class Methods:
         for name, options in self._ordered():
             if not options.whole:
                 METHODS.load(name).fold(backbone)
+
+
+def _together(calls: Sequence[Callable[..., Any] | None]) -> Callable[..., Any] | None:
+    """One that calls all that are there and returns what they return; None where none is."""
+    there = [call for call in calls if call is not None]
+    return (lambda *given: [call(*given) for call in there]) if there else None
 
 
 def _save_weights(folder: Path, backbone: Backbone, adaptation: Adaptation) -> None:

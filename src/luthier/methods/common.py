@@ -50,6 +50,15 @@ class MethodOptions(Options):
     listed: ClassVar[str] = ""
     """The option that a bare list stands for: ``method: {fusion: [runs/a, runs/b]}``."""
     _base: Path = PrivateAttr(Path("."))
+    _steps: int = PrivateAttr(0)
+
+    def lasting(self, steps: int) -> None:
+        """Told before ``adapt``: how many optimizer steps the run has."""
+        self._steps = steps
+
+    @property
+    def steps(self) -> int:
+        return self._steps
 
     def beside(self, base: Path) -> None:
         """Paths are relative to ``base`` where they don't lead anywhere from here."""

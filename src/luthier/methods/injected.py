@@ -38,6 +38,11 @@ def inject(backbone: Backbone, config: PeftConfig) -> dict[str, nn.Parameter]:
     except (ValueError, TypeError) as error:
         what = f"PEFT can't put {config.peft_type} into this model: {str(error).splitlines()[0]}"
         raise Refused(Finding("method.unsupported", "method", what, "use `lora`, which works here")) from None
+    return new_parameters(backbone, known)
+
+
+def new_parameters(backbone: Backbone, known: set[int]) -> dict[str, nn.Parameter]:
+    """Those that are not among ``known`` by identity, and that PEFT would train."""
     return {n: p for n, p in backbone.model.named_parameters() if id(p) not in known and p.requires_grad}
 
 
@@ -53,8 +58,13 @@ def adaptation(method: str, backbone: Backbone, config: PeftConfig, added: dict[
     )
 
 
-def attach(backbone: Backbone, folder: Path, *, extra: Callable[[], Mapping[str, Tensor]] = dict) -> None:
+def attach(
+    backbone: Backbone, folder: Path, *, resize: Callable[[Backbone, Any], None] = lambda backbone, config: None,
+    extra: Callable[[], Mapping[str, Tensor]] = dict,
+) -> None:  # fmt: skip
     """Put a saved adapter on its base model, in place, with ``extra`` places that its file fills.
+
+    ``resize(backbone, config)`` may give the injected layers other sizes first.
 
     Raises Refused where it does not fit.
     """
@@ -66,7 +76,11 @@ def attach(backbone: Backbone, folder: Path, *, extra: Callable[[], Mapping[str,
     # Without what names code, and what would wrap the head: it is put back by its own names.
     known = {one.name for one in fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])} - NOT_OURS
     kept = {key: value for key, value in settings.items() if key in known}
-    added = inject(backbone, PEFT_TYPE_TO_CONFIG_MAPPING[kind](**kept | {"inference_mode": False}))
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[kind](**kept | {"inference_mode": False})
+    known_parameters = {id(parameter) for parameter in backbone.model.parameters()}
+    inject(backbone, config)
+    resize(backbone, config)
+    added = new_parameters(backbone, known_parameters)
     for parameter in added.values():
         parameter.data = parameter.data.float()
     restore({**named(added), **by_file_name(new_head(backbone)), **extra()}, tensors)

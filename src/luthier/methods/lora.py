@@ -14,20 +14,22 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from peft import LoraConfig, OFTConfig, PeftConfig, VeraConfig
+from peft import AdaLoraConfig, LoraConfig, OFTConfig, PeftConfig, VeraConfig
 from peft.tuners.vera import VeraLayer
 from pydantic import Field
 from torch import Tensor
 
-from luthier.methods.common import MethodOptions, new_head, save_adapter
+from luthier.methods.common import PREFIX, MethodOptions, new_head, save_adapter
 from luthier.methods.injected import adaptation, conv1d, fold, inject, merge, named, settings
 from luthier.methods.injected import attach as attach_injected
+from luthier.methods.rank_budget import RankBudget, Schedule, adaptive_layers, shrink
 from luthier.models.backbone import Backbone
 from luthier.types import Adaptation, Finding, Refused
 
 __all__ = ["DEFAULTS", "Options", "adapt", "attach", "fold"]
 
 DEFAULTS = {"learning_rate": 5e-4}
+BUDGET = ("initial_rank", "tinit", "tfinal", "deltaT", "orthogonality")
 
 
 class Options(MethodOptions):
@@ -37,10 +39,26 @@ class Options(MethodOptions):
     alpha: float = Field(16, gt=0, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="of what goes into the update, while training")
     targets: list[str] = Field(default=["all"], description="roles, layer names or a regular expression")
-    variant: Literal["lora", "dora", "pissa", "vera", "oft"] = Field(
+    variant: Literal["lora", "dora", "pissa", "adalora", "vera", "oft"] = Field(
         "lora",
-        description="DoRA: direction and magnitude apart; PiSSA: begins in the largest singular vectors; VeRA: two "
-        "vectors around shared random matrices; OFT: an orthogonal turn",
+        description="DoRA: direction and magnitude apart; PiSSA: begins in the largest singular vectors; AdaLoRA: a "
+        "budget of ranks goes to the matrices that matter; VeRA: two vectors around shared random matrices; OFT: an "
+        "orthogonal turn",
+    )
+    initial_rank: int | None = Field(
+        None,
+        gt=0,
+        description="AdaLoRA: of each matrix at first, where `rank` is the mean at the end; default: 3/2 rank",
+    )
+    tinit: float | None = Field(
+        None, ge=0, description="AdaLoRA: steps before the ranks begin to fall, or a share below 1; default: 0.1"
+    )
+    tfinal: float | None = Field(
+        None, ge=0, description="AdaLoRA: steps at the end with the ranks settled, or a share below 1; default: 0.5"
+    )
+    deltaT: int | None = Field(None, gt=0, description="AdaLoRA: steps between two allocations; default: 1")
+    orthogonality: float | None = Field(
+        None, ge=0, description="AdaLoRA: weight of the distance of A Aᵀ and Bᵀ B from the identity; default: 0.5"
     )
     rslora: bool = Field(False, description="scaled by alpha / √rank instead")
     quantize: Literal["nf4"] | None = Field(
@@ -48,12 +66,21 @@ class Options(MethodOptions):
     )
 
     def defaults(self) -> dict[str, Any]:
-        """VeRA's two vectors want about ten times LoRA's rate (its paper's appendix A)."""
-        return {"learning_rate": 5e-3} if self.variant == "vera" else {}
+        """VeRA's two vectors want about ten times LoRA's rate (its paper's appendix A); AdaLoRA is within its budget
+        only at the end, so that the last weights are meant and not the best before."""
+        chosen: dict[str, dict[str, Any]] = {
+            "vera": {"learning_rate": 5e-3},
+            "adalora": {"learning_rate": 2e-3, "final": "last"},
+        }
+        return chosen.get(self.variant, {})
 
     def load_kwargs(self) -> dict[str, Any]:
         if self.quantize is None:
             return {}
+        if self.variant == "adalora":
+            what = "AdaLoRA on weights in 4 bits is not there"
+            mend = "use `method: qlora`, or remove `lora.quantize`"
+            raise Refused(Finding("recipe.combination", "lora.quantize", what, mend, "no test has compared its merge"))
         if find_spec("bitsandbytes") is None or not torch.cuda.is_available():
             missing = "bitsandbytes" if find_spec("bitsandbytes") is None else "a CUDA GPU"
             mend = 'remove `lora.quantize`, or install "luthier[qlora]" on a machine with a GPU'
@@ -72,13 +99,46 @@ class Options(MethodOptions):
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
+    _check(options)
     targets = [linear.name for linear in backbone.seams.linears_by_role(options.targets)]
     config = _config(options, targets, conv1d(backbone, targets))
     added = inject(backbone, config)
     made = adaptation("lora", backbone, config, added)
     if options.variant == "pissa":
         return _pissa(backbone, config, added, made)
+    if options.variant == "adalora":
+        return _adalora(backbone, config, options, made)
     return _vera(backbone, config, added, made) if options.variant == "vera" else made
+
+
+def _check(options: Options) -> None:
+    """Raises Refused for AdaLoRA's options elsewhere, and for a budget or a schedule in which no rank could fall."""
+    given = [key for key in BUDGET if vars(options)[key] is not None]
+    if options.variant != "adalora":
+        mend = "remove it, or use `method: adalora`"
+        what = f"nothing reads it with `variant: {options.variant}`"
+        findings = [Finding("recipe.combination", f"lora.{key}", what, mend) for key in given]
+    else:
+        findings = _budget_findings(options, _schedule(options))
+    if findings:
+        raise Refused(*findings)
+
+
+def _budget_findings(options: Options, schedule: Schedule) -> list[Finding]:
+    found, initial = [], _initial_rank(options)
+    if options.rslora:
+        what = "AdaLoRA scales by alpha / initial rank, and has no square root of it"
+        found.append(Finding("recipe.combination", "lora.rslora", what, "remove `rslora`"))
+    if initial <= options.rank:
+        what = f"the ranks begin at {initial} and are to end at a mean of {options.rank}: none would fall"
+        mend = f"give more than {options.rank}, or use `method: lora`"
+        found.append(Finding("recipe.value", "lora.initial_rank", what, mend))
+    if schedule.initial >= schedule.settled:
+        told = f"{schedule.initial} before the ranks fall (tinit) and {schedule.final} after (tfinal)"
+        what = f"{schedule.steps} steps leave none in which the ranks fall: {told}"
+        mend = "train longer, or give a smaller tinit or tfinal"
+        found.append(Finding("method.too-few-steps", "lora.tinit", what, mend, "the model would stay over its budget"))
+    return found
 
 
 def _config(options: Options, targets: list[str], fan_in_fan_out: bool) -> PeftConfig:
@@ -87,6 +147,20 @@ def _config(options: Options, targets: list[str], fan_in_fan_out: bool) -> PeftC
         return VeraConfig(r=options.rank, vera_dropout=options.dropout, save_projection=True, **shared)
     if options.variant == "oft":
         return OFTConfig(r=0, oft_block_size=options.rank, module_dropout=options.dropout, **shared)
+    if options.variant == "adalora":
+        schedule = _schedule(options)
+        return AdaLoraConfig(
+            init_r=_initial_rank(options),
+            target_r=options.rank,
+            tinit=schedule.initial,
+            tfinal=schedule.final,
+            deltaT=schedule.every,
+            total_step=schedule.steps,
+            orth_reg_weight=0.5 if options.orthogonality is None else options.orthogonality,
+            lora_alpha=options.alpha,  # type: ignore[arg-type]
+            lora_dropout=options.dropout,
+            **shared,
+        )
     return LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,  # type: ignore[arg-type]
@@ -100,7 +174,37 @@ def _config(options: Options, targets: list[str], fan_in_fan_out: bool) -> PeftC
 
 def attach(backbone: Backbone, folder: Path) -> None:
     """Put a saved adapter on its base model, in place. Raises Refused where it does not fit."""
-    attach_injected(backbone, folder, extra=lambda: _projections(backbone))
+    attach_injected(backbone, folder, resize=shrink, extra=lambda: _projections(backbone))
+
+
+def _adalora(backbone: Backbone, config: PeftConfig, options: Options, made: Adaptation) -> Adaptation:
+    """The budget is told the steps; what is saved has only the triplets that stayed."""
+    assert isinstance(config, AdaLoraConfig)
+    budget = RankBudget(adaptive_layers(backbone), config, _schedule(options))
+
+    def save(folder: Path) -> None:
+        pattern, tensors = budget.saved()
+        told = settings(config) | {"rank_pattern": pattern}
+        save_adapter(folder, backbone, told, {f"{PREFIX}{n}": t for n, t in tensors.items()}, new_head(backbone))
+
+    return replace(
+        made, save=save, penalty=budget.penalty if config.orth_reg_weight else None, after_step=budget.after_step,
+        state=budget.state, told=lambda: {"ranks": budget.ranks()},
+    )  # fmt: skip
+
+
+def _initial_rank(options: Options) -> int:
+    """One and a half times the rank at the end, as in the paper (section 4)."""
+    return options.initial_rank or (3 * options.rank + 1) // 2
+
+
+def _schedule(options: Options) -> Schedule:
+    def counted(given: float) -> int:
+        return int(given * options.steps) if given < 1 else int(given)
+
+    initial = counted(0.1 if options.tinit is None else options.tinit)
+    final = counted(0.5 if options.tfinal is None else options.tfinal)
+    return Schedule(options.steps, initial, final, options.deltaT or 1)
 
 
 def _vera(backbone: Backbone, config: PeftConfig, added: dict[str, Any], made: Adaptation) -> Adaptation:

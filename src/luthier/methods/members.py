@@ -99,16 +99,19 @@ def specs(config: dict[str, Any], folder: Path) -> dict[str, Spec]:
 
 def check_bases(backbone: Backbone, members: Sequence[Member]) -> None:
     """Raises Refused for each member that was trained on other weights: its numbers would mean nothing here."""
-    findings = []
-    for member in members:
-        if member.config.get("base") != backbone.fingerprint:
-            other = member.config.get("base_model_name_or_path")
-            what = f"it was trained on {other}, and the weights of {backbone.name} differ from those"
-            findings.append(
-                Finding("adapter.base", str(member.folder), what, "use the base model that it was trained on")
-            )
+    findings = [
+        other_base(member.folder, str(member.config.get("base_model_name_or_path")), backbone)
+        for member in members
+        if member.config.get("base") != backbone.fingerprint
+    ]
     if findings:
         raise Refused(*findings)
+
+
+def other_base(folder: Path, trained_on: str, backbone: Backbone) -> Finding:
+    """What lies in ``folder`` was learned beside other weights than these."""
+    what = f"it was trained on {trained_on}, and the weights of {backbone.name} differ from those"
+    return Finding("adapter.base", str(folder), what, "use the base model that it was trained on")
 
 
 def check_alike(members: Sequence[Member]) -> None:

@@ -12,5 +12,6 @@ OBJECTIVES = Registry(
     classification="luthier.objectives.classification",
     multi_label="luthier.objectives.multi_label",
     regression="luthier.objectives.regression",
+    tags="luthier.objectives.tags",
     contrastive="luthier.objectives.contrastive",
 )

@@ -122,7 +122,7 @@ def worst_groups(prepared: Prepared, rows: Sequence[Features]) -> list[list[int]
     first is larger still, or is the only one, it comes first.
     """
     recipe: Any = prepared.resolved.recipe
-    order = Order(len(rows), recipe.batch_size, recipe.seed, rows_hash(prepared.train.rows))
+    order = Order(len(rows), recipe.batch_size, recipe.seed, rows_hash(prepared.train.rows), prepared.mixture)
     padded = prepared.backbone.layout == "padded"
     budget = int(recipe.micro_tokens)
 

@@ -12,9 +12,12 @@ from luthier.methods.combine import Methods
 from luthier.recipe.sections import Recipe
 
 # Keys that say where and how fast, not what: a run resumes under the same hash when they change.
-INCIDENTAL = {"out", "name", "track", "keep", "micro_tokens"}
+INCIDENTAL = {"out", "name", "track", "keep", "micro_tokens", "samples"}
 # Keys whose values may be paths, relative to the recipe's folder.
-PATHS = {"model.name", "model.template", "data.train", "data.eval"}
+PATHS = {"model.name", "model.template", "data.train", "data.eval", "samples.prompts"}
+
+# Keys of which the value is a mapping of a person's own names.
+WHOLE = {"columns", "template_options"}
 
 
 @dataclass
@@ -37,6 +40,8 @@ class ResolvedRecipe:
     def as_dict(self) -> dict[str, Any]:
         values = self.recipe.model_dump()
         values["model"] = {k: v for k, v in values["model"].items() if v is not None}
+        if not values["samples"]["prompts"]:
+            values.pop("samples")
         for name, options in self._sections():
             dumped = options.model_dump()
             if dumped:
@@ -92,7 +97,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"lora": {"rank": 8}} → {"lora.rank": 8}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict) and value and key != "columns":
+        if isinstance(value, dict) and value and key not in WHOLE:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

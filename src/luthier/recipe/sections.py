@@ -15,11 +15,18 @@ class ModelSection(Options):
     template: str | None = Field(
         None, description="chat template: `chatml`, `plain` or a .jinja file; default: the tokenizer's"
     )
+    template_options: dict[str, Any] = Field(
+        default_factory=dict, description="what the chat template reads, such as `enable_thinking: false`"
+    )
 
 
 class DataSection(Options):
     train: str | list[str | dict[str, Any]] = Field(
-        description="file, folder or hub id; several as a list, {path, weight} each"
+        description="file, folder or hub id; several as a list, {path, weight, share} each: `weight` multiplies the "
+        "loss of its rows, `share` is how much of an epoch is drawn from it"
+    )
+    temperature: float | None = Field(
+        None, gt=0, description="draws from several sets by size^(1/temperature), instead of shares; 1: as they are"
     )
     eval: str | list[str] | float | None = Field(
         None, description="files to evaluate on, or the share of train to split off"
@@ -35,6 +42,14 @@ class DataSection(Options):
         "stop", description="training rows that are also in eval: stop, or leave out"
     )
     max_bad_rows: int = Field(100, ge=0, description="with `on_bad_row: skip`, more than these stop the run")
+
+
+class SamplesSection(Options):
+    prompts: str | list[Any] | None = Field(
+        default=None, description="what is asked as training goes on: texts, conversations or rows; or a file of rows"
+    )
+    every: int | None = Field(default=None, gt=0, description="steps; default: as eval_every")
+    max_new_tokens: int = Field(default=64, gt=0, description="of an answer that is written")
 
 
 class Recipe(Options):
@@ -58,8 +73,8 @@ class Recipe(Options):
     max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled to this length")
 
     max_length: int | None = Field(None, gt=1, description="tokens; default: what the model takes")
-    overlong: Literal["error", "truncate", "drop"] | None = Field(
-        None, description="rows over `max_length`; default: the task's"
+    overlong: Literal["error", "truncate", "drop", "split"] | None = Field(
+        None, description="rows over `max_length`; `split` cuts conversations at turns; default: the task's"
     )
     packing: Literal["auto", "on", "off"] = Field(
         "auto", description="rows end to end with attention kept apart, instead of padded"
@@ -77,6 +92,8 @@ class Recipe(Options):
     metric: str | None = Field(None, description="what `best` means; default: the task's")
     final: Literal["best", "last"] | None = Field(None, description="which weights become the final model")
     keep: int = Field(2, gt=0, description="newest checkpoints kept, besides the best")
+
+    samples: SamplesSection = SamplesSection()
 
     seed: int = Field(0, ge=0, description="of the split, the order of rows, new weights and dropout")
     out: str = Field("runs", description="the folder of run folders")

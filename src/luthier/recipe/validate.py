@@ -66,6 +66,8 @@ def _open_short_forms(
         values["model"] = {"name": values["model"]}
     if isinstance(values.get("data"), str | list):
         values["data"] = {"train": values["data"]}
+    if isinstance(values.get("samples"), str | list):
+        values["samples"] = {"prompts": values["samples"]}
     given = values.get("method", "lora")
     if given == []:
         given = [None]  # said, and empty: not the default

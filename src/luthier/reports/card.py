@@ -17,7 +17,7 @@ from luthier.reports.verdict import verdict
 
 PIPELINE = {
     "classify": "text-classification", "chat": "text-generation", "complete": "text-generation",
-    "summarize": "summarization",
+    "summarize": "summarization", "tag": "token-classification", "translate": "translation",
 }  # fmt: skip
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

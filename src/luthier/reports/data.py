@@ -22,7 +22,7 @@ def data(folder: RunFolder) -> Html:
         return Html("")
     head = ["Split", "Files", "Format", "Rows", "Tokens", "Longest"]
     splits = table(head, rows, caption="Rows read, used and skipped", numeric={4, 5})
-    return join(splits, _balance(found.get("labels") or {}))
+    return join(splits, _sets((found.get("train") or {}).get("sets") or []), _balance(found.get("labels") or {}))
 
 
 def _split(name: str, split: Record) -> list[Any]:
@@ -49,6 +49,18 @@ def account(split: Record) -> str:
     text = " + ".join([f"{count(read)} read = {count(used)} used", *words])
     missing = read - used - sum(skipped.values())
     return f"{text}; {count(abs(missing))} not accounted for" if missing else text
+
+
+def _sets(sets: list[Record]) -> Html | None:
+    """What the run draws of each of several data sets that are mixed."""
+    if not sets:
+        return None
+    names = ("rows", "drawn", "used", "repeated", "left")
+    rows: list[list[Any]] = [
+        [element("code", one["path"]), f"{one['share']:.1%}", *(count(one[name]) for name in names)] for one in sets
+    ]
+    head = ["Data set", "Share of an epoch", "Rows", "Draws", "Used", "Repeats", "Never drawn"]
+    return table(head, rows, caption="Data sets mixed, over all planned steps", numeric={1, 2, 3, 4, 5, 6})
 
 
 def _balance(labels: dict[str, int]) -> Html | None:

@@ -14,6 +14,7 @@ from luthier.reports.figures import plain, unbroken
 from luthier.reports.folder import RunFolder, read_run, recipe_rows
 from luthier.reports.markup import Html, element, join, table
 from luthier.reports.mixing import mixing
+from luthier.reports.over_time import over_time
 from luthier.reports.result import before_after, facts, trained
 from luthier.reports.samples import samples
 from luthier.reports.verdict import verdict
@@ -112,6 +113,7 @@ SECTIONS = (
     ("findings", "Findings", findings),
     ("errors", "Errors", errors),
     ("samples", "Samples", samples),
+    ("over-time", "Answers over time", over_time),
     ("recipe", "Recipe", recipe),
     ("machine", "Machine and versions", machine),
 )

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-HEADS = {"classify": "SequenceClassification", "chat": "CausalLM", "complete": "CausalLM", "summarize": "CausalLM"}
+HEADS = {
+    "classify": "SequenceClassification", "tag": "TokenClassification", "chat": "CausalLM", "complete": "CausalLM",
+    "summarize": "CausalLM", "translate": "CausalLM",
+}  # fmt: skip
 ASK_CLASS = """\
 with torch.no_grad():
     logits = model(**tokenizer("A sentence to judge.", return_tensors="pt")).logits[0]
+"""
+ASK_TAGS = """\
+inputs = tokenizer("A sentence to tag.", return_tensors="pt")
+with torch.no_grad():
+    tags = model(**inputs).logits[0].argmax(-1).tolist()
+print([(tokenizer.decode(token), model.config.id2label[tag]) for token, tag in zip(inputs["input_ids"][0], tags)])
 """
 READ_CLASS = {
     "classification": "print(model.config.id2label[logits.argmax().item()], logits.softmax(-1).tolist())\n",
@@ -59,13 +68,13 @@ def loading_code(run: dict[str, Any], classes: list[str], options: dict[str, Any
     )
     loaded = f"model = {kind}.from_pretrained(folder{_sizes(run, classes) if peft else ''}).eval()"
     start = f'{imports}\n\nfolder = "."  # the folder that holds this card\n{loaded}\n'
-    torch = "import torch\n" if run["task"] == "classify" else ""
+    torch = "import torch\n" if run["task"] in ("classify", "tag") else ""
     return f"{torch}{start}tokenizer = AutoTokenizer.from_pretrained(folder)\n\n{_ask(run, options)}"
 
 
 def _sizes(run: dict[str, Any], classes: list[str]) -> str:
     """The base model's own config knows nothing of the new head: how many outputs, and what they are called."""
-    if run["task"] != "classify":
+    if run["task"] not in ("classify", "tag"):
         return ""
     if run.get("objective") == "regression" or not classes:
         return ", num_labels=1"
@@ -77,9 +86,12 @@ def _sizes(run: dict[str, Any], classes: list[str]) -> str:
 def _ask(run: dict[str, Any], options: dict[str, Any]) -> str:
     if run["task"] == "classify":
         return ASK_CLASS + READ_CLASS.get(run.get("objective", ""), "print(logits.tolist())\n")
-    if run["task"] == "summarize":
+    if run["task"] == "tag":
+        return ASK_TAGS
+    if run["task"] in ("summarize", "translate"):
         from_source = run["model"].get("encoder_decoder")
-        prompt = f"{options.get('prefix', '')}A document to summarize.{'' if from_source else options['separator']}"
+        example = "A document to summarize." if run["task"] == "summarize" else "A text to translate."
+        prompt = f"{options.get('prefix', '')}{example}{'' if from_source else options['separator']}"
         asked = f'inputs = tokenizer({prompt!r}, return_tensors="pt")\n'
         return asked + (GENERATE_FROM_SOURCE if from_source else GENERATE)
     if run["task"] in ("chat", "complete"):

@@ -13,7 +13,11 @@ def marked_rows(prepared: Any) -> list[dict[str, Any]]:
     for features in prepared.train.rows[:SHOWN]:
         source = str(prepared.train.examples[features["row"]].source)
         runs = _runs(prepared.backbone.tokenizer, features)
-        target = prepared.task.shown(prepared.train.examples[features["row"]])[1] if "target" in features else None
+        target = (
+            prepared.task.shown(prepared.train.examples[features["row"]])[1]
+            if features.keys() & {"target", "targets"}
+            else None
+        )
         shown.append(
             {"source": source, "tokens": sum(len(ids) for ids, _ in _parts(features)), "runs": runs, "target": target}
         )

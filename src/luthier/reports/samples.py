@@ -43,7 +43,11 @@ def sample(row: Record) -> Html:
     kinds = ["sample"] + [kind for kind in ("changed",) if row.get(kind)]
     kinds += ["wrong"] if row.get("right") is False else []
     aside = element("p", element("code", row.get("source", "")), _marks(row), class_="aside")
-    answers = [("Target", row.get("target")), ("Before", row.get("before")), ("After", row.get("after"))]
+    spans, text = row.get("spans") or {}, row.get("input", "")
+    answers = [
+        (name.capitalize(), marked(text, spans[name]) if spans.get(name) is not None else row.get(name))
+        for name in ("target", "before", "after")
+    ]
     lines = [
         element(
             "div",
@@ -54,8 +58,19 @@ def sample(row: Record) -> Html:
         for name, answer in answers
         if answer is not None
     ]
-    body = element("div", element("div", row.get("input", ""), class_="input", tabindex="0"), element("dl", lines))
+    body = element("div", element("div", text, class_="input", tabindex="0"), element("dl", lines))
     return element("article", aside, body, class_=" ".join(kinds))
+
+
+def marked(text: str, spans: list[Record]) -> Html:
+    """The text with its parts as ``<mark>``, each followed by its label."""
+    parts: list[Html | str] = []
+    at = 0
+    for span in spans:
+        inside = element("mark", text[span["start"] : span["end"]], element("small", span["label"]))
+        parts += [text[at : span["start"]], inside]
+        at = span["end"]
+    return join(parts, text[at:])
 
 
 def _text(answer: object) -> object:

@@ -100,6 +100,8 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
     after = predictor.judged(rows, outputs) if rows else {}
     if prepared.adaptation.mixing is not None and rows:
         outcome["mixing"] = mixing(prepared, predictor)
+    if prepared.adaptation.told is not None:
+        outcome |= prepared.adaptation.told()
     if processes.main:
         after |= predictor.generated(prepared.evaluation)
         if rows:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from luthier.evaluate.outputs import Reader
-from luthier.models.backbone import Backbone
+from luthier.methods.members import other_base
 from luthier.models.load import load, locate, unreadable, weight_findings
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
@@ -17,7 +17,7 @@ from luthier.runs.embedder import load_own
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import MICRO_TOKENS
 from luthier.tasks import TASKS
-from luthier.types import Finding, Refused
+from luthier.types import Refused
 
 
 def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> Predictor:
@@ -40,29 +40,24 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     dtype = "bfloat16" if recipe.precision == "bf16" and not methods.whole else "float32"
     needs = methods.needs(objective_module.Objective.needs)
     backbone = load(recipe.model.name, path, needs, config=task.config(), dtype=dtype, revision=recipe.model.revision)
-    if not methods.whole and not methods.load_kwargs():
-        _same_base(backbone, base)
+    plain = not methods.whole and not methods.load_kwargs()
+    if plain and base.get("fingerprint", backbone.fingerprint) != backbone.fingerprint:
+        raise Refused(other_base(final, base["name"], backbone))
     backbone.tokenizer = tokenizer
     backbone.place(device)
     backbone.choose_layout(recipe.packing)
     solved = None if methods.whole else methods.attach(backbone, final)
     backbone.model.eval()
     objective = objective_module.Objective(resolved.objective_options, backbone, None)
-    objective.encoder = task.encoder(backbone, recipe.max_length or 2048, "truncate")
+    objective.encoder = task.encoder(
+        backbone, recipe.max_length or 2048, "split" if recipe.overlong == "split" else "truncate"
+    )
     load_own(objective, final)
     precision = "fp32" if device.type == "cpu" and recipe.precision != "bf16" else str(recipe.precision)
     matmul = str(recipe.matmul) if device.type == "cpu" else "default"
     reader = Reader(backbone, micro_tokens=MICRO_TOKENS[device.type], precision=precision, matmul=matmul)
     pooling = solved.settings["pooling"] if solved is not None else ""
     return Predictor(task, backbone, objective, reader, solved, pooling)
-
-
-def _same_base(backbone: Backbone, base: dict[str, Any]) -> None:
-    """What was learned beside weights means nothing beside others."""
-    if base.get("fingerprint", backbone.fingerprint) != backbone.fingerprint:
-        what = f"the weights of {backbone.path} are not those that this run was trained on"
-        mend = "put the base model back as it was, or train again on this one"
-        raise Refused(Finding("run.base", "model.name", what, mend))
 
 
 def _saved(final: Path) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from luthier.data.encode import Encoded
 from luthier.evaluate.outputs import Reader
 from luthier.models.backbone import Backbone
+from luthier.tasks.common import Marks
 from luthier.types import Example, Features, Solved
 
 
@@ -77,5 +78,7 @@ class Predictor:
             shown, target = self.task.shown(example)
             right = self.task.right(example, answer)
             row = {"source": str(example.source), "input": shown, "target": target, "right": right}
-            rows.append(row | {"answer": self.task.shown_answer(answer), "decided": self.task.decided(answer)})
+            spans = {"spans": self.task.marks(example, answer)} if isinstance(self.task, Marks) else {}
+            told = {"answer": self.task.shown_answer(answer), "decided": self.task.decided(answer)}
+            rows.append(row | told | spans)
         return rows

@@ -18,10 +18,12 @@ from luthier.models.load import load, locate
 from luthier.models.probes import head_problem
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
 from luthier.runs.rows import read_rows, tell
+from luthier.runs.sampling import read_prompts
 from luthier.tasks import TASKS
-from luthier.types import Adaptation, Example, Finding, Refused
+from luthier.types import Adaptation, Finding, Refused
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
 
@@ -48,7 +50,8 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     rows = read_rows(resolved, task)
     findings += rows.findings
     studied = task.study([*rows.train, *rows.selection], rows.evaluation) if rows.train else []
-    findings += studied + check_settings(resolved, task, rows)
+    prompts, unasked = read_prompts(resolved, task)
+    findings += studied + check_settings(resolved, task, rows) + unasked
     path, missing = means.locate(recipe.model.name, resolved.base)
     findings += missing
     if (
@@ -66,7 +69,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     policy = recipe.overlong or "truncate"
     objective.encoder = task.encoder(backbone, limit, policy)
     train = encode(objective, rows.train, limit, policy, "data.train")
-    known = [example for example in rows.evaluation if not _unknown_to(task, example)]
+    known = [example for example in rows.evaluation if not task.unknown([example])]
     evaluation = encode(objective, known, limit, policy, "data.eval")
     selection = encode(objective, rows.selection, limit, policy, "data.select")
     for encoded in (train, evaluation, selection):
@@ -75,22 +78,19 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         raise Refused(
             *findings, Finding("data.empty", "data.train", "no row is left to train on", "mend the rows above")
         )
+    _resolve_steps(resolved, task, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
     own = own_parameters(objective)  # a temperature that is learned: it trains, and is no part of the model
     adaptation.parameters = {**adaptation.parameters, **{f"objective.{name}": p for name, p in own.items()}}
-    tell(rows.report, train, evaluation)
+    tell(rows.report, train, evaluation, task.labels)
     prepared = Prepared(
         resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
     )
-    _resolve_steps(prepared, device)
+    prepared.prompts = prompts
+    prepared.mixture = mix(prepared)
+    tell_mixture(prepared)
     prepared.findings += means.checks(prepared)
     return prepared
-
-
-def _unknown_to(task: Any, example: Example) -> bool:
-    labels = task.labels
-    names = example.label if isinstance(example.label, list) else [example.label]
-    return bool(labels) and not isinstance(example.label, float) and any(str(name) not in labels for name in names)
 
 
 def _defaults(resolved: ResolvedRecipe) -> None:
@@ -105,7 +105,7 @@ def _defaults(resolved: ResolvedRecipe) -> None:
 
 
 def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: Means) -> tuple[Backbone, Any]:
-    from luthier.data.render import load_template
+    from luthier.data.render import fix_options, load_template
     from luthier.engine.precision import choose_matmul
 
     recipe = resolved.recipe
@@ -142,6 +142,7 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
         raise Refused(Finding("model.head", "model.name", what, mend))
     if recipe.model.template:
         load_template(backbone.tokenizer, recipe.model.template, resolved.base)
+    fix_options(backbone.tokenizer, recipe.model.template_options)
     if not extra:
         backbone.place(device)
     backbone.choose_layout(recipe.packing)
@@ -177,6 +178,7 @@ def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
     import torch
 
     torch.manual_seed(resolved.recipe.seed)
+    resolved.methods.lasting(int(resolved.recipe.steps or 0))
     try:
         return resolved.methods.adapt(backbone)
     except Refused as refused:
@@ -184,18 +186,19 @@ def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
         return Adaptation(resolved.methods.name, {}, lambda folder: None)
 
 
-def _resolve_steps(prepared: Prepared, device: Any) -> None:
-    resolved, recipe = prepared.resolved, prepared.resolved.recipe
+def _resolve_steps(resolved: ResolvedRecipe, task: Any, rows: int, choosing: bool, device: Any) -> None:
+    """What follows from the number of training rows; ``choosing``: whether there are rows to choose a checkpoint on."""
+    recipe = resolved.recipe
     batch_size = recipe.batch_size or 16
-    per_epoch = math.ceil(len(prepared.train.rows) / batch_size)
+    per_epoch = math.ceil(rows / batch_size)
     values = {
         "batch_size": batch_size,
         "learning_rate": recipe.learning_rate or 1e-4,
         "steps": recipe.steps or max(1, math.ceil(recipe.epochs * per_epoch)),
         "eval_every": recipe.eval_every or per_epoch,
         "micro_tokens": recipe.micro_tokens or MICRO_TOKENS[device.type],
-        "metric": recipe.metric or prepared.task.metric,
-        "final": recipe.final or ("best" if prepared.choosing else "last"),
+        "metric": recipe.metric or task.metric,
+        "final": recipe.final or ("best" if choosing else "last"),
     }
     values["save_every"] = recipe.save_every or values["eval_every"]
     for key, value in values.items():

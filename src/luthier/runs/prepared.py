@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from luthier.data.encode import Encoded
+from luthier.data.mixing import Mixture
 from luthier.engine.cache import rows_hash
 from luthier.models.backbone import Backbone
 from luthier.recipe import ResolvedRecipe
@@ -28,6 +29,9 @@ class Prepared:
     data: dict[str, Any]
     findings: list[Finding] = field(default_factory=list)
     selection: Encoded = field(default_factory=Encoded)
+    mixture: Mixture | None = None
+    prompts: list[Any] = field(default_factory=list)
+    """What is asked as training goes on."""
 
     @property
     def errors(self) -> list[Finding]:

@@ -71,6 +71,8 @@ def _write_samples(path: Path, before: list[dict[str, Any]], after: list[dict[st
     for i, sample in enumerate(after):
         answer, decided = sample.pop("answer"), sample.pop("decided")
         old = before[i] if i < len(before) else None
+        if old and "spans" in old:
+            sample["spans"]["before"] = old["spans"]["after"]
         changed = old is not None and old["decided"] != decided
         lines.append(sample | {"before": old["answer"] if old else None, "after": answer, "changed": changed})
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

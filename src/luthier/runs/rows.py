@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,19 +104,23 @@ def _as_warning(finding: Finding) -> Finding:
 
 
 def _told(read: ReadResult, paths: list[Any]) -> dict[str, Any]:
-    files = [path if isinstance(path, str) else path["path"] for path in paths]
+    files = [path if isinstance(path, str) else str(path.get("path")) for path in paths]
     bad = bad_row_count(read)
     return {"files": files, "format": read.format, "read": read.rows_read, "skipped": {"bad row": bad} if bad else {}}
 
 
-def tell(report: dict[str, Any], train: Encoded, evaluation: Encoded) -> None:
+def tell(report: dict[str, Any], train: Encoded, evaluation: Encoded, known: Sequence[str] = ()) -> None:
+    """``known`` are the task's labels: those of the spans that are among them are counted too, once a row."""
     for side, encoded in (("train", train), ("eval", evaluation)):
         skipped = {**report[side].get("skipped", {}), **encoded.skipped}
         report[side] |= {"used": len(encoded.examples), "skipped": skipped}
         report[side] |= {"tokens": encoded.tokens, "longest": encoded.longest}
+        if len(encoded.rows) > len(encoded.examples):
+            report[side]["pieces"] = len(encoded.rows)
     labels: dict[str, int] = {}
     for example in train.examples:
-        for label in example.label if isinstance(example.label, list) else [example.label]:
+        marked = sorted({label for _, _, label in example.spans or ()} & {*known})
+        for label in example.label if isinstance(example.label, list) else [example.label, *marked]:
             if isinstance(label, str | int) and len(labels) < 200:
                 labels[str(label)] = labels.get(str(label), 0) + 1
     report["labels"] = labels

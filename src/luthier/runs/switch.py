@@ -21,6 +21,7 @@ from luthier.methods.bottleneck import Composition, install
 from luthier.methods.common import PREFIX
 from luthier.methods.members import Member, check_bases, find_members, member_name
 from luthier.models.load import load
+from luthier.objectives import OBJECTIVES
 from luthier.runs.predictor import Predictor
 from luthier.runs.run import Run
 from luthier.types import Batch, Finding, Refused
@@ -89,6 +90,7 @@ class Switch:
         for name, seat in self.seats.items():
             mine = [at for at, (asked, _) in enumerate(given) if asked == name]
             if mine:
+                self._place(seat)
                 with self.composition.using(name):
                     told = seat.predictor.answers([given[at][1] for at in mine], **options)
                 found |= dict(zip(mine, told, strict=True))
@@ -117,19 +119,23 @@ class Switch:
         return [found[at] | {"adapter": given[at][0]} for at in range(len(given))]
 
     def _logits(self, seat: Seat, hidden_TD: Tensor, batch: Batch, at_K: Tensor) -> list[list[float]]:
-        """A run's head on its own rows: its numbers lie in the model only while it answers."""
+        """A run's head on its own rows."""
+        self._place(seat)
+        mine = Batch({"starts": batch["starts"][at_K], "lengths": batch["lengths"][at_K]}, at_K.tolist())
+        return self.backbone.sequence_logits(hidden_TD, mine).float().tolist()
+
+    def _place(self, seat: Seat) -> None:
+        """A run's head: its numbers lie in the model only while it answers."""
         parameters = self.backbone.head_parameters()
         for name, tensor in seat.head.items():
             parameters[name].data = tensor.to(parameters[name].device)
-        mine = Batch({"starts": batch["starts"][at_K], "lengths": batch["lengths"][at_K]}, at_K.tolist())
-        return self.backbone.sequence_logits(hidden_TD, mine).float().tolist()
 
 
 def _one_kind(runs: list[Run]) -> None:
     """Heads can be exchanged on one architecture; a classifier and a writer have different ones."""
-    needs = {run.info["objective"] == "next_token" for run in runs}
+    needs = {OBJECTIVES.load(run.info["objective"]).Objective.needs for run in runs}
     if len(needs) > 1:
-        what = "some of these runs write text and some sort it: they need models with different heads"
+        what = "these runs do different things with a text: they need models with different heads"
         raise Refused(Finding("adapters.kind", str(runs[0].folder), what, "switch among runs of like tasks"))
 
 

@@ -19,6 +19,7 @@ from luthier.reports.console import Console
 from luthier.reports.trackers import Metrics
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
+from luthier.runs.sampling import Sampling
 from luthier.types import Features
 
 
@@ -56,6 +57,8 @@ def train(
     track = prepared.resolved.recipe.track
     with Metrics(folder, track, enabled=processes.main, name=folder.name, config=recipe) as metrics, console:
         metrics.resume(found.step if found else None)
+        sampling = Sampling(prepared, predictor, folder, plan, enabled=processes.main)
+        sampling.begin(found.step if found else None)
 
         def emit(record: dict[str, Any]) -> None:
             if record.get("event") == "nan":
@@ -63,6 +66,8 @@ def train(
             metrics.write(record)
             if processes.main:
                 {"train": console.step, "eval": console.evaluation, "event": console.event}[record["kind"]](record)
+            if record["kind"] == "train":
+                sampling.after(record["step"])
 
         for finding in skipped:
             emit({"step": resumed, "kind": "event", "event": "checkpoint-skipped", "text": str(finding)})
@@ -104,5 +109,5 @@ def _plan(prepared: Prepared) -> Plan:
         micro_tokens=r.micro_tokens, eval_every=r.eval_every, save_every=r.save_every, patience=r.patience, keep=r.keep,
         seed=r.seed, metric=r.metric, higher_is_better=prepared.task.metrics[r.metric],
         precision=r.precision, matmul=r.matmul, recipe_hash=prepared.identity,
-        data_hash=rows_hash(prepared.train.rows), final=r.final,
+        data_hash=rows_hash(prepared.train.rows), final=r.final, mixture=prepared.mixture,
     )  # fmt: skip

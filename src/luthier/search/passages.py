@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.data.files import READERS
-from luthier.data.read import read_rows
+from luthier.data.read import READERS, read_rows
 from luthier.types import Finding, Refused
 
 TEXTS = (".txt", ".md", ".rst", ".text")

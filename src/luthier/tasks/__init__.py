@@ -12,4 +12,6 @@ TASKS = Registry(
     complete="luthier.tasks.complete",
     retrieve="luthier.tasks.retrieve",
     summarize="luthier.tasks.summarize",
+    tag="luthier.tasks.tag",
+    translate="luthier.tasks.translate",
 )

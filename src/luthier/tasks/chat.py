@@ -2,68 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.data.template import encode_chat, encode_prompt, turn_terminators
+from luthier.data.dialogue import Dialogue
+from luthier.data.template import Encoded, encode_prompt, turn_terminators
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.language import LanguageTask, cut
-from luthier.types import INLINE, Example, Features
+from luthier.types import INLINE, Example, Features, Finding, Message
 
 DEFAULTS = {"batch_size": 16, "overlong": "error", "epochs": 3.0}
 
 
 class Options(Section):
     train_on: Literal["all", "last"] = Field("all", description="the assistant turns that are supervised")
+    system: str | None = Field(None, min_length=1, description="a system turn for conversations that have none")
 
 
 class Task(LanguageTask):
-    formats = ("messages", "sharegpt", "alpaca", "prompt-completion", "question-answer")
+    formats = ("messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion", "question-answer")
+    splits = True
 
     def __init__(self, options: Options):
-        self.train_on = options.train_on
+        self.train_on: Literal["all", "last"] = options.train_on
+        self.system = options.system
+
+    def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
+        rows = [example.messages or [] for example in (*train, *evaluation)]
+        without = sum(not _has_system(messages) for messages in rows)
+        if self.system is None or not without:
+            return []
+        what = f"`chat.system` is the system turn of the {without} of {len(rows)} rows that have none of their own"
+        return [Finding("data.system", "chat.system", what, severity="note")]
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         def encode(example: Example) -> list[Features]:
-            assert example.messages is not None
-            encoded = encode_chat(
-                backbone.tokenizer,
-                example.messages,
-                tools=example.tools,
-                train_on=self.train_on,
-                where=f"{example.source}:messages",
-            )
-            features: Features = {
-                "input_ids": encoded.input_ids,
-                "supervised": encoded.supervised,
-                "turn_ends": encoded.turn_ends,
-                "weight": example.weight,
-            }
-            return [cut(features, limit, overlong)]
+            where = f"{example.source}:messages"
+            messages = self._with_system(example.messages or [])
+            dialogue = Dialogue(backbone.tokenizer, messages, example.tools, self.train_on, limit, where)
+            made = dialogue.rows(overlong)
+            note: dict[str, Any] = {"rewritten": True} if made.rewritten else {}
+            if made.whole is not None:
+                note["whole"] = made.whole
+            parts = [(row, note) for row in made.rows] + [(row, note | {"turn": at}) for at, row in made.too_long]
+            return [cut(_features(row, example), limit, overlong) | {"note": dict(said)} for row, said in parts]
 
         return encode
+
+    def _with_system(self, messages: list[Message]) -> list[Message]:
+        if self.system is None or _has_system(messages):
+            return messages
+        return [{"role": "system", "content": self.system}, *messages]
 
     def parse(self, given: Any) -> Example:
         if isinstance(given, list):
             return Example(INLINE, messages=given)
         if isinstance(given, dict) and "messages" in given:
             return Example(INLINE, messages=given["messages"], tools=given.get("tools"))
-        text = given.get("prompt", given.get("text", "")) if isinstance(given, dict) else str(given)
-        return Example(INLINE, messages=[{"role": "user", "content": text}])
+        if isinstance(given, dict) and isinstance(given.get("prompt"), list):
+            return Example(INLINE, messages=given["prompt"], tools=given.get("tools"))
+        return Example(INLINE, messages=[{"role": "user", "content": _asked(given)}])
 
     def prompt(self, ask: Ask, example: Example) -> list[int]:
         messages = example.messages or []
         while messages and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
-        return encode_prompt(ask.backbone.tokenizer, messages, tools=example.tools)
+        return encode_prompt(ask.backbone.tokenizer, self._with_system(messages), tools=example.tools)
 
     def terminators(self, backbone: Backbone) -> list[int]:
         return sorted({*super().terminators(backbone), *turn_terminators(backbone.tokenizer)})
 
     def shown(self, example: Example) -> tuple[str, str]:
         *before, last = example.messages or [{"role": "assistant", "content": ""}]
+        if last["role"] != "assistant":  # a prompt
+            before, last = [*before, last], {}
         lines = [f"{turn['role']}: {turn.get('content') or ''}" for turn in before]
         return "\n".join(lines), str(last.get("content") or "")
+
+
+def _asked(given: Any) -> str:
+    """What a row without turns asks, in the same words as when it is learned."""
+    if not isinstance(given, dict):
+        return str(given)
+    for first, *more in (("instruction", "input", "context"), ("context", "question")):
+        if first in given and (first == "instruction" or "question" in given):
+            parts = [str(given.get(key) or "") for key in (first, *more)]
+            return "\n\n".join(part for part in parts if part.strip())
+    return str(given.get("prompt", given.get("question", given.get("text", ""))))
+
+
+def _has_system(messages: Sequence[Message]) -> bool:
+    return bool(messages) and messages[0]["role"] == "system"
+
+
+def _features(encoded: Encoded, example: Example) -> Features:
+    return {
+        "input_ids": encoded.input_ids,
+        "supervised": encoded.supervised,
+        "turn_ends": encoded.turn_ends,
+        "weight": example.weight,
+    }

@@ -38,6 +38,7 @@ class Options(Section):
 class Task:
     formats = ("text-label",)
     writes_from_source = False
+    splits = False
     sample_options: dict[str, Any] = {}
 
     def __init__(self, options: Options):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
@@ -28,6 +28,8 @@ class Task(Protocol):
     labels: Sequence[str]
     writes_from_source: bool
     """Whether a row has a source and a target apart, which an encoder-decoder can learn from."""
+    splits: bool
+    """Whether it can cut a row that is too long into several (`overlong: split`)."""
     sample_options: dict[str, Any]
     """Options of ``answer`` for the report's samples."""
     metric: str
@@ -83,3 +85,11 @@ class Task(Protocol):
 
     def confused(self, outputs: Sequence[Any], rows: Sequence[Features]) -> list[tuple[str, str]] | None:
         """(class, what it was taken for) of everything that was classed; None where answers are no classes."""
+
+
+@runtime_checkable
+class Marks(Protocol):
+    """A task whose answers are parts of the text that it is given: the report marks them there."""
+
+    def marks(self, example: Example, answer: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+        """``target`` and ``after`` (the answer's), each parts of the text as ``{"start", "end", "label"}``."""

@@ -20,6 +20,7 @@ class LanguageTask:
     labels: tuple[str, ...] = ()
     writes_from_source = False
     """Whether a row has a source and a target apart, which an encoder-decoder can learn from."""
+    splits = False
 
     def pieces(self, examples: Sequence[Example]) -> list[Example]:
         return list(examples)
