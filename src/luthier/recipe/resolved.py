@@ -16,9 +16,6 @@ INCIDENTAL = {"out", "name", "track", "keep", "micro_tokens", "samples"}
 # Keys whose values may be paths, relative to the recipe's folder.
 PATHS = {"model.name", "model.template", "data.train", "data.eval", "samples.prompts"}
 
-# Keys of which the value is a mapping of a person's own names.
-WHOLE = {"columns", "template_options"}
-
 
 @dataclass
 class ResolvedRecipe:
@@ -55,9 +52,12 @@ class ResolvedRecipe:
     def rows(self) -> list[tuple[str, Any, str]]:
         """(dotted key, value, origin) of each resolved value, for printing."""
         flat = flatten(self.as_dict())
-        return [
-            (key, value, self.origins.get(key, "default")) for key, value in flat.items() if value not in (None, {}, [])
-        ]
+        return [(key, value, self._origin(key)) for key, value in flat.items() if value not in (None, {}, [])]
+
+    def _origin(self, key: str) -> str:
+        """Of a mapping also where only a name inside it was given, as on the command line."""
+        inside = (origin for name, origin in self.origins.items() if name.startswith(f"{key}."))
+        return self.origins.get(key) or next(inside, "default")
 
     def set(self, key: str, value: Any, origin: str) -> None:
         """Resolve one value that was left open."""
@@ -80,7 +80,7 @@ class ResolvedRecipe:
         for key, value in flatten(self.as_dict()).items():
             if value is None or value == {}:
                 continue  # an empty list is said: it may stand against a default
-            origin = self.origins.get(key, "default")
+            origin = self._origin(key)
             value = self._located(value) if key in PATHS else value
             if key in runs:  # found as the method found them
                 value = [str(path.resolve()) for path in runs[key].located(value)]
@@ -93,12 +93,9 @@ class ResolvedRecipe:
         return "\n".join(lines) + "\n"
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"lora": {"rank": 8}} → {"lora.rank": 8}."""
+def flatten(values: dict[str, Any]) -> dict[str, Any]:
+    """{"lora": {"rank": 8}} → {"lora.rank": 8}; a mapping inside a section is a value, of a person's own names."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict) and value and key not in WHOLE:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        flat |= {f"{key}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {key: value}
     return flat

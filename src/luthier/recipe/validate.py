@@ -43,7 +43,7 @@ def validate(
         place, mend = _place(name, origins, where), f"remove it, or choose `{name}` as task, method or objective"
         findings.append(Finding("recipe.unused-section", place, f"the section `{name}:` has no effect here", mend))
     recipe = _model(Recipe, values, "", origins, where, findings)
-    if recipe is None or task is None or any(options[name] is None for name in methods):
+    if recipe is None or task is None or any(one is None for one in options.values()):
         return None, findings
     chosen = Methods({name: options[name] for name in methods})
     if conflicts := chosen.conflicts():
@@ -166,8 +166,10 @@ def _model(
         holder.pop(key, None)
     try:
         return kind.model_validate(values)
-    except ValidationError:
-        return None
+    except (
+        ValidationError
+    ):  # each value may be right, but not beside another one: a check goes on with them as they are
+        return None if kind is Recipe or not isinstance(values, dict) else kind.model_construct(**values)
 
 
 def _innermost(values: Any, loc: tuple[int | str, ...]) -> tuple[dict[str, Any], str] | None:
@@ -190,7 +192,10 @@ def _explain(kind: type[BaseModel], problem: Any, names: list[str], place: str) 
         return Finding("recipe.unknown-key", place, f"unknown key `{leaf}`", mend)
     if problem["type"] == "missing":
         return Finding("recipe.missing-key", place, f"`{leaf}` is missing", f"add `{leaf}: ...`")
-    what = problem["msg"][0].lower() + problem["msg"][1:]
+    what = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return Finding("recipe.value", place, what, "give values that go together")
+    what = what[0].lower() + what[1:]
     return Finding("recipe.value", place, f"`{leaf}` got {problem['input']!r}: {what}", "give a value of that kind")
 
 

@@ -16,7 +16,9 @@ LISTED = 15
 def errors(folder: RunFolder) -> Html:
     """Nothing for a run that was judged on no rows."""
     rows = [sample(row | {"after": row["answer"], "marks": _loss(row)}) for row in folder.errors]
-    told = element("p", f"The {count(len(rows))} rows held out that it does worst, by their loss.") if rows else None
+    by_loss = any(_loss(row) for row in folder.errors)
+    which = "that it does worst, by their loss" if by_loss else "that it gets wrong"
+    told = element("p", f"The {count(len(rows))} rows held out {which}.") if rows else None
     return join(_confusion(folder.confusion), told, rows)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.runs.folder import write_json
+from luthier.runs.folder import write_json, write_lines
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
 
@@ -24,9 +23,7 @@ def keep_errors(prepared: Prepared, predictor: Predictor, folder: Path, outputs:
     chosen = _worst(prepared, predictor, outputs, pairs)
     answered = predictor.alone().told([prepared.evaluation.examples[at] for at, _ in chosen])
     lines = [row | {"loss": loss} for row, (_, loss) in zip(answered, chosen, strict=True) if row["right"] is not True]
-    (folder / "errors.jsonl").write_text(
-        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
-    )
+    write_lines(folder / "errors.jsonl", lines)
 
 
 def confusion(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from luthier.methods.common import CONFIG
 from luthier.reports.card import model_card
 from luthier.reports.html import write_report
 from luthier.runs.embedder import save_embedding
-from luthier.runs.folder import set_status, write_json
+from luthier.runs.folder import set_status, write_json, write_lines
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
 
@@ -75,7 +75,7 @@ def _write_samples(path: Path, before: list[dict[str, Any]], after: list[dict[st
             sample["spans"]["before"] = old["spans"]["after"]
         changed = old is not None and old["decided"] != decided
         lines.append(sample | {"before": old["answer"] if old else None, "after": answer, "changed": changed})
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    write_lines(path, lines)
 
 
 def _result(prepared: Prepared, final: Path, before: Any, after: Any, outcome: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _tell_mixing(
         rounded = [[round(weight, 4) for weight in layer] for layer in layers]
         lines.append({"source": str(evaluation.examples[row["row"]].source), "members": members, "layers": rounded})
         of_example.setdefault(row["row"], [sum(column) / len(rounded) for column in zip(*rounded, strict=True)])
-    (folder / "mixing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_lines(folder / "mixing.jsonl", lines)
     for at, sample in enumerate(samples):
         sample["mixing"] = {name: round(w, 4) for name, w in zip(members, of_example[at], strict=True)}
     return {"members": members, "layers": weights_RLN.mean(0).tolist(), "rows": len(lines)}

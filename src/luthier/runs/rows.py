@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from luthier.data.encode import Encoded
@@ -28,19 +29,26 @@ class Rows:
     selection: list[Example] = field(default_factory=list)
 
 
+def read_labelled(resolved: ResolvedRecipe, task: Any, paths: Sequence[Any], base: Path | None = None) -> ReadResult:
+    """Files of rows as the recipe says that they are to be read; paths are relative to its folder, or to ``base``."""
+    data = resolved.recipe.data
+    return read_examples(
+        paths, base=base or resolved.base, columns=data.columns or None, fmt=data.format, prefer=task.formats
+    )
+
+
 def read_rows(resolved: ResolvedRecipe, task: Any) -> Rows:
     """Both sides of the data: files as given, or a share of train split off by content."""
     data = resolved.recipe.data
     seed = resolved.recipe.seed if data.split_seed is None else data.split_seed
     paths = [data.train] if isinstance(data.train, str) else data.train
-    reading: Any = {"base": resolved.base, "columns": data.columns or None, "fmt": data.format, "prefer": task.formats}
-    read = read_examples(paths, **reading)
+    read = read_labelled(resolved, task, paths)
     findings = _bad_rows(read, data, task, "data.train")
     report: dict[str, Any] = {"train": _told(read, paths)}
     train = read.examples
     if isinstance(data.eval, str | list):
         eval_paths = [data.eval] if isinstance(data.eval, str) else data.eval
-        other = read_examples(eval_paths, **reading)
+        other = read_labelled(resolved, task, eval_paths)
         findings += _bad_rows(other, data, task, "data.eval")
         report["eval"] = _told(other, eval_paths)
         evaluation = other.examples

@@ -78,17 +78,10 @@ class Run:
     def evaluate(self, data: str | Sequence[str]) -> dict[str, Any]:
         """The task's metrics with 95 % intervals on files of labelled rows. Raises Refused for bad rows."""
         from luthier.data.encode import encode
-        from luthier.data.formats import read_examples
+        from luthier.runs.rows import read_labelled
 
-        paths = [data] if isinstance(data, str) else list(data)
-        columns, predictor = self.resolved.recipe.data.columns or None, self.predictor
-        read = read_examples(
-            paths,
-            base=Path.cwd(),
-            columns=columns,
-            fmt=self.resolved.recipe.data.format,
-            prefer=predictor.task.formats,
-        )
+        paths, predictor = [data] if isinstance(data, str) else list(data), self.predictor
+        read = read_labelled(self.resolved, predictor.task, paths, base=Path.cwd())
         findings = [*read.findings, *predictor.task.unknown(read.examples)]
         if any(finding.severity == "error" for finding in findings):
             raise Refused(*findings)
