@@ -12,7 +12,7 @@ import pytest
 import torch
 import toys
 from safetensors.torch import load_file
-from table import CLASSIFY, ENCODER_DECODERS, HEADED, METHODS, Cell
+from table import CLASSIFY, ENCODER_DECODERS, HEADED, METHODS, RATES, Cell
 
 import luthier
 import tiny
@@ -50,7 +50,8 @@ def _with_members(cell: Cell, model: str, data: dict[str, str], out: Path) -> di
                     parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
             prepared.adaptation.save(final)
         text = text.replace(f"{{{name}}}", str(final.parent))
-    return json.loads(text)
+    rate = RATES.get((cell.model, cell.task, cell.method))
+    return json.loads(text) | ({"learning_rate": rate} if rate else {})
 
 
 def assert_learned(run: Run, cell: Cell, train: str) -> None:
