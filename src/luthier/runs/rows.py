@@ -58,7 +58,7 @@ def read_rows(resolved: ResolvedRecipe, task: Any) -> Rows:
     if isinstance(data.eval, str | list):
         eval_paths = [data.eval] if isinstance(data.eval, str) else data.eval
         other = read_labelled(resolved, task, eval_paths, passages=passages)
-        findings += _bad_rows(other, data, task, "data.eval")
+        findings += [found for found in _bad_rows(other, data, task, "data.eval") if found not in findings]
         report["eval"] = _told(other, eval_paths) | _found(passages, "data.eval", findings)
         evaluation = other.examples
     else:
