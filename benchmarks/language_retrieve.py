@@ -11,7 +11,7 @@ the other. The peer's metrics are its own InformationRetrievalEvaluator's. `memo
 and without gradient caching.
 
 Writes results/language_retrieve.json: `seconds` is the wall time of the training alone, `cpu_seconds` user and system
-time of the whole process, evaluations before and after among it.
+time of the whole process, evaluations before and after among it. What `memory` measures stands under "memory".
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -67,6 +68,7 @@ def luthier_side(name: str, memory: str) -> dict[str, Any]:
     if memory:
         keys = {"steps": MEMORY["steps"], "batch_size": MEMORY["batch"], "eval_every": 10**6, "final": "last"}
         keys["micro_tokens"] = MEMORY["at_a_time"] if memory == "cached" else 10**9
+    shutil.rmtree(WORK / f"{name}-{memory or 'tuned'}", ignore_errors=True)  # a run that goes on would cost less
     data = {**write(name), "on_leak": "drop"} if not memory else {"train": write(name)["train"], "eval": 0.0}
     run = luthier.tune(
         task="retrieve", model="starter:minilm", data=data, method="full", learning_rate=RATE, max_length=LENGTH,
@@ -162,7 +164,7 @@ def main() -> None:
         return
     jobs = [(name, "") for name in ("xquad", "pubmedqa")] if given.part != "memory" else []
     jobs += [("xquad", "cached"), ("xquad", "whole")] if given.part != "score" else []
-    found = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {"made": {}, "rows": []}
+    found = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {"made": {}, "rows": [], "memory": []}
     names = ("luthier", "torch", "transformers", *(("sentence-transformers",) if given.peer else ()))
     ask = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names!r}}}))"
     found["made"] = json.loads(subprocess.run([given.peer or sys.executable, "-c", ask], capture_output=True).stdout)
@@ -180,8 +182,8 @@ def main() -> None:
                 "seed": 0,
             }
             told |= {"part": memory or "score", **sizes, **measured(side, name, memory, python)}
-            key = ("data", "side", "part")
-            found["rows"] = [row for row in found["rows"] if [row[k] for k in key] != [told[k] for k in key]] + [told]
+            key, table = ("data", "side", "part"), "memory" if memory else "rows"
+            found[table] = [row for row in found[table] if [row[k] for k in key] != [told[k] for k in key]] + [told]
             OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             print({k: v for k, v in told.items() if k not in ("losses",)}, flush=True)
 
