@@ -88,13 +88,16 @@ def test_from_pairs_to_passages(folder: Path, tiny_folder: Callable[..., str]) -
 
 
 def test_answers_come_from_passages_in_training_and_in_use(folder: Path) -> None:
-    *_, tuned, asked, chatted, short, judged = session(
-        folder, *TUNE_AND_INDEX, "tune reader.yaml", ("predict runs/reader --json", "cat tree\n"),
+    *_, planned, tuned, asked, chatted, short, judged = session(
+        folder, *TUNE_AND_INDEX, "plan reader.yaml --json", "tune reader.yaml",
+        ("predict runs/reader --json", "cat tree\n"),
         ("chat runs/reader --json --max-new-tokens 2", "cat tree\n"),
         ("predict runs/reader --json --max-new-tokens 2", "cat tree\n"),
         "evaluate runs/reader --data held-out.jsonl --json",
     )  # fmt: skip
-    assert [answer.code for answer in (tuned, asked, chatted, judged)] == [0] * 4, tuned.out + asked.out + judged.out
+    assert [answer.code for answer in (planned, tuned, asked, chatted, judged)] == [0] * 5, (
+        tuned.out + asked.out + judged.out
+    )
     result = json.loads(Path("runs/reader/result.json").read_text(encoding="utf-8"))
     counts = result["data"]["eval"]["passages"]
     assert (counts["asked"], counts["judged"]) == (7, 7)

@@ -188,9 +188,13 @@ class Cell:
         return {("model", self.model), ("method", self.method)}
 
     def pairs(self) -> set[tuple[str, str]]:
-        """Its model with its task and with its method's family, and its task with its method."""
+        """Its model with its task and with its method's family, and its task with its method.
+
+        Vectors are read from the same trunk as a classifier's head reads: there the family will do.
+        """
         family = self.method.partition(":")[0]
-        return {(self.model, self.task), (self.model, family), (self.task, self.method)}
+        variant = family if self.task == "retrieve" else self.method
+        return {(self.model, self.task), (self.model, family), (self.task, variant)}
 
 
 CELLS = [Cell(*parts) for parts in product(MODELS, TASKS, METHODS)]

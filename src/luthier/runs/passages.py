@@ -62,11 +62,13 @@ class Passages:
             findings.append(Finding("data.no-question", f"{source}:{self.names[QUESTION]}", what, mend))
         if not asking:
             return [], findings
+        from torch._subclasses.fake_tensor import unset_fake_temporarily
+
         try:
-            searcher = self.searcher
+            with unset_fake_temporarily():  # a plan reads the same rows, where all else has no numbers
+                found = self.searcher([row[self.names[QUESTION]] for _, row in asking], self.k)
         except Refused as refused:
             return [], [*findings, *refused.findings]
-        found = searcher([row[self.names[QUESTION]] for _, row in asking], self.k)
         self.told["asked"] += len(asking)
         made = []
         for (source, row), passages in zip(asking, found, strict=True):
