@@ -7,11 +7,14 @@ XQuAD: a question and the paragraph that answers it, split by article (24 to tra
 question and each section of its abstract (350 questions to train on, 150 to test). The corpus of a test is every
 paragraph of its test rows. InfoNCE with in-batch negatives, scale 20, `full`, batch 32, learning rate 5e-5, linear with
 warm-up, AdamW, rows cut at 192 tokens, one epoch; one seed, one thread, fp32, each side in its own process, one after
-the other. The peer's metrics are its own InformationRetrievalEvaluator's. `memory` trains three steps of 128 rows with
-and without gradient caching.
+the other. The peer's metrics are its own InformationRetrievalEvaluator's. What differs: the order of rows,
+and that a paragraph which stands twice in a batch is a negative of its own question there and not here. `memory` trains
+three steps of 128 rows with and without gradient caching. `passages` counts test questions for which none of 1 or 3
+passages of an index of the test paragraphs (`data.index`) lies in the right one, with the encoder as it came and with
+the run of `score`.
 
 Writes results/language_retrieve.json: `seconds` is the wall time of the training alone, `cpu_seconds` user and system
-time of the whole process, evaluations before and after among it.
+time of the whole process, evaluations before and after among it. What `memory` measures stands under "memory".
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -67,6 +71,7 @@ def luthier_side(name: str, memory: str) -> dict[str, Any]:
     if memory:
         keys = {"steps": MEMORY["steps"], "batch_size": MEMORY["batch"], "eval_every": 10**6, "final": "last"}
         keys["micro_tokens"] = MEMORY["at_a_time"] if memory == "cached" else 10**9
+    shutil.rmtree(WORK / f"{name}-{memory or 'tuned'}", ignore_errors=True)  # a run that goes on would cost less
     data = {**write(name), "on_leak": "drop"} if not memory else {"train": write(name)["train"], "eval": 0.0}
     run = luthier.tune(
         task="retrieve", model="starter:minilm", data=data, method="full", learning_rate=RATE, max_length=LENGTH,
@@ -84,6 +89,28 @@ def luthier_side(name: str, memory: str) -> dict[str, Any]:
         told["before"], told["score"] = ({m: result[when][m]["value"] for m in METRICS} for when in ("before", "after"))
         told["intervals"] = {m: [result["after"][m]["low"], result["after"][m]["high"]] for m in METRICS}
     return told
+
+
+def passages_missed(name: str) -> list[dict[str, Any]]:
+    from luthier.runs.passages import Passages
+    from luthier.runs.search import index
+    from luthier.types import INLINE
+
+    corpus, found = WORK / "data" / f"{name}-corpus.jsonl", []
+    told = dict.fromkeys(row["positive"] for row in rows(name)[1])
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in told), encoding="utf-8")
+    asked: dict[str, list[str]] = {}
+    for row in rows(name)[1]:
+        asked.setdefault(row["query"], []).append(row["positive"])
+    questions = [(INLINE, {"question": query, "contexts": texts}) for query, texts in asked.items()]
+    for encoder, model in (("frozen", "starter:minilm"), ("tuned", str(WORK / f"{name}-tuned"))):
+        folder = WORK / f"index-{name}-{encoder}"
+        built = index(model, str(corpus), str(folder), tokens=150)
+        for k in (1, 3):
+            passages = Passages(folder, k, {"question": "question", "context": "context"})
+            passages.into_rows(questions)
+            found.append({"data": name, "encoder": encoder, "k": k, "passages": built["entries"], **passages.told})
+    return found
 
 
 def peer_side(name: str, memory: str) -> dict[str, Any]:
@@ -151,7 +178,7 @@ def measured(side: str, name: str, memory: str, python: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", help="the Python of an environment with sentence-transformers and Luthier")
-    parser.add_argument("--part", choices=("score", "memory", "both"), default="both")
+    parser.add_argument("--part", choices=("score", "memory", "both", "passages"), default="both")
     parser.add_argument("--side", choices=("luthier", "sentence-transformers"))
     parser.add_argument("--name", default="xquad")
     parser.add_argument("--memory", default="")
@@ -160,12 +187,15 @@ def main() -> None:
         told = (luthier_side if given.side == "luthier" else peer_side)(given.name, given.memory)
         print(json.dumps(told | {"cpu_seconds": round(os.times().user + os.times().system, 1)}))
         return
-    jobs = [(name, "") for name in ("xquad", "pubmedqa")] if given.part != "memory" else []
-    jobs += [("xquad", "cached"), ("xquad", "whole")] if given.part != "score" else []
-    found = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {"made": {}, "rows": []}
+    jobs = [(name, "") for name in ("xquad", "pubmedqa")] if given.part in ("score", "both") else []
+    jobs += [("xquad", "cached"), ("xquad", "whole")] if given.part in ("memory", "both") else []
+    found = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {"made": {}, "rows": [], "memory": []}
     names = ("luthier", "torch", "transformers", *(("sentence-transformers",) if given.peer else ()))
     ask = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names!r}}}))"
     found["made"] = json.loads(subprocess.run([given.peer or sys.executable, "-c", ask], capture_output=True).stdout)
+    if given.part == "passages":
+        jobs, found["passages"] = [], [one for name in ("xquad", "pubmedqa") for one in passages_missed(name)]
+        OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for name, memory in jobs:
         sizes = {"train_rows": len(rows(name)[0]), "test_rows": 0 if memory else len(rows(name)[1])}
         for side, python in (("luthier", sys.executable), ("sentence-transformers", given.peer)):
@@ -180,8 +210,8 @@ def main() -> None:
                 "seed": 0,
             }
             told |= {"part": memory or "score", **sizes, **measured(side, name, memory, python)}
-            key = ("data", "side", "part")
-            found["rows"] = [row for row in found["rows"] if [row[k] for k in key] != [told[k] for k in key]] + [told]
+            key, table = ("data", "side", "part"), "memory" if memory else "rows"
+            found[table] = [row for row in found[table] if [row[k] for k in key] != [told[k] for k in key]] + [told]
             OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             print({k: v for k, v in told.items() if k not in ("losses",)}, flush=True)
 

@@ -23,7 +23,7 @@ from luthier.tasks import TASKS
 
 DOCS, SOURCE = REPOSITORY / "docs", REPOSITORY / "src/luthier"
 ROOMS = ["recipe", "data", "model", "method", "template", "task", "machine", "run", "train", "track", "export", "embed"]
-ROOMS += ["copy", "checkpoint", "compare", "plan", "adapter", "adapters"]
+ROOMS += ["copy", "checkpoint", "compare", "plan", "adapter", "adapters", "index", "search"]
 FILES = {"samples.jsonl", "run.json", "model.safetensors", "compare.json", "compare.html"}  # names that look like codes
 
 
@@ -61,7 +61,8 @@ def test_every_key_of_the_schema_has_a_meaning() -> None:
 def codes_in_source() -> set[str]:
     """Strings that are spelled as codes are, less the recipe's keys and file names."""
     spelled = re.compile(rf"(?:{'|'.join(ROOMS)})\.[a-z]+(?:-[a-z]+)*")
-    keys = {"model.name", "model.template", "data.train", "data.eval", "data.select", "adapter.blocks"}
+    keys = {"model.name", "model.template", "data.train", "data.eval", "data.select", "data.index", "data.passages"}
+    keys |= {"adapter.blocks"}
     found = {f"recipe.{key}" for key in ("task", "method", "objective")}  # made from the key's name
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

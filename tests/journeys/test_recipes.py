@@ -32,7 +32,7 @@ def test_a_ready_recipe_is_valid_and_says_what_it_is_for(path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_data_of_a_ready_recipe_is_shipped_and_sound(path: Path) -> None:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    files = [file for file in values["data"].values() if isinstance(file, str)]
+    files = [file for key, file in values["data"].items() if isinstance(file, str) and key != "index"]
     read = read_examples(files, base=path.parent)
     assert read.findings == []
     assert read.format in TASKS.load(values["task"]).Task.formats
@@ -47,13 +47,18 @@ def test_every_ready_recipe_trains(tmp_path: Path, tiny_folder: Callable[..., st
         if name in ELSEWHERE:
             continue
         lines[f"copy {name}"] = f"copy {name} {name}"
+        if "index" in values["data"]:
+            folder = Path(values["data"]["index"]).parent
+            documents = next(file.name for file in (path.parent / folder).glob("*.md"))
+            words = f"{tiny_folder('bert')} {name}/{folder}/{documents} --to {name}/{values['data']['index']}"
+            lines[f"index {name}"] = f"index {words} --tokens 40"
         model = "" if values["model"].startswith("starter:") else " model=tiny"
         if model:
             talker(tiny_folder("llama"), tmp_path / name / "tiny")
         lines[name] = f"tune {name}/{name}.yaml steps=2 name={name} --json{model}"
     answers = dict(zip(lines, session(tmp_path, *lines.values()), strict=True))
     assert {line: answer.out for line, answer in answers.items() if answer.code != 0} == {}
-    for name in lines.keys() - {line for line in lines if line.startswith("copy ")}:
+    for name in lines.keys() - {line for line in lines if line.startswith(("copy ", "index "))}:
         assert json.loads(answers[name].out)["status"] == "finished"
         assert (tmp_path / "runs" / name / "report.html").is_file()
 

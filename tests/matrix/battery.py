@@ -12,7 +12,7 @@ import pytest
 import torch
 import toys
 from safetensors.torch import load_file
-from table import CLASSIFY, ENCODER_DECODERS, HEADED, METHODS, Cell
+from table import CLASSIFY, ENCODER_DECODERS, HEADED, METHODS, RATES, Cell
 
 import luthier
 import tiny
@@ -50,7 +50,8 @@ def _with_members(cell: Cell, model: str, data: dict[str, str], out: Path) -> di
                     parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
             prepared.adaptation.save(final)
         text = text.replace(f"{{{name}}}", str(final.parent))
-    return json.loads(text)
+    rate = RATES.get((cell.model, cell.task, cell.method))
+    return json.loads(text) | ({"learning_rate": rate} if rate else {})
 
 
 def assert_learned(run: Run, cell: Cell, train: str) -> None:
@@ -105,6 +106,9 @@ def assert_only_chosen_moved(run: Run, cell: Cell, model: str) -> None:
         assert_only_added_is_saved(final, cell)
         return
     before, after = load_file(Path(model) / "model.safetensors"), load_file(final / "model.safetensors")
+    if cell.task == "retrieve":  # a trunk alone, which a model with a head holds under a name
+        trunk = next(name.removesuffix(some) for name in before for some in after if name.endswith(f".{some}"))
+        after = {trunk + name: tensor for name, tensor in after.items()}
     # A classifier may hold under `transformer` what a writer holds at its top.
     after = {name if name in before else name.removeprefix("transformer."): tensor for name, tensor in after.items()}
     common = before.keys() & after.keys()
@@ -170,6 +174,12 @@ def assert_plain_gives_the_same(run: Run, cell: Cell, model: str, held_out: str)
     rows = [row | {"row": at} for at, example in enumerate(examples) for row in predictor.objective.encode(example)]
     features = cell.method.startswith("features")
     theirs = None if features else plain.open_model(final, model, head=_head(cell))
+    if cell.task == "retrieve":
+        pooling = json.loads((final / "embedding.json").read_text())["pooling"]
+        for row, output in zip(rows, predictor.row_outputs(rows), strict=True):
+            found, expected = torch.tensor(output["vector"]), plain.vector(theirs, row["input_ids"], pooling)
+            torch.testing.assert_close(found, expected, atol=1e-4 if cell.method == "lora: pissa" else 1e-5, rtol=0)
+        return
     ours = predictor.row_outputs(rows) if cell.task in CLASSIFY else _token_logits(predictor, rows)
     expected = [
         plain.features(final, model, row["input_ids"])
@@ -185,7 +195,8 @@ def assert_plain_gives_the_same(run: Run, cell: Cell, model: str, held_out: str)
 
 
 def _head(cell: Cell) -> str:
-    return "sequence" if cell.task in CLASSIFY else "tokens" if cell.task in HEADED else ""
+    kinds = {"tag": "tokens", "retrieve": "none", **dict.fromkeys(CLASSIFY, "sequence")}
+    return kinds.get(cell.task, "")
 
 
 @torch.no_grad()
@@ -208,4 +219,6 @@ def _example(row: dict[str, Any]) -> Example:
     if "tokens" in row:
         return untagged(row["tokens"])
     targets = [row["summary"]] if "summary" in row else None
+    if "query" in row:
+        return Example(INLINE, text=row["query"])
     return Example(INLINE, text=row.get("text", row.get("document")), messages=row.get("messages"), targets=targets)

@@ -14,7 +14,7 @@ from table import CELLS, DECODERS, ENCODER_DECODERS, ENCODERS, METHODS, REASONS,
 
 TITLES = {
     "single": "classify: one label a row", "multi": "classify: several labels", "regression": "classify: a number",
-    "tag": "tag", "chat": "chat", "complete": "complete", "summarize": "summarize",
+    "tag": "tag", "chat": "chat", "complete": "complete", "summarize": "summarize", "retrieve": "retrieve",
 }  # fmt: skip
 OPENING = """# What works with what
 

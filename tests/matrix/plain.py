@@ -21,6 +21,7 @@ def open_model(final: Path, base: str, *, head: str = "") -> Any:
     two_stacks = transformers.AutoConfig.from_pretrained(final).is_encoder_decoder
     writes = transformers.AutoModelForSeq2SeqLM if two_stacks else transformers.AutoModelForCausalLM
     heads = {
+        "none": transformers.AutoModel,
         "sequence": transformers.AutoModelForSequenceClassification,
         "tokens": transformers.AutoModelForTokenClassification,
     }
@@ -43,6 +44,14 @@ def logits(model: Any, ids: list[int], target: list[int] | None = None) -> Tenso
     # Not `labels`: PEFT's AdaLoRA adds its penalty to a loss, and fails where it is opened to be used.
     shifted = model.prepare_decoder_input_ids_from_labels(torch.tensor([target]))
     return model(input_ids=inputs, attention_mask=torch.ones_like(inputs), decoder_input_ids=shifted).logits[0]
+
+
+@torch.no_grad()
+def vector(model: Any, ids: list[int], pooling: str) -> Tensor:
+    """(D,) of length 1: of one text alone, no padding."""
+    inputs = torch.tensor([ids])
+    hidden_TD = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).last_hidden_state[0]
+    return torch.nn.functional.normalize(hidden_TD.mean(0) if pooling == "mean" else hidden_TD[-1], dim=0)
 
 
 @torch.no_grad()

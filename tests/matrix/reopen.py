@@ -19,10 +19,12 @@ from luthier.models.modes import evaluating
 
 def outputs(predictor: Any, rows: list[dict[str, Any]]) -> Tensor:
     """Logits of all rows in one batch, in evaluation mode: (rows, C) of a classifier, (tokens, V) of a writer or of a
-    head on tokens."""
+    head on tokens; (texts, D) of what makes vectors."""
     backbone = predictor.backbone
     with evaluating(backbone.model), torch.no_grad(), matmul_route(predictor.reader.matmul):
         batch = predictor.objective.collate(rows)
+        if predictor.objective.couples:
+            return predictor.objective.vectors(backbone, batch)
         hidden_TD = backbone.hidden(batch)
         if predictor.objective.needs == "sequence_logits":
             return backbone.sequence_logits(hidden_TD, batch)

@@ -27,7 +27,7 @@ SHOWN = {
 CLASSIFY = ("single", "multi", "regression")
 HEADED = (*CLASSIFY, "tag")
 """Tasks whose models have a head of their own, which is new."""
-TASKS = (*HEADED, "chat", "complete", "summarize")
+TASKS = (*HEADED, "chat", "complete", "summarize", "retrieve")
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"method": "full", "learning_rate": 3e-3},
@@ -70,12 +70,19 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# Where a cell needs another rate than its method has in the table.
+RATES = {
+    ("bert", "retrieve", "prefix: no projection"): 0.3,
+    ("deberta-v2", "retrieve", "freeze: biases"): 3e-3,
+}
 NO_BIASES = ("modernbert", "modernbert-mean", "llama", "qwen3", "gemma2", "gemma3", "mistral", "t5", "t5-tied")
 TIED = ("gpt2", "gemma2", "gemma3", "t5-tied", "bart")
 WINDOWED = ("gemma2", "gemma3", "mistral")
 UNTAGGED = ("gemma3",)  # no head on tokens in transformers
 
 REASONS = {
+    "method.combination: no classes": "Features fit a classifier to frozen vectors, and this task has no classes. "
+    "Nearest: `lora` or `full` here, or `luthier index` with the model as it is.",
     "method.combination": "Features are one vector a row, and this task predicts tokens. "
     "Nearest: `lora`, `full` or `freeze` here, or `features` with `classify`.",
     "model.not-causal": "In an encoder every token sees those after it, so it cannot learn to write. "
@@ -84,6 +91,9 @@ REASONS = {
     "Nearest: `classify` with this model, or this task with a decoder.",
     "model.encoder-decoder": "An encoder-decoder writes a target from a source, and these rows are one text. "
     "Nearest: `summarize` with this model, or this task with a decoder.",
+    "model.encoder-decoder: encoder alone": "Its encoder alone would make vectors, and its decoder train for nothing. "
+    "Nearest: `summarize` with this model, or this task with an encoder or a decoder.",
+    "method.no-target: no head": "A model that gives vectors has no head. Nearest: `freeze.last: 1` or `lora`.",
     "model.encoder-decoder: head": "A head on tokens needs one stack that reads them, and an encoder-decoder has two. "
     "Nearest: this task with an encoder or a decoder, or `summarize` with this model.",
     "model.unreadable: TokenClassification": "The architecture has no head on tokens in transformers. "
@@ -110,8 +120,10 @@ class Cell:
     @property
     def refusal(self) -> str | None:
         """The key of ``REASONS`` under which this cell is refused; None where it works."""
-        writes = self.task not in HEADED
-        if self.task not in CLASSIFY and self.method.startswith("features"):
+        if self.task == "retrieve" and (refusal := self.retrieve_refusal):
+            return refusal
+        writes = self.task not in (*HEADED, "retrieve")
+        if self.task not in (*CLASSIFY, "retrieve") and self.method.startswith("features"):
             return "method.combination"
         if writes and self.model in ENCODERS:
             return "model.not-causal" if self.model in ("bert", "roberta") else "model.unreadable"
@@ -130,6 +142,15 @@ class Cell:
         if self.method.startswith("prefix") and self.model == "deberta-v2":
             return "method.no-target: attention"
         return None
+
+    @property
+    def retrieve_refusal(self) -> str | None:
+        """Why vectors are not made so, apart from what refuses a method in any task."""
+        if self.method.startswith("features"):
+            return "method.combination: no classes"
+        if self.model in ENCODER_DECODERS:
+            return "model.encoder-decoder: encoder alone"
+        return "method.no-target: no head" if self.method == "freeze: head" else None
 
     @property
     def saves(self) -> str:
@@ -154,6 +175,8 @@ class Cell:
         It reads a virtual token where an encoder's head reads the first one or all (a head on tokens does), and puts
         prefixes into the KV cache of models that write alone, where windows forget them; and it knows no bottlenecks.
         """
+        if self.task == "retrieve" and self.method.startswith(("prompt", "prefix")):
+            return False
         if self.method.startswith("prompt"):
             return self.model in DECODERS and self.task != "tag"
         if self.method.startswith("prefix"):
@@ -165,9 +188,13 @@ class Cell:
         return {("model", self.model), ("method", self.method)}
 
     def pairs(self) -> set[tuple[str, str]]:
-        """Its model with its task and with its method's family, and its task with its method."""
+        """Its model with its task and with its method's family, and its task with its method.
+
+        Vectors are read from the same trunk as a classifier's head reads: there the family will do.
+        """
         family = self.method.partition(":")[0]
-        return {(self.model, self.task), (self.model, family), (self.task, self.method)}
+        variant = family if self.task == "retrieve" else self.method
+        return {(self.model, self.task), (self.model, family), (self.task, variant)}
 
 
 CELLS = [Cell(*parts) for parts in product(MODELS, TASKS, METHODS)]

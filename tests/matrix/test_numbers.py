@@ -16,6 +16,7 @@ from table import TASKS, WORKING, Cell, covering
 from torch import Tensor
 
 import luthier
+from luthier.engine.accumulate import loss_of
 from luthier.engine.fit import choose, train_mode
 from luthier.engine.optimizer import build
 from luthier.runs.prepared import Prepared
@@ -48,7 +49,7 @@ def two_steps(made: Prepared, rate: float) -> None:
     torch.manual_seed(0)
     for _ in range(2):
         train_mode(made.backbone, made.adaptation)
-        terms = made.objective.loss(made.backbone, made.objective.collate(made.train.rows))
+        terms, _ = loss_of(made.backbone, made.objective, made.train.rows, "fp32")
         (terms.total / terms.count).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -41,6 +41,8 @@ def _row(task: str, text: str, colour: str, draw: random.Random) -> dict[str, An
         return {"tokens": words, "tags": tags}
     if task == "chat":
         return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": f"the {colour}"}]}
+    if task == "retrieve":  # a passage that stands in many rows is no negative of any of them
+        return {"query": text, "positive": f"the {colour}"}
     if task == "summarize":
         return {"document": text, "summary": f"the {colour}"}
     return {"text": text}

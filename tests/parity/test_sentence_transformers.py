@@ -1,5 +1,5 @@
 """Losses, gradients and vectors as sentence-transformers' (recorded by sbert/record.py), within 1e-5;
-nDCG as scikit-learn's, and recall and MRR as trec_eval defines them, counted here by hand from full rankings.
+nDCG as scikit-learn's, and recall and MRR as trec_eval defines them: by hand from full rankings, and by pytrec_eval.
 
 Axes: K rows, D width, Q queries, C passages.
 """
@@ -82,6 +82,21 @@ def test_ndcg_is_scikit_learns(ranked: Any) -> None:
     scores_QC, relevance_QC, places = ranked
     ours = np.mean([retrieval.of_places(found)["ndcg@10"] for found in places])
     assert ours == pytest.approx(ndcg_score(relevance_QC, scores_QC, k=10), rel=1e-9)
+
+
+def test_all_metrics_are_trec_evals(ranked: Any) -> None:
+    """Where pytrec_eval is installed. Its recip_rank knows no cut, so that it is given ten passages a query."""
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    scores_QC, relevance_QC, places = ranked
+    relevant = {str(q): {str(c): int(r) for c, r in enumerate(row)} for q, row in enumerate(relevance_QC)}
+    run = {str(q): {str(c): float(s) for c, s in enumerate(row)} for q, row in enumerate(scores_QC)}
+    top = {q: dict(sorted(row.items(), key=lambda pair: -pair[1])[:10]) for q, row in run.items()}
+    found = pytrec_eval.RelevanceEvaluator(relevant, {"recall.1,10", "ndcg_cut.10"}).evaluate(run)
+    cut = pytrec_eval.RelevanceEvaluator(relevant, {"recip_rank"}).evaluate(top)
+    for q, those in enumerate(places):
+        theirs = found[str(q)] | cut[str(q)]
+        names = {"recall@1": "recall_1", "recall@10": "recall_10", "mrr@10": "recip_rank", "ndcg@10": "ndcg_cut_10"}
+        assert retrieval.of_places(those) == pytest.approx({ours: theirs[name] for ours, name in names.items()})
 
 
 def test_recall_and_mrr_by_full_rankings(ranked: Any) -> None:

@@ -35,6 +35,8 @@ def gradients_flow(prepared: Prepared) -> list[Finding]:
         train_mode(backbone, prepared.adaptation)
         for _ in range(2):
             terms, _ = loss_of(backbone, prepared.objective, rows, str(prepared.resolved.recipe.precision))
+            if not terms.total.requires_grad:
+                break
             terms.total.backward()
             reached |= {name for name, p in parameters.items() if p.grad is not None and p.grad.abs().sum() > 0}
             with torch.no_grad():

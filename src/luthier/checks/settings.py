@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.rows import reads_contexts
 from luthier.reports.trackers import load_packages
 from luthier.types import Finding, Refused
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def check_settings(resolved: ResolvedRecipe, task: Any, rows: Rows) -> list[Finding]:
     """Asked before the model is loaded, so that what is wrong with the model hides none of it."""
-    findings = _trackers(resolved) + _split(resolved, task)
+    findings = _trackers(resolved) + _split(resolved, task) + _passages(resolved, task)
     if rows.train:
         findings += _metric(resolved, task)
     if rows.train and not (rows.evaluation or rows.selection):
@@ -36,6 +37,18 @@ def _split(resolved: ResolvedRecipe, task: Any) -> list[Finding]:
         return []
     what = f"the rows of `{resolved.recipe.task}` have no turns at which they could be split"
     return [Finding("recipe.combination", "overlong", what, "set `overlong:` to truncate or drop")]
+
+
+def _passages(resolved: ResolvedRecipe, task: Any) -> list[Finding]:
+    data = resolved.recipe.data
+    if data.index is None:
+        what, mend = "`data.passages` needs an index to take them from", "give `data.index`, or leave it out"
+        said = data.passages != type(data).model_fields["passages"].default
+        return [Finding("recipe.combination", "data.passages", what, mend)] if said else []
+    if reads_contexts(task.formats):
+        return []
+    what = f"the rows of `{resolved.recipe.task}` have no question with a context, where passages would stand"
+    return [Finding("recipe.combination", "data.index", what, "leave it out, or use `task: chat`")]
 
 
 def _metric(resolved: ResolvedRecipe, task: Any) -> list[Finding]:

@@ -120,7 +120,9 @@ def _of_documents(verbs: Any) -> None:
     verb.add_argument("query", help="what is sought")
     verb.add_argument("-k", type=int, default=5, help="how many passages (default: 5)")
     verb.add_argument("--index", help="the index's folder, where `luthier index` was told one")
-    verb.add_argument("--backend", choices=("exact", "faiss"), default="exact", help="both are exact; default: ours")
+    verb.add_argument(
+        "--backend", choices=("exact", "faiss"), default="exact", help="default: exact, which FAISS is too"
+    )
     _json(verb)
 
 

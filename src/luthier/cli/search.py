@@ -16,6 +16,8 @@ def index(given: argparse.Namespace) -> int:
         return 0
     print(f"{told['entries']} passages, {told['width']} numbers each, in {told['folder']}")
     print(f"{len(told['embedded'])} file(s) embedded, {len(told['kept'])} unchanged, {len(told['gone'])} gone")
+    for name in told["empty"]:
+        print(f"no text: {name}")
     for name in told["not_read"]:
         print(f"not read: {name}")
     return 0
@@ -29,7 +31,8 @@ def search(given: argparse.Namespace) -> int:
         say(found)
         return 0
     for passage in found:
-        print(f"{passage['score']:.4f}  {passage['file']}:{passage['line']}")
+        also = f" (and {', '.join(passage['also'])})" if "also" in passage else ""
+        print(f"{passage['score']:.4f}  {passage['file']}:{passage['line']}{also}")
         for line in passage["text"].splitlines():
             print(f"        {line}")
     return 0

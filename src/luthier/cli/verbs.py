@@ -128,6 +128,8 @@ def predict(given: argparse.Namespace) -> int:
         task = run.predictor.task
         for answer in answers:
             print(task.shown_answer(answer))
+            for passage in answer.get("passages", []):
+                print(f"    {passage['score']:.4f}  {passage['file']}:{passage['line']}")
     return 0
 
 
@@ -139,6 +141,8 @@ def evaluate(given: argparse.Namespace) -> int:
         say(found)
         return 0
     print(f"{found['rows']} rows")
+    if passages := found.get("passages"):
+        print(f"{passages['missed']} of {passages['judged']} questions were given no passage that answers them")
     for name, metric in found["metrics"].items():
         span = f"  ({metric['low']:.4f} to {metric['high']:.4f})" if "low" in metric else ""
         print(f"{name:<16} {metric['value']:.4f}{span}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,12 +72,14 @@ def read_examples(
     fmt: str | None = None,
     limit_bad: int = LIMIT_BAD,
     prefer: Sequence[str] = (),
+    change: Callable[[list[Row]], tuple[list[Row], list[Finding]]] | None = None,
 ) -> ReadResult:
     """Read one or several files to examples.
 
     Each path is what ``read_rows`` takes, or ``{"path": ..., "weight": ...}``, where the weight multiplies the loss
     of each of its rows. ``fmt`` names the format instead of recognising it; of those that fit, the
-    ones in ``prefer`` come first. Nothing is raised: problems are findings.
+    ones in ``prefer`` come first. ``change`` is done to the rows of a file before their format is recognised; rows
+    that it leaves out it tells as findings. Nothing is raised: problems are findings.
     """
     result = ReadResult()
     entries = [paths] if isinstance(paths, str | Mapping) else paths
@@ -94,6 +96,9 @@ def read_examples(
         rows, findings = read_rows(path, base=base, limit_bad=limit_bad)
         result.findings += findings
         result.rows_read += len(rows) + bad_rows(findings)
+        if change is not None and rows:
+            rows, findings = change(rows)
+            result.findings += findings
         if not rows:
             continue
         found: str | list[Finding] = _column_problems(rows, columns or {}, path) if fmt else []

@@ -23,6 +23,7 @@ Every format may have a ``weight`` column, which multiplies the loss of the row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from luthier.data import conversations, pairs, tagged, texts, translations
@@ -78,6 +79,11 @@ FORMATS: dict[str, Format] = {
     ),
     "plain-text": Format({"text": ("text",)}, {}, texts.plain_text),
 }
+
+
+def reads_contexts(formats: Sequence[str]) -> bool:
+    """Whether one of these formats has a question with its context."""
+    return any({"question", "context"} <= {*FORMATS[name].needs, *FORMATS[name].may} for name in formats)
 
 
 def to_example(

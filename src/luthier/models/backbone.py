@@ -149,7 +149,9 @@ class Backbone:
         return Batch({"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}, [0])
 
     def head_parameters(self) -> dict[str, nn.Parameter]:
-        """What lies outside the trunk, and whatever the checkpoint did not hold."""
+        """What lies outside the trunk and whatever the checkpoint did not hold; none where vectors are what is read."""
+        if self.needs == "hidden":  # what is new then, a pooler, is not asked
+            return {}
         outside = tuple(f"{name}." for name in self.seams.head)
         return {
             name: parameter

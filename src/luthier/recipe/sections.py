@@ -37,6 +37,10 @@ class DataSection(Options):
     split_seed: int | None = Field(None, ge=0, description="of the splits; default: `seed`")
     format: str | None = Field(None, description="messages, sharegpt, alpaca, ...; default: recognised")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: the file's column")
+    index: str | None = Field(
+        None, description="a folder that `luthier index` made: what it finds for a row's question is the row's context"
+    )
+    passages: int = Field(3, gt=0, description="how many passages of `index` a question is given")
     on_bad_row: Literal["stop", "skip"] = Field("stop", description="a row that can't be read or used")
     on_leak: Literal["stop", "drop"] = Field(
         "stop", description="training rows that are also in eval: stop, or leave out"

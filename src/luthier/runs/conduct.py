@@ -16,6 +16,7 @@ from luthier.reports.console import Console
 from luthier.runs.before import measure_before
 from luthier.runs.errors import keep_errors
 from luthier.runs.folder import describe, find_folder, set_status, write_json
+from luthier.runs.passages import Passages
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import prepare
 from luthier.runs.prepared import Prepared
@@ -78,7 +79,9 @@ def tune(source: Any = None, overrides: Sequence[str] = (), *, console: Console 
 
 
 def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Console) -> None:
-    predictor = Predictor(prepared.task, prepared.backbone, prepared.objective, _reader(prepared, processes))
+    passages = Passages.of(prepared.resolved, prepared.task) if prepared.prompts else None
+    reader = _reader(prepared, processes)
+    predictor = Predictor(prepared.task, prepared.backbone, prepared.objective, reader, passages=passages)
     if processes.main:
         write_json(folder / "run.json", describe(prepared, processes.device, folder))
         (folder / "recipe.yaml").write_text(prepared.resolved.to_yaml(), encoding="utf-8")

@@ -14,6 +14,7 @@ from luthier.models.load import load, locate, unreadable, weight_findings
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.embedder import load_own
+from luthier.runs.passages import Passages
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import MICRO_TOKENS
 from luthier.tasks import TASKS
@@ -57,7 +58,7 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     matmul = str(recipe.matmul) if device.type == "cpu" else "default"
     reader = Reader(backbone, micro_tokens=MICRO_TOKENS[device.type], precision=precision, matmul=matmul)
     pooling = solved.settings["pooling"] if solved is not None else ""
-    return Predictor(task, backbone, objective, reader, solved, pooling)
+    return Predictor(task, backbone, objective, reader, solved, pooling, Passages.of(resolved, task))
 
 
 def _saved(final: Path) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from luthier.data.encode import Encoded
 from luthier.evaluate.outputs import Reader
 from luthier.models.backbone import Backbone
+from luthier.runs.passages import Passages
 from luthier.tasks.common import Marks
 from luthier.types import Example, Features, Solved
 
@@ -17,7 +18,8 @@ from luthier.types import Example, Features, Solved
 class Predictor:
     """``objective.settle`` says what each row shows when all rows are seen together, where rows are coupled.
 
-    ``solved`` (with its ``pooling``) is the fitted classifier of a method that trains without gradients.
+    ``solved`` (with its ``pooling``) is the fitted classifier of a method that trains without gradients. ``passages``
+    are put before what is asked, as they were before what was learned.
     """
 
     task: Any
@@ -26,6 +28,7 @@ class Predictor:
     reader: Reader
     solved: Solved | None = None
     pooling: str = ""
+    passages: Passages | None = None
 
     def alone(self) -> Predictor:
         """The same, not sharing its rows among processes."""
@@ -62,7 +65,13 @@ class Predictor:
 
     def answers(self, given: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
         """Answers to inputs as a person gives them: strings, rows or lists of messages."""
-        return self.task.answer(self, [self.task.parse(one) for one in given], **options)
+        found = None
+        if self.passages is not None:
+            given, found = self.passages.into_inputs(given)
+        answers = self.task.answer(self, [self.task.parse(one) for one in given], **options)
+        for answer, those in zip(answers, found or [], strict=False):
+            answer["passages"] = those
+        return answers
 
     def samples(self, encoded: Encoded, count: int) -> list[dict[str, Any]]:
         """Some held-out rows with the model's answers, as a reader should see them."""

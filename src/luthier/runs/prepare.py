@@ -27,6 +27,8 @@ from luthier.types import Adaptation, Finding, Refused
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
 
+NOTHING = Finding("data.empty", "data.train", "no row is left to train on", "mend the rows above, or give other ones")
+
 
 @dataclass(frozen=True)
 class Means:
@@ -59,6 +61,8 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         or not rows.train
         or any(finding.code != "data.unknown-label" and finding.severity == "error" for finding in studied)
     ):
+        if not any(finding.severity == "error" for finding in findings):  # rows that are all in eval, and dropped
+            findings.append(NOTHING)
         raise Refused(*findings)
 
     try:
@@ -75,9 +79,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     for encoded in (train, evaluation, selection):
         findings += [found for found in encoded.findings if found not in findings]
     if not train.rows:
-        raise Refused(
-            *findings, Finding("data.empty", "data.train", "no row is left to train on", "mend the rows above")
-        )
+        raise Refused(*findings, NOTHING)
     _resolve_steps(resolved, task, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
     own = own_parameters(objective)  # a temperature that is learned: it trains, and is no part of the model

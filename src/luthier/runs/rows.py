@@ -11,6 +11,7 @@ from luthier.data.encode import Encoded
 from luthier.data.formats import ReadResult, read_examples
 from luthier.data.split import content_key, duplicates, split
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.passages import Passages
 from luthier.types import Example, Finding, Refused
 
 EVAL_SHARE = 0.1
@@ -29,12 +30,19 @@ class Rows:
     selection: list[Example] = field(default_factory=list)
 
 
-def read_labelled(resolved: ResolvedRecipe, task: Any, paths: Sequence[Any], base: Path | None = None) -> ReadResult:
+def read_labelled(
+    resolved: ResolvedRecipe,
+    task: Any,
+    paths: Sequence[Any],
+    base: Path | None = None,
+    passages: Passages | None = None,
+) -> ReadResult:
     """Files of rows as the recipe says that they are to be read; paths are relative to its folder, or to ``base``."""
     data = resolved.recipe.data
     return read_examples(
-        paths, base=base or resolved.base, columns=data.columns or None, fmt=data.format, prefer=task.formats
-    )
+        paths, base=base or resolved.base, columns=data.columns or None, fmt=data.format, prefer=task.formats,
+        change=passages.into_rows if passages else None,
+    )  # fmt: skip
 
 
 def read_rows(resolved: ResolvedRecipe, task: Any) -> Rows:
@@ -42,15 +50,16 @@ def read_rows(resolved: ResolvedRecipe, task: Any) -> Rows:
     data = resolved.recipe.data
     seed = resolved.recipe.seed if data.split_seed is None else data.split_seed
     paths = [data.train] if isinstance(data.train, str) else data.train
-    read = read_labelled(resolved, task, paths)
+    passages = Passages.of(resolved, task)
+    read = read_labelled(resolved, task, paths, passages=passages)
     findings = _bad_rows(read, data, task, "data.train")
-    report: dict[str, Any] = {"train": _told(read, paths)}
+    report: dict[str, Any] = {"train": _told(read, paths) | _found(passages, "data.train", findings)}
     train = read.examples
     if isinstance(data.eval, str | list):
         eval_paths = [data.eval] if isinstance(data.eval, str) else data.eval
-        other = read_labelled(resolved, task, eval_paths)
-        findings += _bad_rows(other, data, task, "data.eval")
-        report["eval"] = _told(other, eval_paths)
+        other = read_labelled(resolved, task, eval_paths, passages=passages)
+        findings += [found for found in _bad_rows(other, data, task, "data.eval") if found not in findings]
+        report["eval"] = _told(other, eval_paths) | _found(passages, "data.eval", findings)
         evaluation = other.examples
     else:
         train = task.pieces(train)
@@ -109,6 +118,15 @@ def bad_row_count(read: ReadResult) -> int:
 
 def _as_warning(finding: Finding) -> Finding:
     return Finding(finding.code, finding.where, finding.what, finding.mend, finding.why, "warning")
+
+
+def _found(passages: Passages | None, where: str, findings: list[Finding]) -> dict[str, Any]:
+    """How many questions were given passages, and how many of them the wrong ones; a note among the findings."""
+    if passages is None:
+        return {}
+    counts, notes = passages.counted(where)
+    findings += notes
+    return {"passages": counts}
 
 
 def _told(read: ReadResult, paths: list[Any]) -> dict[str, Any]:

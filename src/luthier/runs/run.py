@@ -81,7 +81,8 @@ class Run:
         from luthier.runs.rows import read_labelled
 
         paths, predictor = [data] if isinstance(data, str) else list(data), self.predictor
-        read = read_labelled(self.resolved, predictor.task, paths, base=Path.cwd())
+        passages = predictor.passages
+        read = read_labelled(self.resolved, predictor.task, paths, base=Path.cwd(), passages=passages)
         findings = [*read.findings, *predictor.task.unknown(read.examples)]
         if any(finding.severity == "error" for finding in findings):
             raise Refused(*findings)
@@ -94,7 +95,8 @@ class Run:
                 *encoded.findings, Finding("data.empty", str(data), "no row to evaluate", "give labelled rows")
             )
         metrics = predictor.judged(encoded.rows) | predictor.generated(encoded)
-        return {"rows": len(encoded.examples), "skipped": encoded.skipped, "metrics": metrics}
+        found = {"passages": passages.counted("data")[0]} if passages else {}
+        return {"rows": len(encoded.examples), "skipped": encoded.skipped, "metrics": metrics, **found}
 
     def export(self, form: str, to: str | Path | None = None) -> dict[str, Any]:
         """Write the model in another form (`merged`), and check that it gives the same outputs."""

@@ -58,6 +58,14 @@ def index(
     return {"folder": str(folder), **vars(built), "not_read": others, **settings}
 
 
+def indexed_by(folder: str | Path) -> str:
+    """The run or model that made an index: the run whose folder it is in, wherever that is now, or as it was named."""
+    beside = Path(folder).resolve().parent
+    if (beside / "run.json").is_file():
+        return str(beside)
+    return str(Index.open(folder).manifest["made_by"])
+
+
 def _check(embedder: Embedder, tokens: int, overlap: int, size: int | None) -> None:
     findings = []
     most = embedder.room
@@ -95,7 +103,13 @@ class Searcher:
         found = self.index.search(vectors_QD, k) if self.backend == "exact" else flat_faiss.search(
             self.index, vectors_QD, k
         )  # fmt: skip
-        return [[{**self.index.entries[i], "score": round(score, 6)} for i, score in one] for one in found]
+        return [[self._told(i, score) for i, score in one] for one in found]
+
+    def _told(self, entry: int, score: float) -> dict[str, Any]:
+        """An entry with its score, and where else it stands."""
+        told = {**self.index.entries[entry], "score": round(score, 6)}
+        copies = [self.index.entries[i] for i in self.index.copies(entry)]
+        return told | ({"also": [f"{one['file']}:{one['line']}" for one in copies]} if copies else {})
 
 
 def search(

@@ -19,10 +19,11 @@ def search(index: Index, queries_QD: np.ndarray, k: int) -> list[list[tuple[int,
         mend = 'pip install "luthier[faiss]", or leave `--backend faiss` out: the search is exact either way'
         raise Refused(Finding("index.faiss", "--backend", "FAISS is not installed", mend)) from None
     normalize = bool(index.manifest["settings"].get("normalize", True))
+    first = np.flatnonzero(index.first_N)
     flat = faiss.IndexFlatIP(index.width)
-    flat.add(index.vectors())
-    scores_Qk, places_Qk = flat.search(fitted(queries_QD, index.width, normalize=normalize), min(k, len(index.entries)))
+    flat.add(index.vectors()[first])
+    scores_Qk, places_Qk = flat.search(fitted(queries_QD, index.width, normalize=normalize), min(k, len(first)))
     return [
-        sorted(zip(places.tolist(), scores.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
+        sorted(zip(first[places].tolist(), scores.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
         for places, scores in zip(places_Qk, scores_Qk, strict=True)
     ]

@@ -30,21 +30,26 @@ from luthier.types import Finding, Refused
 
 FORMAT = 1
 MANIFEST, VECTORS, ENTRIES = "manifest.json", "vectors.safetensors", "entries.jsonl"
-BLOCK = 65_536  # vectors held at a time in a search
+BLOCK, QUERIES = 65_536, 256  # vectors and queries multiplied at a time in a search
 
 
 @dataclass
 class Index:
-    """An index on disk, open for search. Vectors stay there until they are asked for."""
+    """An index on disk, open for search. Vectors stay there until they are asked for.
+
+    ``first_N`` is False for an entry that says what an earlier one says: a search finds such a text once.
+    """
 
     folder: Path
     manifest: dict[str, Any]
     entries: list[dict[str, Any]]
+    first_N: np.ndarray
 
     @classmethod
     def open(cls, folder: str | Path, fingerprint: str | None = None) -> Index:
         """Raises Refused where there is none, where it is damaged, or where another model made it."""
         folder = Path(folder)
+        _recover(folder)
         if not (folder / MANIFEST).is_file():
             mend = "make it with `luthier index RUN documents/`"
             raise Refused(Finding("index.missing", str(folder), "there is no index here", mend))
@@ -60,7 +65,10 @@ class Index:
             raise Refused(Finding("index.corrupt", str(folder), "this index is damaged", mend))
         if fingerprint is not None and manifest["fingerprint"] != fingerprint:
             raise Refused(_other_model(folder, manifest))
-        return cls(folder, manifest, [json.loads(line) for line in lines.decode("utf-8").splitlines()])
+        entries = [json.loads(line) for line in lines.decode("utf-8").split("\n") if line]
+        seen: dict[Any, int] = {}
+        first_N = np.array([seen.setdefault(_content(entry), i) == i for i, entry in enumerate(entries)], dtype=bool)
+        return cls(folder, manifest, entries, first_N)
 
     @property
     def width(self) -> int:
@@ -84,10 +92,25 @@ class Index:
         with safe_open(self.folder / VECTORS, framework="np") as file:
             stored = file.get_slice("vectors")
             for start in range(0, len(self.entries), BLOCK):
-                scores_QN = queries_QD @ stored[start : min(start + BLOCK, len(self.entries))].T
-                for found, scores_N in zip(best, scores_QN, strict=True):
-                    found[:] = _merged(found, scores_N, start, k)
+                block_ND = stored[start : min(start + BLOCK, len(self.entries))]
+                repeated_N = ~self.first_N[start : start + BLOCK]
+                for some in (slice(at, at + QUERIES) for at in range(0, len(best), QUERIES)):
+                    scores_QN = queries_QD[some] @ block_ND.T
+                    scores_QN[:, repeated_N] = -np.inf
+                    for found, scores_N in zip(best[some], scores_QN, strict=True):
+                        found[:] = _merged(found, scores_N, start, k)
         return best
+
+    def copies(self, entry: int) -> list[int]:
+        """The other entries that say the same."""
+        if self.first_N.all():
+            return []
+        said = _content(self.entries[entry])
+        return [i for i in np.flatnonzero(~self.first_N).tolist() if _content(self.entries[i]) == said]
+
+
+def _content(entry: dict[str, Any]) -> Any:
+    return entry.get("text") or json.dumps(entry)
 
 
 def _merged(found: list[tuple[int, float]], scores_N: np.ndarray, start: int, k: int) -> list[tuple[int, float]]:
@@ -97,7 +120,7 @@ def _merged(found: list[tuple[int, float]], scores_N: np.ndarray, start: int, k:
         places = np.flatnonzero(scores_N >= least)
     else:
         places = np.arange(len(scores_N))
-    some = [(start + int(i), float(scores_N[i])) for i in places]
+    some = [(start + int(i), float(scores_N[i])) for i in places if np.isfinite(scores_N[i])]
     return sorted([*found, *some], key=lambda pair: (-pair[1], pair[0]))[:k]
 
 
@@ -120,13 +143,14 @@ class Source:
 
 @dataclass
 class Built:
-    """How a build went: how many entries there are, and how many sources were embedded, kept or are gone."""
+    """How a build went: how many entries there are, and which sources were embedded, kept, are gone or hold nothing."""
 
     entries: int = 0
     width: int = 0
     embedded: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
 
 
 def build(
@@ -158,6 +182,7 @@ def build(
             vectors = embed(made) if made else np.zeros((0, 0), dtype=np.float32)
             built.embedded.append(source.name)
         files[source.name] = {"sha256": source.digest, "first": len(entries), "count": len(made)}
+        built.empty += [] if made else [source.name]
         entries += made
         parts += [vectors] if made else []
     built.gone = [name for name in old if name not in files]
@@ -172,6 +197,7 @@ def build(
 
 def _old(folder: Path, fingerprint: str, settings: dict[str, Any]) -> dict[str, tuple[str, list[Any], np.ndarray]]:
     """Digest, entries and vectors of each source of the index that is there; none where its settings were others."""
+    _recover(folder)
     if not folder.exists():
         return {}
     if folder.is_dir() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
@@ -208,12 +234,22 @@ def _write(folder: Path, told: dict[str, Any], entries: list[dict[str, Any]], ve
     for path in partial.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    before = folder.with_name(f".{folder.name}.before")
+    before = _before(folder)
     shutil.rmtree(before, ignore_errors=True)
     if folder.exists():
         folder.rename(before)
     partial.rename(folder)
     shutil.rmtree(before, ignore_errors=True)
+
+
+def _before(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.before")
+
+
+def _recover(folder: Path) -> None:
+    """Where a build was killed between its two renames, the index that was there is put back."""
+    if not folder.exists() and _before(folder).is_dir():
+        _before(folder).rename(folder)
 
 
 def _other_model(folder: Path, manifest: dict[str, Any]) -> Finding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -122,12 +123,14 @@ def _pieces(text: str, cut: Cut) -> Iterator[tuple[int, int, int]]:
             yield at + spans[first][0], at + spans[last - 1][1], last - first
             if last == len(spans):
                 break
-            first = next((i for i in starts if max(first + 1, last - cut.overlap) <= i <= last), last)
+            after = bisect_left(starts, max(first + 1, last - cut.overlap))
+            first = min(starts[after], last) if after < len(starts) else last
 
 
 def _latest(starts: Sequence[int], after: int, most: int) -> int:
     """The last beginning of a word up to token ``most``; in the middle of a word where there is none."""
-    return max((i for i in starts if after < i <= most), default=most)
+    at = bisect_right(starts, most)
+    return starts[at - 1] if at and starts[at - 1] > after else most
 
 
 def _lines(text: str, start: int, end: int) -> tuple[int, int]:
