@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-KEY = ("task", "data", "model", "method", "train_rows", "test_rows", "steps")
+KEY = ("task", "data", "model", "method", "rate", "train_rows", "test_rows", "steps")
 HEAD = [
     "task",
     "data",
     "model",
     "method",
+    "rate",
     "rows (train / test)",
     "steps",
     "side",
@@ -54,7 +55,7 @@ def score(rows: list[dict[str, Any]]) -> str:
 
 def table() -> str:
     lines = [f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
-    for (task, data, model, method, train, test, steps), sides in collected().items():
+    for (task, data, model, method, rate, train, test, steps), sides in collected().items():
         times = {side: statistics.fmean(row["cpu_seconds"] for row in rows) for side, rows in sides.items()}
         for side, rows in sides.items():
             beside = f"{times[side] / times['luthier']:.2f}×" if side != "luthier" and "luthier" in times else ""
@@ -63,6 +64,7 @@ def table() -> str:
                 data,
                 model,
                 method,
+                rate or "",
                 f"{train} / {test}",
                 steps,
                 side,
