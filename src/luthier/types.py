@@ -21,8 +21,11 @@ Message = dict[str, Any]
 
 Features = dict[str, Any]
 """One encoded row: at least ``row`` (its index in the data set), ``input_ids`` and what its loss needs; the
-``target_ids`` that an encoder-decoder is to write from them."""
+``target_ids`` that an encoder-decoder is to write from them; ``pictures``, the keys of their pixels."""
 
+
+Picture = Path | bytes
+"""A file that holds a picture, or what such a file holds."""
 
 Span = tuple[int, int, str]
 """Characters [start, end) of a text, and the name of what they are."""
@@ -61,6 +64,7 @@ class Example:
     """What is asked, of ``text`` where there is one."""
     spans: list[Span] | None = None
     """Marked parts of ``text``: where its answers are, or its entities."""
+    images: list[Picture] | None = None
     negatives: list[str] | None = None
     """What does not match ``text``."""
     translations: dict[str, list[str]] | None = None

@@ -16,6 +16,8 @@ MOST_UNKNOWN = 0.5
 
 def ids_fit(prepared: Prepared) -> list[Finding]:
     """Every id that occurs in the rows has a row in the embedding table."""
+    if not prepared.backbone.reads_text:
+        return []
     table = len(prepared.backbone.embedding.weight)
     findings = []
     for row in prepared.train.rows:

@@ -94,7 +94,7 @@ class Finished:
             recipe.model.name, path, ours.backbone.needs, config=ours.task.config(), dtype=dtype, seed=recipe.seed,
             revision=recipe.model.revision,
         )  # fmt: skip
-        backbone.tokenizer = ours.backbone.tokenizer
+        backbone.read_as(ours.backbone)
         backbone.model.to(ours.backbone.device).eval()
         backbone.choose_layout(recipe.packing)
         objective = type(ours.objective)(self.run.resolved.objective_options, backbone, ours.objective.encoder)

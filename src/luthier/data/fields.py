@@ -6,11 +6,12 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from luthier.data.files import kind
 from luthier.data.turns import ROLES, read_turns
-from luthier.types import Example, Finding, Message, Source
+from luthier.types import Example, Finding, Message, Picture, Source
 
 Columns = Mapping[str, str]
 """Our name → the file's column, for files whose columns are named otherwise."""
@@ -74,6 +75,23 @@ class Fields:
     def optional(self, name: str) -> str:
         """A text that may be missing, null or empty."""
         return "" if self.get(name) is None else self.text(name)
+
+    def pictures(self, name: str) -> list[Picture]:
+        """One picture or several: each a path, or its bytes as data sets on a hub hold them."""
+        value = self.get(name)
+        found: list[Picture] = []
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                one = one.get("bytes") or one.get("path")
+            if isinstance(one, bytes):
+                found.append(one)
+            elif isinstance(one, str) and one.strip():
+                found.append(Path(one))
+            else:
+                self.report("data.type", self.column(name), f"must be the path of a picture, this is {kind(one)}")
+        if not found and not self.findings:
+            self.report("data.type", self.column(name), "names no picture")
+        return found
 
     def turns(self, name: str, roles: Mapping[str, str] = ROLES) -> list[Message]:
         return read_turns(self.get(name), self.column(name), self.report, roles)

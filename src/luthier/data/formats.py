@@ -105,7 +105,7 @@ def read_examples(
         found = found or fmt or recognise(rows, columns, where=path, prefer=prefer)
         if isinstance(found, str):
             formats.append((path, found))
-            _convert(rows, found, columns, (number, weight), result)
+            _convert(rows, found, columns, (number, weight), base, result)
         else:
             result.findings += found or []
     _join_formats(formats, result)
@@ -113,16 +113,24 @@ def read_examples(
 
 
 def _convert(
-    rows: Iterable[Row], fmt: str, columns: Columns | None, entry: tuple[int, float], result: ReadResult
+    rows: Iterable[Row], fmt: str, columns: Columns | None, entry: tuple[int, float], base: Path, result: ReadResult
 ) -> None:
     for source, row in rows:
         example = to_example(source, row, fmt, columns)
         if isinstance(example, Example):
             example.entry = entry[0]
+            _locate_pictures(example, base)
             example.weight *= entry[1]
             result.examples.append(example)
         else:
             result.findings += example
+
+
+def _locate_pictures(example: Example, base: Path) -> None:
+    """Paths of pictures are relative to the file that names them."""
+    if example.images:
+        folder = (base / example.source.file).parent
+        example.images = [one if isinstance(one, bytes) else folder / one for one in example.images]
 
 
 def _join_formats(formats: list[tuple[str, str]], result: ReadResult) -> None:

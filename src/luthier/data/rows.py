@@ -13,6 +13,7 @@
 | translation | translation: a text or texts by language | translations |
 | source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
+| image-label | image (picture, file_name), label | images, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
 | scored-pair | sentence1, sentence2, score | text, targets, label |
 | query-positive | query (anchor, question), positive (passage, context); negatives? | text, targets, negatives |
@@ -26,10 +27,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from luthier.data import conversations, pairs, tagged, texts, translations
+from luthier.data import conversations, images, pairs, tagged, texts, translations
 from luthier.data.fields import Columns, Fields, Format
 from luthier.types import Example, Finding, Source
 
+IMAGE = ("image", "picture", "images", "file_name")
 TALK = {"system": ("system",), "tools": ("tools",)}
 
 # In the order in which they are tried, those that a task takes before all others: a row with a text and a label is
@@ -72,6 +74,7 @@ FORMATS: dict[str, Format] = {
     "scored-pair": Format(pairs.SCORED_PAIR, {}, pairs.scored_pair),
     "query-positive": Format(pairs.QUERY_POSITIVE, pairs.NEGATIVES, pairs.query_positive),
     "text-label": Format({"text": texts.TEXT, "label": texts.LABEL}, {}, texts.text_label),
+    "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
     "document-summary": Format(
         {"document": ("document", "article", "text"), "summary": ("summary", "summaries", "highlights", "target")},
         {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from luthier.data.fields import Fields
 from luthier.data.files import kind
@@ -13,7 +14,11 @@ LABEL = ("label", "labels", "intent", "category", "class", "score")
 
 
 def text_label(fields: Fields) -> Example:
-    text, label, column = fields.text("text", target=True), fields.get("label"), fields.column("label")
+    return Example(fields.source, text=fields.text("text", target=True), label=read_label(fields))
+
+
+def read_label(fields: Fields) -> Any:
+    label, column = fields.get("label"), fields.column("label")
     names = isinstance(label, list) and all(isinstance(name, str) for name in label)
     if label is None or label == "":
         fields.report("data.empty-target", column, f"the label is {'null' if label is None else 'empty'}")
@@ -24,7 +29,7 @@ def text_label(fields: Fields) -> Example:
         fields.report(
             "data.type", column, f"a label is text, a number or a list of texts, this is {kind(label)}{inside}"
         )
-    return Example(fields.source, text=text, label=label)
+    return label
 
 
 def document_summary(fields: Fields) -> Example:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.data.collate import lay_out
 from luthier.engine.accumulate import size
 from luthier.engine.batching import micro_batches
 from luthier.engine.parallel import Processes
@@ -79,7 +78,7 @@ class Reader:
         return torch.stack(self._together(found, len(rows)))
 
     def _batch(self, rows: list[Features]) -> Batch:
-        tensors = lay_out(rows, self.backbone.layout, self.backbone.tokenizer.pad_token_id or 0)
+        tensors = self.backbone.lay_out(rows)
         return Batch(tensors, [row["row"] for row in rows]).to(self.backbone.device)
 
     def _groups(self, rows: Sequence[Features]) -> Iterator[list[int]]:

@@ -35,7 +35,7 @@ def export(run: Run, to: Path) -> dict[str, Any]:
     partial = to.with_name(f".{to.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     backbone.model.save_pretrained(partial)
-    predictor.backbone.tokenizer.save_pretrained(partial)
+    predictor.backbone.save_readers(partial)
     if predictor.objective.couples:
         max_length = run.resolved.recipe.max_length
         save_embedding(predictor.task, predictor.objective, max_length, partial, "transformers")
@@ -62,7 +62,7 @@ def _read_back(old: Predictor, run: Run, folder: Path) -> Predictor:
     """The model as it is on disk."""
     backbone = load(str(folder), str(folder), old.backbone.needs, config=old.task.config())
     backbone.choose_layout(run.resolved.recipe.packing)
-    backbone.tokenizer = old.backbone.tokenizer
+    backbone.read_as(old.backbone)
     objective = type(old.objective)(run.resolved.objective_options, backbone, old.objective.encoder)
     load_own(objective, run.folder / "final")
     reader = Reader(backbone, micro_tokens=old.reader.micro_tokens, matmul=old.reader.matmul)

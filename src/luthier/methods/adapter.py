@@ -17,6 +17,7 @@ from luthier.methods.bottleneck import CHILD, FUSED, Composition, Kind, Spec, in
 from luthier.methods.common import MethodOptions, by_file_name, new_head, read_adapter, restore, save_adapter
 from luthier.methods.members import TYPE, Member, check_bases, find_members, specs
 from luthier.models.backbone import Backbone
+from luthier.models.seams import width_of
 from luthier.types import Adaptation, Finding, Refused
 
 DEFAULTS = {"learning_rate": 1e-3}
@@ -55,6 +56,11 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
 
 
 def _spec(backbone: Backbone, options: Options) -> Spec:
+    widths = {width_of(backbone.model.get_submodule(place.last)) for place in backbone.seams.sublayers}
+    if widths != {backbone.width}:
+        what = "a bottleneck follows an attention or a feed-forward, and "
+        what += "these here have several widths" if widths else "this model has none"
+        raise Refused(Finding("method.no-target", "method", what, "use `lora`, or `freeze.last: 1`"))
     count = len(backbone.seams.blocks)
     blocks = list(range(count)) if options.blocks is None else sorted(set(options.blocks))
     if not blocks or not 0 <= blocks[0] <= blocks[-1] < count:

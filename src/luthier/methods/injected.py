@@ -24,6 +24,9 @@ from luthier.types import Adaptation, Finding, Refused
 NOT_OURS = {"auto_mapping", "runtime_config", "modules_to_save", "megatron_config", "megatron_core"}
 
 
+GEOMETRY = ("kernel_size", "stride", "dilation")
+
+
 def inject(backbone: Backbone, config: PeftConfig) -> dict[str, nn.Parameter]:
     """Put PEFT's layers into the model; returns what they add and PEFT would train, under its names there.
 
@@ -38,6 +41,10 @@ def inject(backbone: Backbone, config: PeftConfig) -> dict[str, nn.Parameter]:
     except (ValueError, TypeError) as error:
         what = f"PEFT can't put {config.peft_type} into this model: {str(error).splitlines()[0]}"
         raise Refused(Finding("method.unsupported", "method", what, "use `lora`, which works here")) from None
+    for module in backbone.model.modules():
+        if isinstance(module, BaseTunerLayer) and isinstance(base := module.get_base_layer(), nn.Conv2d):
+            for name in GEOMETRY:  # which some convolutional networks read to pad by TensorFlow's rule
+                setattr(module, name, getattr(base, name))
     return new_parameters(backbone, known)
 
 

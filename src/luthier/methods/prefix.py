@@ -151,10 +151,7 @@ def _attentions(backbone: Backbone) -> dict[str, list[Heard]]:
 
     Raises Refused where none asks transformers' interface for its attention: a prefix would change nothing.
     """
-    both = backbone.model.config.is_encoder_decoder
-    inputs = {"input_ids": torch.tensor([[5, 6, 7]], device=backbone.device)}
-    if both:  # of another length, so that cross-attention is told from the decoder's own
-        inputs["decoder_input_ids"] = inputs["input_ids"][:, :2]
+    both, inputs = backbone.model.config.is_encoder_decoder, backbone.sample_inputs()
     with backbone.plain(), evaluating(backbone.model), torch.no_grad(), listening() as heard:
         try:
             with backbone.attention(PREFIXED):

@@ -77,6 +77,9 @@ class SoftPrompt(nn.Module):
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
+    if not backbone.reads_text:
+        what = "this model reads pictures, and has no embeddings of tokens that virtual ones could stand before"
+        raise Refused(Finding("method.no-target", "method", what, "use `lora`, or `adapter` where it has attention"))
     _agree(options)
     require_room(backbone, options.positions(backbone), "prompt.num_virtual_tokens")
     encoded = options.encoder != "none"

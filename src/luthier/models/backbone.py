@@ -14,22 +14,27 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from luthier.data.collate import lay_out
 from luthier.models.attention import PACKED
 from luthier.models.heads import head_logits, positions_read
 from luthier.models.modes import evaluating
-from luthier.models.packing import packing_offset
+from luthier.models.packing import layout_inputs, packing_offset
+from luthier.models.pictures import Pictures
 from luthier.models.prefixed import PREFIXED, Switch
-from luthier.models.probes import closing_norms
+from luthier.models.probes import closing_norms, row_of
 from luthier.models.seams import Seams, find_seams
 from luthier.models.stacks import decode, is_encoder_decoder
 from luthier.models.virtual import lengthened
-from luthier.types import Batch
+from luthier.types import Batch, Features
+
+OWN_HEADS = ("sequence_logits", "tag_logits", "span_logits")
 
 
 class Composition(Protocol):
@@ -65,6 +70,7 @@ class Backbone:
     prompt_length: int = 0
     prefix_positions: int = 0
     prefix_switch: Switch = field(default_factory=lambda: Switch(on=False))
+    pictures: Pictures | None = None
 
     @cached_property
     def seams(self) -> Seams:
@@ -77,7 +83,7 @@ class Backbone:
     @property
     def has_own_head(self) -> bool:
         """Whether its head is the task's own, which must be learned: not a language model's, and not none."""
-        return self.needs in ("sequence_logits", "tag_logits", "span_logits")
+        return self.needs in OWN_HEADS
 
     @property
     def trunk(self) -> PreTrainedModel:
@@ -89,6 +95,10 @@ class Backbone:
         """All but the head's. An encoder-decoder may hold both in one module, so the trunk's module can't tell."""
         outside = tuple(f"{name}." for name in self.seams.head)
         return [p for name, p in self.model.named_parameters() if not (outside and name.startswith(outside))]
+
+    @property
+    def reads_text(self) -> bool:
+        return True
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -140,13 +150,13 @@ class Backbone:
 
     def probe(self, ids: list[int]) -> Batch:
         """One row: of what the model writes, where it writes."""
-        ids_1T = torch.tensor([ids], device=self.device)
-        if self.encoder_decoder and self.needs == "token_logits":
-            source_11 = torch.tensor([[5]], device=self.device)
-            return Batch(
-                {"input_ids": source_11, "attention_mask": torch.ones_like(source_11), "target_ids": ids_1T}, [0]
-            )
-        return Batch({"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}, [0])
+        return row_of(self, ids)
+
+    def sample_inputs(self) -> dict[str, Tensor]:
+        """What the model itself takes for one row."""
+        ids_1T = torch.tensor([[5, 6, 7]], device=self.device)
+        # Of another length, so that cross-attention is told from the decoder's own.
+        return {"input_ids": ids_1T} | ({"decoder_input_ids": ids_1T[:, :2]} if self.encoder_decoder else {})
 
     def head_parameters(self) -> dict[str, nn.Parameter]:
         """What lies outside the trunk and whatever the checkpoint did not hold; none where vectors are what is read."""
@@ -158,6 +168,18 @@ class Backbone:
             for name, parameter in self.model.named_parameters()
             if (outside and name.startswith(outside)) or name in self.fresh
         }
+
+    def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
+        """The tensors of a batch of these rows (see ``data/collate.py``), on the CPU."""
+        return lay_out(rows, self.layout, self.tokenizer.pad_token_id or 0)
+
+    def save_readers(self, folder: Path) -> None:
+        """Write what turns a row into numbers beside the model."""
+        self.tokenizer.save_pretrained(folder)
+
+    def read_as(self, other: Backbone) -> None:
+        """Take what turns rows into numbers from another opening of the same model."""
+        self.tokenizer, self.pictures = other.tokenizer, other.pictures
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states of every token, rows end to end: (T, D). Cached ones are used where the batch brings them.
@@ -173,19 +195,7 @@ class Backbone:
                 return decode(self.model, inputs, batch.tensors.get("target_ids", batch["input_ids"])).flatten(0, 1)
         if not self.encoder_decoder:
             inputs["use_cache"] = False
-        if "cu_seq_lens" in batch.tensors:
-            boundaries = batch["cu_seq_lens"]
-            longest = int((boundaries[1:] - boundaries[:-1]).max())
-            inputs |= {"position_ids": batch["position_ids"] + self.position_offset + self._shift}
-            inputs |= {"cu_seq_lens_q": boundaries, "cu_seq_lens_k": boundaries}
-            inputs |= {"max_length_q": longest, "max_length_k": longest}
-        else:
-            inputs["attention_mask"] = batch["attention_mask"]
-            if "position_ids" in batch.tensors:
-                inputs["position_ids"] = batch["position_ids"] + self.position_offset + self._shift
-            elif self._shift:
-                columns = torch.arange(inputs["attention_mask"].shape[1], device=self.device)
-                inputs["position_ids"] = columns[None] + self._shift
+        inputs |= layout_inputs(batch, self.position_offset, self._shift)
         inputs, kept_T = self._with_prompt(inputs)
         with self._routed(batch):
             hidden_TD = self.trunk(**inputs).last_hidden_state.flatten(0, 1)

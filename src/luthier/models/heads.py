@@ -22,29 +22,43 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 from luthier.models.stacks import is_encoder_decoder
 
 
-class _Answer(nn.Module):
-    """Stands in for the trunk and returns the hidden states that it was given."""
+class _Output(TrunkOutput):
+    """None for whatever else a head passes on of its trunk's outputs."""
 
-    def __init__(self, hidden_KLD: Tensor, trunk: nn.Module):
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+class _Answer(nn.Module):
+    """Stands in for the trunk and returns the hidden states that it was given.
+
+    ``pooled``: they are what the trunk pools, one vector a row, and not what it pools from.
+    """
+
+    def __init__(self, hidden_KLD: Tensor, trunk: nn.Module, *, pooled: bool = False):
         super().__init__()
-        self.hidden_KLD = hidden_KLD
+        self.hidden_KLD, self.is_pooled = hidden_KLD, pooled
         # A list hides the pooler from the module tree: it is the trunk's, and is only borrowed.
         self.pooler = [getattr(trunk, "pooler", None)]
         self.config = getattr(trunk, "config", None)  # some heads look there for their soft-capping
 
-    def forward(self, *_: object, **__: object) -> TrunkOutput:
+    def forward(self, *_: object, **__: object) -> _Output:
+        if self.is_pooled:
+            return _Output(last_hidden_state=self.hidden_KLD, pooler_output=self.hidden_KLD[:, 0])
         pooled = self.pooler[0](self.hidden_KLD) if self.pooler[0] is not None else None
-        return TrunkOutput(last_hidden_state=self.hidden_KLD, pooler_output=pooled)
+        pooled = pooled.flatten(1) if pooled is not None else None  # of a grid: (K, D, 1, 1)
+        return _Output(last_hidden_state=self.hidden_KLD, pooler_output=pooled)
 
 
 @contextmanager
-def answered(model: PreTrainedModel, hidden_KLD: Tensor) -> Iterator[None]:
+def answered(model: PreTrainedModel, hidden_KLD: Tensor, *, pooled: bool = False) -> Iterator[None]:
     """Within this context ``model``'s trunk (the decoder of an encoder-decoder) returns ``hidden_KLD``."""
     owner, _, prefix = _trunk_name(model).rpartition(".")
     modules = model.get_submodule(owner)._modules
     trunk = modules[prefix]
     assert trunk is not None
-    modules[prefix] = _Answer(hidden_KLD, trunk)
+    modules[prefix] = _Answer(hidden_KLD, trunk, pooled=pooled)
     try:
         yield
     finally:
@@ -70,6 +84,13 @@ def head_logits(model: PreTrainedModel, hidden_KLD: Tensor, mask_KL: Tensor | No
         if model.get_output_embeddings() is not None:
             return model(encoder_outputs=encoded, decoder_inputs_embeds=hidden_KLD).logits
         return model(input_ids=_ended(model, hidden_KLD, mask_KL), encoder_outputs=encoded).logits
+
+
+def picture_logits(model: PreTrainedModel, hidden_KPD: Tensor, grid: tuple[int, int] | None, *, pooled: bool) -> Tensor:
+    """(K, P, D) → (K, C): logits of a model of pictures for given hidden states, on a ``grid`` where it has one."""
+    states = hidden_KPD.transpose(1, 2).unflatten(2, grid) if grid else hidden_KPD
+    with answered(model, states, pooled=pooled):
+        return model(pixel_values=states).logits
 
 
 def _ended(model: PreTrainedModel, hidden_KLD: Tensor, mask_KL: Tensor | None) -> Tensor:

@@ -132,8 +132,9 @@ def load(
     import transformers
 
     from luthier.models.attention import register
-    from luthier.models.backbone import Backbone
+    from luthier.models.backbone import OWN_HEADS, Backbone
     from luthier.models.fingerprint import fingerprint
+    from luthier.models.images import ImageBackbone
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -142,11 +143,12 @@ def load(
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
         auto = auto_class(needs, found)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
+        tokenizer, pictures = readers(path, found, **where)
         given = {
             "dtype": getattr(torch, dtype),
             "use_safetensors": True,
             "output_loading_info": True,
+            "ignore_mismatched_sizes": needs in OWN_HEADS,  # a head of other classes is a new one
             **where,
             **(config or {}),
             **load_kwargs,
@@ -161,10 +163,27 @@ def load(
     except (OSError, ValueError) as error:
         raise Refused(unreadable(name, error, needs)) from None
     fresh = set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
-    backbone = Backbone(model, tokenizer, name, path, needs, fresh)
-    give_pad(backbone)
+    if pictures is None:
+        backbone = Backbone(model, tokenizer, name, path, needs, fresh)
+    else:
+        backbone = ImageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+    if backbone.reads_text:
+        give_pad(backbone)
     backbone.fingerprint = fingerprint(backbone)
     return backbone
+
+
+def readers(path: str, config: Any, **where: Any) -> tuple[Any, Any]:
+    """What turns rows into numbers: the tokenizer, or, of a model of pictures alone, its place and ``Pictures``."""
+    import transformers
+
+    from luthier.models.images import NoText, reads_pictures_alone
+    from luthier.models.pictures import Pictures
+
+    if not reads_pictures_alone(config):
+        return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where), None
+    processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **where)
+    return NoText(), Pictures(processor)
 
 
 def _renamed_trunk(model: Any, info: dict[str, Any]) -> dict[str, str]:
@@ -185,11 +204,21 @@ def auto_class(needs: str, config: Any) -> Any:
     """
     import transformers
 
+    from luthier.models.images import reads_pictures_alone
+
     if needs in ("tag_logits", "span_logits") and config.is_encoder_decoder:
         what = "an encoder-decoder writes; a head on the tokens of its source is another model"
         mend = "choose an encoder (such as BERT) or a decoder, or let this model write the answer"
         raise Refused(Finding("model.encoder-decoder", "model.name", what, mend))
 
+    if reads_pictures_alone(config):
+        known = {"sequence_logits": transformers.AutoModelForImageClassification, "hidden": transformers.AutoModel}
+        if needs not in known:
+            what = f"a model of pictures alone ({config.model_type}) reads and writes no text"
+            raise Refused(
+                Finding("model.no-text", "model.name", what, "use it with `task: classify`, or choose another")
+            )
+        return known[needs]
     writes: Any = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     return {
         "token_logits": writes,

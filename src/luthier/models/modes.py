@@ -18,3 +18,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Normalise with the statistics that the checkpoint has, also in training.
+
+    A batch's own would make the gradient depend on how the batch is cut, and evaluation on what was trained last.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

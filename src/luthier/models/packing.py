@@ -5,7 +5,7 @@ Axes: T tokens of a packed row, D hidden width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -62,3 +62,21 @@ def _position_padding(model: PreTrainedModel) -> int:
         if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
             return module.padding_idx + 1
     return 0
+
+
+def layout_inputs(batch: Batch, offset: int, shift: int) -> dict[str, Any]:
+    """What a trunk is told of how rows are laid out: boundaries or mask, and positions that count from ``offset``,
+    ``shift`` further where something stands before each row."""
+    if "cu_seq_lens" in batch.tensors:
+        boundaries = batch["cu_seq_lens"]
+        longest = int((boundaries[1:] - boundaries[:-1]).max())
+        inputs = {"position_ids": batch["position_ids"] + offset + shift}
+        inputs |= {"cu_seq_lens_q": boundaries, "cu_seq_lens_k": boundaries}
+        return inputs | {"max_length_q": longest, "max_length_k": longest}
+    inputs = {"attention_mask": batch["attention_mask"]}
+    if "position_ids" in batch.tensors:
+        inputs["position_ids"] = batch["position_ids"] + offset + shift
+    elif shift:
+        columns = torch.arange(inputs["attention_mask"].shape[1], device=inputs["attention_mask"].device)
+        inputs["position_ids"] = columns[None] + shift
+    return inputs

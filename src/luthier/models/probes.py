@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.models.modes import evaluating
+from luthier.types import Batch
 
 if TYPE_CHECKING:
     from luthier.models.backbone import Backbone
+
+
+def row_of(backbone: Backbone, ids: list[int]) -> Batch:
+    """A batch of one row of ids: the target's, after a short source, where the model writes from one."""
+    ids_1T = torch.tensor([ids], device=backbone.device)
+    if backbone.encoder_decoder and backbone.needs == "token_logits":
+        source_11 = torch.tensor([[5]], device=backbone.device)
+        return Batch({"input_ids": source_11, "attention_mask": torch.ones_like(source_11), "target_ids": ids_1T}, [0])
+    return Batch({"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}, [0])
 
 
 def closing_norms(backbone: Backbone) -> dict[str, str]:

@@ -121,15 +121,22 @@ def find_seams(model: PreTrainedModel) -> Seams:
     linears = []
     for index, (block, stack) in enumerate(placed):
         for name, module in model.get_submodule(block).named_modules(prefix=block):
-            if isinstance(module, nn.Linear | Conv1D):
+            if isinstance(module, nn.Linear | Conv1D) or _is_pointwise(module):
                 linears.append(Linear(name, index, _roles(model, block, name), stack))
-    embedding = names.get(id(model.get_input_embeddings()))
+    embedding = names.get(id(_embedding(model)))
     # Some encoder-decoders have no module around their stacks: the head is then what stands beside these.
     inside = {trunk} if trunk else {name.partition(".")[0] for name in (*roots.values(), embedding) if name}
     head = [name for name, _ in model.named_children() if name not in inside] if trunk or stacks(model) else []
     blocks = [block for block, _ in placed]
     sublayers = [found for index, block in enumerate(blocks) for found in _sublayers(model, block, index, linears)]
     return Seams(trunk, embedding, blocks, linears, head, [stack for _, stack in placed], sublayers)
+
+
+def _embedding(model: PreTrainedModel) -> nn.Module | None:
+    try:
+        return model.get_input_embeddings()
+    except NotImplementedError:  # a convolutional network
+        return None
 
 
 def _blocks(model: PreTrainedModel, trunk: str) -> list[str]:
@@ -143,6 +150,17 @@ def _blocks(model: PreTrainedModel, trunk: str) -> list[str]:
         return []
     length, name = max(lists, key=lambda found: (found[0], -found[1].count(".")))
     return [f"{name}.{index}" for index in range(length)]
+
+
+def width_of(module: nn.Module) -> int:
+    """How many numbers a linear layer, or a convolution of one place, gives."""
+    weight = module.get_parameter("weight")
+    return weight.shape[1 if isinstance(module, Conv1D) else 0]
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    """A convolution of one place: a linear layer for each."""
+    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
 
 
 def _roles(model: PreTrainedModel, block: str, name: str) -> frozenset[str]:

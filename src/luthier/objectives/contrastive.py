@@ -35,7 +35,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from luthier.data.collate import lay_out
 from luthier.evaluate.retrieval import settle_ranked, settle_scored
 from luthier.models.backbone import Backbone
 from luthier.models.pooling import pool, pooling_of
@@ -115,7 +114,7 @@ class Objective:
         input_ids [[a b c d e f g]]   starts [0 2 3 4 6]   lengths [2 1 1 2 1]   texts [2 3]
         """
         texts = [{"input_ids": ids} for row in rows for ids in _texts(row)]
-        tensors = lay_out(texts, self.backbone.layout, self.backbone.tokenizer.pad_token_id or 0)
+        tensors = self.backbone.lay_out(texts)
         tensors["texts"] = torch.tensor([len(row["lengths"]) for row in rows])
         return Batch(tensors, [row["row"] for row in rows], sum(len(row["input_ids"]) for row in rows))
 

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 
-from luthier.data.collate import lay_out
 from luthier.models.backbone import Backbone
 from luthier.objectives.chunked import cross_entropy_sum
 from luthier.options import Options as Section
@@ -57,7 +56,7 @@ class Objective:
 
             input_ids [[a b] [e 0]]   target_ids [[C D] [F 0]]   predict_at [0 1 2]   targets [C D F]
         """
-        tensors = lay_out(rows, self.backbone.layout, self.backbone.tokenizer.pad_token_id or 0)
+        tensors = self.backbone.lay_out(rows)
         at, targets, weights = [], [], []
         for start, row in zip(tensors["starts"].tolist(), rows, strict=True):
             for position, token in _predicted(row):

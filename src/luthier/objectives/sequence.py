@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.data.collate import lay_out
 from luthier.models.backbone import Backbone
 from luthier.types import Batch, Example, Features, LossTerms
 
@@ -38,7 +37,7 @@ class SequenceObjective:
 
         input_ids [[a b c]]   starts [0 2]   lengths [2 1]   targets [2 0]   weights [1 1]
         """
-        tensors = lay_out(rows, self.backbone.layout, self.backbone.tokenizer.pad_token_id or 0)
+        tensors = self.backbone.lay_out(rows)
         if rows[0]["target"] is not None:
             tensors["targets"] = torch.tensor([row["target"] for row in rows], dtype=self.target_type)
         tensors["weights"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)

@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from luthier.data.collate import lay_out
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.types import Batch, Example, Features, LossTerms
@@ -57,7 +56,7 @@ class Objective:
 
         input_ids [[a B c D E]]   read_at [1 3 4]   owner [0 0 1]   targets [2 0 1]   weights [1 1 1]
         """
-        tensors = lay_out(rows, self.backbone.layout, self.backbone.tokenizer.pad_token_id or 0)
+        tensors = self.backbone.lay_out(rows)
         read = [(k, word, at) for k, row in enumerate(rows) for word, at in enumerate(row["at"]) if at is not None]
         starts = tensors["starts"].tolist()
         tensors["read_at"] = torch.tensor([starts[k] + at for k, _, at in read], dtype=torch.long)

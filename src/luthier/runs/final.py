@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from luthier.evaluate.outputs import Reader
 from luthier.methods.members import other_base
+from luthier.models.images import reads_pictures_alone
 from luthier.models.load import load, locate, unreadable, weight_findings
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
@@ -44,7 +45,8 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     plain = not methods.whole and not methods.load_kwargs()
     if plain and base.get("fingerprint", backbone.fingerprint) != backbone.fingerprint:
         raise Refused(other_base(final, base["name"], backbone))
-    backbone.tokenizer = tokenizer
+    if tokenizer is not None:
+        backbone.tokenizer = tokenizer
     backbone.place(device)
     backbone.choose_layout(recipe.packing)
     solved = None if methods.whole else methods.attach(backbone, final)
@@ -65,6 +67,8 @@ def _saved(final: Path) -> tuple[Any, Any]:
     """The config and the tokenizer of a final model."""
     try:
         config = AutoConfig.from_pretrained(final, trust_remote_code=False)
-        return config, AutoTokenizer.from_pretrained(final, trust_remote_code=False)
+        return config, None if reads_pictures_alone(config) else AutoTokenizer.from_pretrained(
+            final, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise Refused(unreadable(str(final), error)) from None

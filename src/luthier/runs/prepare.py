@@ -72,6 +72,8 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     limit = _limit(resolved, backbone, findings)
     policy = recipe.overlong or "truncate"
     objective.encoder = task.encoder(backbone, limit, policy)
+    if backbone.pictures is not None:
+        backbone.pictures.prepare(one for some in rows.sides for example in some for one in example.images or ())
     train = encode(objective, rows.train, limit, policy, "data.train")
     known = [example for example in rows.evaluation if not task.unknown([example])]
     evaluation = encode(objective, known, limit, policy, "data.eval")

@@ -50,7 +50,7 @@ def _save_final(prepared: Prepared, predictor: Predictor, final: Path) -> None:
     for key, value in prepared.task.config().items():
         setattr(prepared.backbone.model.config, key, value)
     prepared.backbone.model.config.save_pretrained(final)
-    prepared.backbone.tokenizer.save_pretrained(final)
+    prepared.backbone.save_readers(final)
     if prepared.objective.couples:
         max_length = prepared.resolved.recipe.max_length
         save_embedding(prepared.task, prepared.objective, max_length, final, opens_with(final))

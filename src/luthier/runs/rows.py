@@ -29,6 +29,10 @@ class Rows:
     report: dict[str, Any]
     selection: list[Example] = field(default_factory=list)
 
+    @property
+    def sides(self) -> tuple[list[Example], ...]:
+        return self.train, self.evaluation, self.selection
+
 
 def read_labelled(
     resolved: ResolvedRecipe,

@@ -60,7 +60,7 @@ class Switch:
         self.composition: Composition = install(backbone, {member.name: member.spec for member in members})
         for member in members:
             member.put(backbone)
-        backbone.tokenizer = shared.backbone.tokenizer
+        backbone.read_as(shared.backbone)
         backbone.model.to(shared.backbone.device).eval()
         backbone.choose_layout(first.resolved.recipe.packing)
         self.seats = {member.name: self._seat(run, member) for run, member in zip(opened, members, strict=True)}

@@ -1,4 +1,4 @@
-"""Sort texts into classes: one label a row, several labels, or a number (regression).
+"""Sort texts or pictures into classes: one label a row, several labels, or a number (regression).
 
 Axes: K rows, C classes.
 """
@@ -9,6 +9,7 @@ import difflib
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
+from luthier.tasks.pictures import read_pictures
 from luthier.types import INLINE, Example, Features, Finding
 
 DEFAULTS = {"batch_size": 32, "overlong": "truncate", "epochs": 3.0}
@@ -36,7 +38,7 @@ class Options(Section):
 
 
 class Task:
-    formats = ("text-label",)
+    formats = ("text-label", "image-label")
     writes_from_source = False
     splits = False
     sample_options: dict[str, Any] = {}
@@ -44,6 +46,7 @@ class Task:
     def __init__(self, options: Options):
         self.kind: str = options.kind
         self.labels: list[str] = []
+        self.pictures = False
 
     @property
     def metric(self) -> str:
@@ -100,14 +103,19 @@ class Task:
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         tokenizer = backbone.tokenizer
+        self.pictures = not backbone.reads_text
 
         def encode(example: Example) -> list[Features]:
+            target = None if example.label is None else self._target(example)
+            known = {"target": target, "weight": example.weight}
+            if self.pictures or example.images:
+                row = read_pictures(backbone, example)
+                return [row | known | {"full_length": len(row["input_ids"])}]
             ids = tokenizer(example.text or "")["input_ids"]
             full = len(ids)
             if full > limit and overlong == "truncate":
                 ids = tokenizer(example.text or "", truncation=True, max_length=limit)["input_ids"]
-            target = None if example.label is None else self._target(example)
-            return [{"input_ids": ids, "target": target, "weight": example.weight, "full_length": full}]
+            return [{"input_ids": ids, "full_length": full} | known]
 
         return encode
 
@@ -126,6 +134,9 @@ class Task:
         return classification.with_intervals(outputs, [row["target"] for row in rows], self.kind)
 
     def parse(self, given: Any) -> Example:
+        if self.pictures:
+            named = given.get("image", "") if isinstance(given, dict) else given
+            return Example(INLINE, images=[named if isinstance(named, bytes) else Path(str(named))])
         text = given.get("text", "") if isinstance(given, dict) else str(given)
         return Example(INLINE, text=text)
 
@@ -154,7 +165,10 @@ class Task:
 
     def shown(self, example: Example) -> tuple[str, str]:
         label = example.label
-        return example.text or "", ", ".join(label) if isinstance(label, list) else "" if label is None else str(label)
+        told = ", ".join(str(one) if isinstance(one, Path) else "[picture]" for one in example.images or [])
+        return example.text or told, ", ".join(label) if isinstance(label, list) else "" if label is None else str(
+            label
+        )
 
     def shown_answer(self, answer: dict[str, Any]) -> str:
         if self.kind == "regression":

@@ -1,0 +1,107 @@
+"""The pictures of a run's rows, as the model's own processor makes them: each different one decoded once.
+
+Resized and cropped pixels are kept as bytes in a file that has no name and goes with the process; what a batch reads is
+scaled and normalised from there. The result is bit-equal to the processor's on the picture itself.
+
+Axes: I pictures, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from luthier.data.pictures import BadPicture, decode
+from luthier.types import Picture
+
+RAW = {"do_rescale": False, "do_normalize": False}
+MADE = {"do_resize": False, "do_center_crop": False}
+
+
+@dataclass
+class Pictures:
+    """``tokens`` is how many hidden states the model gives for one; ``converted`` counts what decoding changed."""
+
+    processor: Any
+    tokens: int = 1
+    converted: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this does
+        self._places: dict[str, tuple[int, tuple[int, ...], str]] = {}
+        self._known: dict[Picture, str | BadPicture] = {}
+        self._end = 0
+
+    def prepare(self, pictures: Iterable[Picture]) -> None:
+        """Decode those that are new, in threads: Pillow works outside the interpreter's lock."""
+        new = [one for one in dict.fromkeys(pictures) if one not in self._known]
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            for one, made in zip(new, pool.map(self._made, new), strict=True):
+                self._keep(one, made)
+
+    def key(self, picture: Picture) -> str:
+        """What names its pixels in a row's features. Raises BadPicture."""
+        if picture not in self._known:
+            self._keep(picture, self._made(picture))
+        known = self._known[picture]
+        if isinstance(known, BadPicture):
+            raise known
+        return known
+
+    def _made(self, picture: Picture) -> tuple[np.ndarray, list[str]] | BadPicture:
+        try:
+            image, notes = decode(picture)
+        except BadPicture as bad:
+            return bad
+        pixels_CHW = np.asarray(self.processor(image, return_tensors="np", **RAW)["pixel_values"][0])
+        return pixels_CHW, notes
+
+    def _keep(self, picture: Picture, made: tuple[np.ndarray, list[str]] | BadPicture) -> None:
+        if isinstance(made, BadPicture):
+            self._known[picture] = made
+            return
+        pixels_CHW, notes = made
+        self.converted.update(notes)
+        small = pixels_CHW.astype(np.uint8)
+        pixels_CHW = small if np.array_equal(small, pixels_CHW) else pixels_CHW.astype(np.float32)
+        data = np.ascontiguousarray(pixels_CHW).tobytes()
+        key = hashlib.sha256(data + str(pixels_CHW.shape).encode()).hexdigest()[:24]
+        if key not in self._places:
+            self._file.seek(self._end)
+            self._file.write(data)
+            self._places[key] = (self._end, pixels_CHW.shape, pixels_CHW.dtype.str)
+            self._end += len(data)
+        self._known[picture] = key
+
+    def pixels(self, keys: Sequence[str]) -> Tensor:
+        """(I, C, H, W), as the model takes them."""
+        self._file.flush()
+        raw = [self._read(key) for key in keys]
+        made = self.processor(raw, return_tensors="pt", input_data_format="channels_first", **MADE)
+        return torch.as_tensor(made["pixel_values"])
+
+    def _read(self, key: str) -> np.ndarray:
+        start, shape, kind = self._places[key]
+        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        return np.frombuffer(os.pread(self._file.fileno(), size, start), dtype=kind).reshape(shape)
+
+    @property
+    def blank(self) -> Tensor:
+        """(1, C, H, W): a grey picture, to ask the model what it makes of one."""
+        from PIL import Image
+
+        return torch.as_tensor(self.processor(Image.new("RGB", (64, 64), "grey"), return_tensors="pt")["pixel_values"])
+
+    def save(self, folder: Path) -> None:
+        self.processor.save_pretrained(folder)
