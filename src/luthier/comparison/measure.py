@@ -14,7 +14,8 @@ from typing import Any
 from luthier.comparison.forgetting import Retention
 from luthier.data.encode import Encoded, encode
 from luthier.evaluate.paired import replicates
-from luthier.models.load import load, locate
+from luthier.models.load import load
+from luthier.runs.composing import locate_model
 from luthier.runs.folder import write_json
 from luthier.runs.predictor import Predictor
 from luthier.runs.rows import read_rows
@@ -86,7 +87,7 @@ class Finished:
     def base(self) -> Predictor:
         """The pretrained model under the same task and layout. Its head, where it has a new one, is untrained."""
         ours, recipe = self.run.predictor, self.run.resolved.recipe
-        path, findings = locate(recipe.model.name, self.run.resolved.base)
+        path, findings = locate_model(self.run.resolved)
         if findings:
             raise Refused(*findings)
         dtype = str(ours.backbone.model.dtype).removeprefix("torch.")

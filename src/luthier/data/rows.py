@@ -13,6 +13,7 @@
 | translation | translation: a text or texts by language | translations |
 | source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
+| image-text-label | image, text (question, ...), label (answer, ...) | images, text, label |
 | image-label | image (picture, file_name), label | images, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
 | scored-pair | sentence1, sentence2, score | text, targets, label |
@@ -74,6 +75,9 @@ FORMATS: dict[str, Format] = {
     "scored-pair": Format(pairs.SCORED_PAIR, {}, pairs.scored_pair),
     "query-positive": Format(pairs.QUERY_POSITIVE, pairs.NEGATIVES, pairs.query_positive),
     "text-label": Format({"text": texts.TEXT, "label": texts.LABEL}, {}, texts.text_label),
+    "image-text-label": Format(
+        {"image": IMAGE, "text": (*texts.TEXT, "question"), "label": (*texts.LABEL, "answer")}, {}, images.image_text_label
+    ),
     "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
     "document-summary": Format(
         {"document": ("document", "article", "text"), "summary": ("summary", "summaries", "highlights", "target")},

@@ -124,7 +124,7 @@ def _add(sums: Sums, terms: LossTerms, tokens: int, rows: list[int]) -> None:
 
 
 def size(row: Features) -> int:
-    """Tokens of a row, source and target, or of its cached hidden states."""
+    """Tokens of a row, source and target, and what it costs beside them; or those of its cached hidden states."""
     if "hidden_LD" in row:
         return len(row["hidden_LD"])
-    return len(row["input_ids"]) + len(row.get("target_ids", ()))
+    return len(row["input_ids"]) + len(row.get("target_ids", ())) + row.get("cost", 0)

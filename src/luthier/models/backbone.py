@@ -173,6 +173,10 @@ class Backbone:
         """The tensors of a batch of these rows (see ``data/collate.py``), on the CPU."""
         return lay_out(rows, self.layout, self.tokenizer.pad_token_id or 0)
 
+    def media(self, batch: Batch) -> dict[str, Any]:
+        """What the trunk is given beside text."""
+        return {}
+
     def save_readers(self, folder: Path) -> None:
         """Write what turns a row into numbers beside the model."""
         self.tokenizer.save_pretrained(folder)
@@ -195,7 +199,7 @@ class Backbone:
                 return decode(self.model, inputs, batch.tensors.get("target_ids", batch["input_ids"])).flatten(0, 1)
         if not self.encoder_decoder:
             inputs["use_cache"] = False
-        inputs |= layout_inputs(batch, self.position_offset, self._shift)
+        inputs |= layout_inputs(batch, self.position_offset, self._shift) | self.media(batch)
         inputs, kept_T = self._with_prompt(inputs)
         with self._routed(batch):
             hidden_TD = self.trunk(**inputs).last_hidden_state.flatten(0, 1)

@@ -124,12 +124,17 @@ class ImageBackbone(Backbone):
         read_P = grad_1PD[0].abs().sum(-1) > 0
         return "first" if bool(read_P[0]) and not bool(read_P[1:].any()) else "all"
 
-    def picture_row(self, pictures: list[Picture]) -> Features:
-        """``input_ids`` (one for each hidden state, read by nothing) and ``pictures``. Raises BadPicture."""
-        return {
-            "input_ids": [0] * self.pictures.tokens * len(pictures),
-            "pictures": [self.pictures.key(one) for one in pictures],
-        }
+    def picture_row(self, pictures: list[Picture], text: str | None, limit: int | None) -> Features:
+        """``input_ids`` (one for each hidden state, read by nothing) and the ``pictures``.
+
+        Raises BadPicture, and Refused for a row of which the model could read but a part.
+        """
+        if text or len(pictures) > 1:
+            what = f"{self.name} reads one picture a row, and this has " + ("a text too" if text else "several")
+            raise Refused(Finding("model.no-text", "model.name", what, "compose one: `model: {image: ..., text: ...}`"))
+        tokens = self.pictures.tokens
+        keys = [self.pictures.key(one) for one in pictures]
+        return {"input_ids": [0] * tokens, "pictures": keys, "full_length": tokens}
 
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         tensors = super().lay_out(rows)

@@ -131,14 +131,17 @@ def load(
     import torch
     import transformers
 
+    from luthier.models import composed
     from luthier.models.attention import register
     from luthier.models.backbone import OWN_HEADS, Backbone
     from luthier.models.fingerprint import fingerprint
-    from luthier.models.images import ImageBackbone
+    from luthier.models.images import ImageBackbone, NoText
+    from luthier.models.multimodal import MultimodalBackbone
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     register()
+    composed.register()
     where = {"revision": revision} if revision else {}
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
@@ -166,7 +169,8 @@ def load(
     if pictures is None:
         backbone = Backbone(model, tokenizer, name, path, needs, fresh)
     else:
-        backbone = ImageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+        kind = ImageBackbone if isinstance(tokenizer, NoText) else MultimodalBackbone
+        backbone = kind(model, tokenizer, name, path, needs, fresh, pictures=pictures)
     if backbone.reads_text:
         give_pad(backbone)
     backbone.fingerprint = fingerprint(backbone)
@@ -174,16 +178,18 @@ def load(
 
 
 def readers(path: str, config: Any, **where: Any) -> tuple[Any, Any]:
-    """What turns rows into numbers: the tokenizer, or, of a model of pictures alone, its place and ``Pictures``."""
+    """What turns rows into numbers: the tokenizer, and ``Pictures`` of a model that reads them."""
     import transformers
 
+    from luthier.models.composed import ComposedConfig
     from luthier.models.images import NoText, reads_pictures_alone
     from luthier.models.pictures import Pictures
 
-    if not reads_pictures_alone(config):
-        return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where), None
-    processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **where)
-    return NoText(), Pictures(processor)
+    alone = reads_pictures_alone(config)
+    tokenizer = NoText() if alone else transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
+    if not alone and config.model_type != ComposedConfig.model_type:
+        return tokenizer, None
+    return tokenizer, Pictures(transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **where))
 
 
 def _renamed_trunk(model: Any, info: dict[str, Any]) -> dict[str, str]:

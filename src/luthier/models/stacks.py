@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from luthier.models.composed import ComposedModel
 from luthier.types import Finding, Refused
 
 
@@ -19,7 +20,9 @@ def is_encoder_decoder(model: PreTrainedModel) -> bool:
 
 
 def stacks(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The stacks by the name of their role: both of an encoder-decoder, none of another model."""
+    """The stacks by the name of their role: both of an encoder-decoder, the towers of a composed model, else none."""
+    if isinstance(model.base_model, ComposedModel):
+        return model.base_model.towers()
     return {"encoder": model.get_encoder(), "decoder": model.get_decoder()} if is_encoder_decoder(model) else {}
 
 

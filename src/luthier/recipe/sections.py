@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.options import Options
 
 
 class ModelSection(Options):
-    name: str = Field(description="a folder, a hub id, or `starter:minilm`")
+    name: str = Field(description="a folder, a hub id, or `starter:minilm`; of a composed model, its towers'")
+    image: str | None = Field(None, description="an image encoder, to be composed with `text`")
+    text: str | None = Field(None, description="an encoder or a decoder, to be composed with `image`")
+    fuse: str | dict[str, Any] | None = Field(
+        None, description="how they meet: projection, concatenation, cross_attention; or one of them with its options"
+    )
     revision: str | None = Field(None, description="commit or tag of a hub id")
     template: str | None = Field(
         None, description="chat template: `chatml`, `plain` or a .jinja file; default: the tokenizer's"
@@ -18,6 +23,25 @@ class ModelSection(Options):
     template_options: dict[str, Any] = Field(
         default_factory=dict, description="what the chat template reads, such as `enable_thinking: false`"
     )
+
+
+    @model_validator(mode="before")
+    @classmethod
+    def composed(cls, given: Any) -> Any:
+        """A composed model is called by its towers."""
+        if not isinstance(given, dict) or not {"image", "text", "fuse"} & given.keys():
+            return given
+        if not (isinstance(given.get("image"), str) and isinstance(given.get("text"), str)):
+            raise ValueError("a composed model has both `image` and `text`, a folder or a hub id each")
+        return {"name": "+".join(given[role].rstrip("/").split("/")[-1] for role in ("image", "text")), **given}
+
+    @property
+    def fusion(self) -> tuple[str, dict[str, Any]]:
+        """The mechanism and its options."""
+        if isinstance(self.fuse, dict):
+            name, options = next(iter(self.fuse.items()), ("", None))
+            return str(name), dict(options or {})
+        return self.fuse or "projection", {}
 
 
 class DataSection(Options):

@@ -10,10 +10,12 @@ from transformers import AutoConfig, AutoTokenizer
 
 from luthier.evaluate.outputs import Reader
 from luthier.methods.members import other_base
+from luthier.models import composed
 from luthier.models.images import reads_pictures_alone
 from luthier.models.load import load, locate, unreadable, weight_findings
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.composing import locate_model
 from luthier.runs.embedder import load_own
 from luthier.runs.passages import Passages
 from luthier.runs.predictor import Predictor
@@ -32,7 +34,7 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     findings = weight_findings(final, final.glob("**/*.safetensors"))
     path = str(final)
     if not findings and not methods.whole:
-        path, findings = locate(recipe.model.name, resolved.base)
+        path, findings = locate_model(resolved)
         if findings:  # moved since: the path it was trained from may still be there
             path, findings = locate(base["path"], resolved.base)
     if findings:
@@ -65,6 +67,7 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
 
 def _saved(final: Path) -> tuple[Any, Any]:
     """The config and the tokenizer of a final model."""
+    composed.register()
     try:
         config = AutoConfig.from_pretrained(final, trust_remote_code=False)
         return config, None if reads_pictures_alone(config) else AutoTokenizer.from_pretrained(

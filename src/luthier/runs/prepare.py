@@ -18,6 +18,7 @@ from luthier.models.load import load, locate
 from luthier.models.probes import head_problem
 from luthier.objectives import OBJECTIVES
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.composing import locate_model
 from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
 from luthier.runs.rows import read_rows, tell
@@ -54,7 +55,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     studied = task.study([*rows.train, *rows.selection], rows.evaluation) if rows.train else []
     prompts, unasked = read_prompts(resolved, task)
     findings += studied + check_settings(resolved, task, rows) + unasked
-    path, missing = means.locate(recipe.model.name, resolved.base)
+    path, missing = locate_model(resolved, means.locate)
     findings += missing
     if (
         missing

@@ -9,7 +9,6 @@ import difflib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
-from luthier.tasks.pictures import read_pictures
+from luthier.tasks.pictures import picture_example, read_pictures, told_pictures
 from luthier.types import INLINE, Example, Features, Finding
 
 DEFAULTS = {"batch_size": 32, "overlong": "truncate", "epochs": 3.0}
@@ -38,7 +37,7 @@ class Options(Section):
 
 
 class Task:
-    formats = ("text-label", "image-label")
+    formats = ("image-text-label", "text-label", "image-label")
     writes_from_source = False
     splits = False
     sample_options: dict[str, Any] = {}
@@ -103,14 +102,13 @@ class Task:
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         tokenizer = backbone.tokenizer
-        self.pictures = not backbone.reads_text
+        self.pictures = backbone.pictures is not None
 
         def encode(example: Example) -> list[Features]:
             target = None if example.label is None else self._target(example)
             known = {"target": target, "weight": example.weight}
             if self.pictures or example.images:
-                row = read_pictures(backbone, example)
-                return [row | known | {"full_length": len(row["input_ids"])}]
+                return [read_pictures(backbone, example, limit if overlong == "truncate" else None) | known]
             ids = tokenizer(example.text or "")["input_ids"]
             full = len(ids)
             if full > limit and overlong == "truncate":
@@ -135,8 +133,7 @@ class Task:
 
     def parse(self, given: Any) -> Example:
         if self.pictures:
-            named = given.get("image", "") if isinstance(given, dict) else given
-            return Example(INLINE, images=[named if isinstance(named, bytes) else Path(str(named))])
+            return picture_example(given)
         text = given.get("text", "") if isinstance(given, dict) else str(given)
         return Example(INLINE, text=text)
 
@@ -165,8 +162,7 @@ class Task:
 
     def shown(self, example: Example) -> tuple[str, str]:
         label = example.label
-        told = ", ".join(str(one) if isinstance(one, Path) else "[picture]" for one in example.images or [])
-        return example.text or told, ", ".join(label) if isinstance(label, list) else "" if label is None else str(
+        return " ".join([*told_pictures(example), example.text or ""]).strip(), ", ".join(label) if isinstance(label, list) else "" if label is None else str(
             label
         )
 

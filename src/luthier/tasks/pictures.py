@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 from luthier.data.pictures import BadPicture
 from luthier.models.backbone import Backbone
 from luthier.models.images import ImageBackbone
-from luthier.types import Example, Features, Finding, Picture, Refused
+from luthier.models.multimodal import MultimodalBackbone
+from luthier.types import INLINE, Example, Features, Finding, Picture, Refused
 
 
-def read_pictures(backbone: Backbone, example: Example) -> Features:
+def read_pictures(backbone: Backbone, example: Example, limit: int | None) -> Features:
     """Raises Refused where the model reads none, the row has none, or one can't be used."""
-    if not isinstance(backbone, ImageBackbone):
+    if not isinstance(backbone, ImageBackbone | MultimodalBackbone):
         what = f"{backbone.name} reads text alone, and these rows have pictures"
         mend = "choose a model that reads pictures (such as ViT, DINOv2, ConvNeXt or MobileNet)"
         raise Refused(Finding("model.no-pictures", "model.name", what, mend))
-    if not example.images:
+    if not example.images and not backbone.reads_text:
         what = f"{backbone.name} reads pictures, and this row has none"
         raise Refused(Finding("data.no-picture", str(example.source), what, "name one in a column `image`"))
-    findings = [found for one in example.images if (found := _problem(backbone, example, one))]
+    images = example.images or []
+    findings = [found for one in images if (found := _problem(backbone, example, one))]
     if findings:
         raise Refused(*findings)
-    return backbone.picture_row(example.images)
+    try:
+        return backbone.picture_row(images, example.text, limit)
+    except Refused as refused:
+        raise Refused(*(replace(one, where=_at(one.where, example)) for one in refused.findings)) from None
 
 
-def _problem(backbone: ImageBackbone, example: Example, picture: Picture) -> Finding | None:
+def _at(where: str, example: Example) -> str:
+    """Places in a row are told with its file and line."""
+    return f"{example.source}:{where}" if where in ("text", "image") else where
+
+
+def _problem(backbone: ImageBackbone | MultimodalBackbone, example: Example, picture: Picture) -> Finding | None:
     try:
         backbone.pictures.key(picture)
     except BadPicture as bad:
         name = "picture" if isinstance(picture, bytes) else str(picture)
         return Finding("data.picture", f"{example.source}:image", f"{name} {bad.what}", bad.mend)
     return None
+
+
+def picture_example(given: Any) -> Example:
+    """An input as a person gives it: the path of a picture, its bytes, or a row with ``image`` and perhaps ``text``."""
+    row = given if isinstance(given, dict) else {"image": given}
+    named = row.get("image", row.get("images")) or []
+    images = [one if isinstance(one, bytes) else Path(str(one)) for one in (named if isinstance(named, list) else [named])]
+    return Example(INLINE, images=images, text=row.get("text", row.get("question")))
+
+
+def told_pictures(example: Example) -> list[str]:
+    """The pictures of a row as a reader should see them."""
+    return [f"[{one.name}]" if isinstance(one, Path) else "[picture]" for one in example.images or []]

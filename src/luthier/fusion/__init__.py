@@ -1,0 +1,14 @@
+"""φ: where text and pictures meet. One file per mechanism, one line here.
+
+A mechanism's module has ``Options`` and ``Fusion``, a module of torch whose ``forward(text, inputs, pictures_IPD,
+rows_I)`` gives the hidden states (K, L, width) of rows with pictures. It ``provides`` where pictures stand: as tokens
+``in the row``, or ``beside`` it.
+"""
+
+from luthier.registry import Registry
+
+FUSIONS = Registry(
+    projection="luthier.fusion.projection",
+    concatenation="luthier.fusion.concatenation",
+    cross_attention="luthier.fusion.cross_attention",
+)

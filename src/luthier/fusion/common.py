@@ -1,0 +1,66 @@
+"""What the mechanisms share.
+
+Axes: I pictures, P hidden states of one, K rows, L columns, D width of pictures, E width of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Text = Callable[..., Any]
+"""The text tower: takes ``input_ids`` or ``inputs_embeds`` and gives ``last_hidden_state`` (K, L, E)."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a mechanism is built for: widths of both sides, and the hidden states of one picture."""
+
+    pictures: int
+    text: int
+    tokens: int
+
+
+class Drawn(nn.Module):
+    """A module with parameters of its own beside its layers', which it draws itself."""
+
+    def draw(self) -> None:
+        raise NotImplementedError
+
+
+def mean_by_row(values_ID: Tensor, rows_I: Tensor, rows: int) -> Tensor:
+    """(K, D): the mean of each row's pictures, zeros for a row without any."""
+    summed_KD = values_ID.new_zeros(rows, values_ID.shape[1]).index_add(0, rows_I, values_ID)
+    counts_K = torch.zeros(rows, device=rows_I.device).index_add(0, rows_I, torch.ones_like(rows_I, dtype=torch.float))
+    return summed_KD / counts_K.clamp(min=1)[:, None]
+
+
+def by_row(values_IPD: Tensor, rows_I: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """(K, M · P, D) and a mask (K, M · P): the pictures of each row end to end, M the most that a row has.
+
+    ``rows_I`` is in order, as rows are.
+    """
+    counts_K = torch.bincount(rows_I, minlength=rows)
+    most = int(counts_K.max()) if len(rows_I) else 0
+    first_K = counts_K.cumsum(0) - counts_K
+    place_I = torch.arange(len(rows_I), device=rows_I.device) - first_K[rows_I]
+    _, states, width = values_IPD.shape
+    laid = values_IPD.new_zeros(rows * max(most, 1), states, width).index_copy(0, rows_I * max(most, 1) + place_I, values_IPD)
+    mask_KM = torch.arange(max(most, 1), device=rows_I.device) < counts_K[:, None]
+    return laid.view(rows, -1, width), mask_KM.repeat_interleave(states, dim=1)
+
+
+class Projector(nn.Module):
+    """(.., D) → (.., E): a linear layer, or two with GELU between (Liu et al. 2023b, arXiv 2310.03744, section 3.2)."""
+
+    def __init__(self, given: int, made: int, layers: int):
+        super().__init__()
+        inner = [part for _ in range(layers - 1) for part in (nn.GELU(), nn.Linear(made, made))]
+        self.layers = nn.Sequential(nn.LayerNorm(given), nn.Linear(given, made), *inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)

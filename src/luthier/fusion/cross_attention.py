@@ -1,0 +1,58 @@
+"""Text that looks at pictures: layers on top of two encoders, or gated ones between the blocks of a decoder.
+
+Of an encoder, n layers on top: each token attends to the row's pictures, then to the other tokens (LXMERT's cross-modality
+layers, Tan and Bansal 2019, arXiv 1908.07490, section 2.1, of the language side). Of a decoder, before every n-th block:
+
+    h ← h + tanh(α) · attention(h, v);   h ← h + tanh(β) · feed_forward(h)
+
+with α = β = 0 at first, so that the decoder begins as it was (Flamingo, Alayrac et al. 2022, arXiv 2204.14198, section
+3.1.2).
+
+Axes: I pictures, P hidden states of one, K rows, L columns, M hidden states of all pictures of a row, D width of
+pictures, E of text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from luthier.fusion.common import Projector, Sizes, Text, by_row
+from luthier.options import Options as Section
+
+HEAD_WIDTH = 64
+
+
+class Options(Section):
+    layers: int = Field(2, ge=1, description="on top of an encoder")
+    dropout: float = Field(0.1, ge=0, lt=1, description="in them")
+
+
+class Fusion(nn.Module):
+    in_row = False
+
+    def __init__(self, options: Options, sizes: Sizes):
+        super().__init__()
+        self.width = sizes.text
+        self.project = Projector(sizes.pictures, sizes.text, 1)
+        heads = max(1, sizes.text // HEAD_WIDTH)
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(
+                sizes.text, heads, 4 * sizes.text, options.dropout, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(options.layers)
+        )
+
+    def forward(self, text: Text, inputs: dict[str, Any], pictures_IPD: Tensor, rows_I: Tensor) -> Tensor:
+        inputs.pop("places_KL", None)
+        pads_KL = inputs["attention_mask"] == 0
+        hidden_KLE = text(**inputs).last_hidden_state
+        seen_KME, mask_KM = by_row(self.project(pictures_IPD).to(hidden_KLE.dtype), rows_I, len(hidden_KLE))
+        mask_KM = mask_KM | ~mask_KM.any(1, keepdim=True)  # a row without pictures looks at zeros
+        for layer in self.layers:
+            hidden_KLE = layer(
+                hidden_KLE, seen_KME, tgt_key_padding_mask=pads_KL, memory_key_padding_mask=~mask_KM
+            )
+        return hidden_KLE

@@ -1,0 +1,105 @@
+"""Make one model folder of an image encoder and a text model: the towers' weights, and no others.
+
+What joins them, and a new head, are not in the folder: they are drawn when it is opened, under the seed of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from luthier.fusion import FUSIONS
+from luthier.models.composed import IMAGE_TOKEN, ComposedConfig, ComposedModel, as_sequence
+from luthier.models.modes import evaluating
+from luthier.models.pictures import Pictures
+from luthier.types import Finding, Refused
+
+
+def compose(image: str, text: str, fuse: str, options: dict[str, Any], folder: Path) -> None:
+    """Write ``folder``: config.json, the towers' weights, the tokenizer and the image processor.
+
+    Raises Refused where a tower can't be opened or the options are wrong.
+    """
+    import transformers
+
+    findings = option_findings(fuse, options)
+    if findings:
+        raise Refused(*findings)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    eyes, processor = _image_tower(image)
+    reader, tokenizer = _text_tower(text)
+    pictures = Pictures(processor)
+    with evaluating(eyes), torch.no_grad():
+        states_1PD = as_sequence(eyes(pixel_values=pictures.blank).last_hidden_state)
+    if IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
+    if len(tokenizer) > len(reader.get_input_embeddings().weight):
+        reader.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    config = ComposedConfig(
+        image_config=eyes.config, text_config=reader.config, picture_tokens=states_1PD.shape[1],
+        picture_width=states_1PD.shape[2], fusion=fuse, fusion_options=options,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        classifier_reads="last" if getattr(reader.config, "is_decoder", False) or _writes(reader.config) else "mean",
+    )  # fmt: skip
+    whole = ComposedModel(config)
+    whole.image.load_state_dict(eyes.state_dict())
+    whole.text.load_state_dict({n: t for n, t in reader.state_dict().items() if not n.startswith("pooler.")})
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    kept = {name: tensor for name, tensor in whole.state_dict().items() if not name.startswith("fusion.")}
+    whole.save_pretrained(partial, state_dict=kept)
+    tokenizer.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def option_findings(fuse: str, options: dict[str, Any]) -> list[Finding]:
+    if fuse not in FUSIONS:
+        what = f"there is no way to join them called {fuse!r}"
+        return [Finding("recipe.fuse", "model.fuse", what, f"one of: {', '.join(FUSIONS)}")]
+    try:
+        FUSIONS.load(fuse).Options(**options)
+    except ValidationError as error:
+        return [
+            Finding("recipe.value", f"model.fuse.{fuse}.{'.'.join(map(str, found['loc']))}", found["msg"])
+            for found in error.errors()
+        ]
+    return []
+
+
+def _image_tower(path: str) -> tuple[nn.Module, Any]:
+    """The part of a model that sees: itself, or of one that also reads text its vision tower."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+    model = transformers.AutoModel.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
+    processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+    return (model.vision_model if hasattr(config, "vision_config") else model), processor
+
+
+def _text_tower(path: str) -> tuple[Any, Any]:
+    import transformers
+
+    model = transformers.AutoModel.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
+    return model, transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+def _writes(config: Any) -> bool:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def key_of(parts: dict[str, Any]) -> str:
+    """Names a composition."""
+    import hashlib
+
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,165 @@
+"""An image encoder and a text model as one: a ``PreTrainedModel`` that saves and loads whole, by ``save_pretrained``.
+
+    model = ComposedForSequenceClassification.from_pretrained(folder)
+
+Its trunk gives hidden states of rows of text in which pictures are: the image tower's hidden states and the text tower
+meet in one of the mechanisms of ``luthier.fusion``, which is a part of the trunk.
+
+Axes: I pictures, P hidden states of one, K rows, L columns, E width of the fused states, C classes, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+
+from luthier.fusion import FUSIONS
+from luthier.fusion.common import Drawn, Sizes
+
+IMAGE_TOKEN = "<image>"
+
+
+class ComposedConfig(PreTrainedConfig):
+    """``image_config`` and ``text_config`` of the towers; ``picture_tokens`` hidden states of a picture, of
+    ``picture_width``; the ``fusion`` by name with its options; which id stands for pictures in a row; what the
+    classifier reads."""
+
+    model_type = "luthier_composed"
+    sub_configs = {"image_config": AutoConfig, "text_config": AutoConfig}
+
+    def __init__(
+        self, image_config: Any = None, text_config: Any = None, picture_tokens: int = 1, picture_width: int = 1,
+        fusion: str = "projection", fusion_options: dict[str, Any] | None = None, image_token_id: int = 0,
+        classifier_reads: str = "mean", classifier_dropout: float = 0.1, **kwargs: Any,
+    ):  # fmt: skip
+        self.image_config, self.text_config = _tower_config(image_config), _tower_config(text_config)
+        self.picture_tokens, self.picture_width = picture_tokens, picture_width
+        self.fusion, self.fusion_options = fusion, fusion_options
+        self.image_token_id = image_token_id
+        self.classifier_reads, self.classifier_dropout = classifier_reads, classifier_dropout
+        super().__init__(**kwargs)
+
+
+def _tower_config(given: Any) -> Any:
+    return AutoConfig.for_model(**given) if isinstance(given, dict) else given
+
+
+class ComposedPreTrainedModel(PreTrainedModel):
+    config_class = ComposedConfig
+    base_model_prefix = "model"
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    input_modalities = ("image", "text")
+
+    def set_attn_implementation(self, attn_implementation: Any, **kwargs: Any) -> None:
+        """Of the text tower, whose rows are packed or padded; that of pictures keeps its own."""
+        self.base_model.text.set_attn_implementation(attn_implementation, **kwargs)
+        self.config._attn_implementation_internal = self.base_model.text.config._attn_implementation
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Of what no checkpoint holds: by transformers' rules, and a mechanism's own parameters by its own."""
+        super()._init_weights(module)
+        if isinstance(module, Drawn):
+            module.draw()
+
+
+class ComposedModel(ComposedPreTrainedModel):
+    """The trunk: ``last_hidden_state`` (K, L, E)."""
+
+    def __init__(self, config: ComposedConfig):
+        super().__init__(config)
+        self.image = AutoModel.from_config(config.image_config)
+        self.text = AutoModel.from_config(config.text_config)
+        if getattr(self.text, "pooler", None) is not None:
+            self.text.pooler = None  # hidden states are fused, not what a pooler makes of them
+        sizes = Sizes(config.picture_width, config.text_config.get_text_config().hidden_size, config.picture_tokens)
+        module = FUSIONS.load(config.fusion)
+        self.fusion = module.Fusion(module.Options(**(config.fusion_options or {})), sizes)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text.set_input_embeddings(value)
+
+    def towers(self) -> dict[str, nn.Module]:
+        """The stacks by role."""
+        return {"image": self.image, "text": self.text}
+
+    def pictures(self, pixel_values: Tensor) -> Tensor:
+        """(I, C, H, W) → (I, P, D)."""
+        return as_sequence(self.image(pixel_values=pixel_values).last_hidden_state)
+
+    def forward(
+        self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, pixel_values: Tensor | None = None,
+        picture_rows: Tensor | None = None, **inputs: Any,
+    ) -> BaseModelOutput:  # fmt: skip
+        """``pixel_values`` of all pictures in the order of the rows, ``picture_rows`` (I,) the row of each."""
+        embed = self.get_input_embeddings()
+        marker_E = embed(torch.tensor(self.config.image_token_id, device=self.device))
+        if inputs_embeds is None:
+            places_KL, inputs_embeds = input_ids == self.config.image_token_id, embed(input_ids)
+        else:  # with virtual tokens: a placeholder is known by its embedding
+            places_KL = (inputs_embeds == marker_E).all(-1)
+        inputs["inputs_embeds"] = inputs_embeds
+        if pixel_values is None:
+            shape = 0, self.config.picture_tokens, self.config.picture_width
+            states_IPD, rows_I = inputs_embeds.new_zeros(shape), torch.zeros(0, dtype=torch.long, device=self.device)
+        else:
+            states_IPD = self.pictures(pixel_values)
+            rows_I = torch.arange(len(states_IPD), device=self.device) if picture_rows is None else picture_rows
+        inputs["places_KL"] = places_KL
+        return BaseModelOutput(last_hidden_state=self.fusion(self.text, inputs, states_IPD, rows_I))
+
+
+class ComposedForSequenceClassification(ComposedPreTrainedModel):
+    """A linear layer on the mean of a row's hidden states (or on its first or last): (K, C)."""
+
+    def __init__(self, config: ComposedConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = ComposedModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(self.model.fusion.width, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None, **inputs: Any,
+    ) -> SequenceClassifierOutput:  # fmt: skip
+        if attention_mask is None:
+            given = input_ids if inputs_embeds is None else inputs_embeds
+            attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
+        hidden_KLE = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **inputs
+        ).last_hidden_state
+        logits = self.classifier(self.dropout(self.pooled(hidden_KLE, attention_mask)))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def pooled(self, hidden_KLE: Tensor, mask_KL: Tensor) -> Tensor:
+        reads = self.config.classifier_reads
+        if reads == "mean":
+            mask_KL1 = mask_KL[..., None].to(hidden_KLE.dtype)
+            return (hidden_KLE * mask_KL1).sum(1) / mask_KL1.sum(1)
+        columns_L = torch.arange(mask_KL.shape[1], device=mask_KL.device)
+        at_K = mask_KL.argmax(1) if reads == "first" else (mask_KL * columns_L).argmax(1)
+        return hidden_KLE[torch.arange(len(hidden_KLE), device=hidden_KLE.device), at_K]
+
+
+def as_sequence(states: Tensor) -> Tensor:
+    """(I, C, H, W) of a convolutional tower → (I, H · W, C); (I, P, D) as it is."""
+    return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
+
+
+def register() -> None:
+    """Let ``AutoModel...from_pretrained`` of this process open composed models."""
+    AutoConfig.register(ComposedConfig.model_type, ComposedConfig, exist_ok=True)
+    AutoModel.register(ComposedConfig, ComposedModel, exist_ok=True)
+    AutoModelForSequenceClassification.register(ComposedConfig, ComposedForSequenceClassification, exist_ok=True)
