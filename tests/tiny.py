@@ -128,6 +128,45 @@ def save(name: str, folder: Path, *, seed: int = 0, pad: str | None = "<pad>", *
     return str(folder)
 
 
+IMAGE_MODELS = ("vit", "dinov2", "convnext", "mobilenet_v1", "resnet", "swin")
+SIDE = 32
+
+
+def save_image_model(kind: str, folder: Path, *, seed: int = 0) -> str:
+    """A random image classifier of 1,000 classes with its processor, of pictures of ``SIDE`` pixels; returns its path."""
+    blocks: dict[str, Any] = {
+        "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "patch_size": 8,
+        "initializer_range": 0.2,
+    }  # fmt: skip
+    values: dict[str, dict[str, Any]] = {
+        "vit": blocks | {"intermediate_size": 48},
+        "dinov2": blocks | {"mlp_ratio": 2},
+        "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "initializer_range": 0.2},
+        "mobilenet_v1": {"depth_multiplier": 0.25},
+        "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+        "swin": {"patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
+    }
+    config = transformers.AutoConfig.for_model(kind, image_size=SIDE, **values[kind])
+    torch.manual_seed(seed)
+    transformers.AutoModelForImageClassification.from_config(config).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    return str(folder)
+
+
+def save_picture(path: Path, colour: str, *, size: int = 40, seed: int = 0) -> Path:
+    """A patch of a colour somewhere on grey noise."""
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(seed)
+    pixels = draw.integers(90, 160, (size, size, 3), dtype=np.uint8)
+    left, top = draw.integers(0, size - 16, 2)
+    pixels[top : top + 16, left : left + 16] = {"red": (230, 20, 20), "green": (20, 230, 20), "blue": (20, 20, 230)}[colour]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
 def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from luthier.data.collate import lay_out
 from luthier.objectives.contrastive import Objective, Options
 from luthier.objectives.similarity import cosent, info_nce, not_negative, shortened
 
@@ -164,7 +165,7 @@ def test_texts_lie_end_to_end_and_are_pooled_one_by_one() -> None:
     features = [{"row": 0, "input_ids": ids, "lengths": [2, 1, 3], "keys": [1, 2, 3], "weight": 1.0}]
     made = objective()
     made.pooling = "mean"
-    made.backbone = SimpleNamespace(layout="padded", tokenizer=SimpleNamespace(pad_token_id=0))  # type: ignore[assignment]
+    made.backbone = SimpleNamespace(lay_out=lambda rows: lay_out(rows, "padded"))  # type: ignore[assignment]
     batch = made.collate(features)
     assert batch["lengths"].tolist() == [2, 1, 3]
     assert (batch.rows, batch.tokens) == ([0], 6)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from luthier.data.collate import lay_out
 from luthier.engine.accumulate import size
 from luthier.objectives.next_token import Objective, Options
-from luthier.types import Batch
+from luthier.types import Batch, Features
 
 ROWS = [
     {"row": 0, "input_ids": [5, 6, 7], "target_ids": [1, 0], "weight": 1.0},
@@ -29,6 +30,9 @@ class _Decoder:
     def __init__(self) -> None:
         head = nn.Linear(2, 2, bias=False)
         self.model = SimpleNamespace(get_output_embeddings=lambda: head)
+
+    def lay_out(self, rows: list[Features]) -> dict[str, torch.Tensor]:
+        return lay_out(rows, "padded")
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         assert batch["target_ids"].tolist() == [[1, 0], [1, 0]]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from luthier.data.collate import lay_out
 from luthier.data.formats import to_example
 from luthier.data.tags import broken, entities, scheme_of
 from luthier.data.words import tokens_of
@@ -52,7 +53,7 @@ def test_loss_of_the_words_that_are_read() -> None:
     logits = torch.tensor([[0, math.log(3)], [9, 9], [math.log(4), 0]])
     backbone: Any = SimpleNamespace(
         layout="padded", tokenizer=SimpleNamespace(pad_token_id=0), hidden=lambda batch: logits,
-        position_logits=lambda hidden: hidden,
+        position_logits=lambda hidden: hidden, lay_out=lambda rows: lay_out(rows, "padded"),
     )  # fmt: skip
     rows = [
         {"row": 0, "input_ids": [5, 6], "words": [0, 1], "at": [0, None], "targets": [1, 0], "weight": 2.0},

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from source import PACKAGE, ROOT, files
 
+from luthier.fusion import FUSIONS
 from luthier.methods import METHODS
 from luthier.methods.common import MethodOptions
 from luthier.objectives import OBJECTIVES
@@ -15,15 +16,16 @@ from luthier.options import Options
 from luthier.registry import Registry
 from luthier.tasks import TASKS
 
-ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS}
+ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS, "fusion": FUSIONS}
 # Files of a room that are shared by its entries.
 SHARED = {
     "methods": {"common", "combine", "injected", "bottleneck", "members", "rank_budget"},
     "objectives": {"chunked", "sequence", "similarity"},
-    "tasks": {"common", "language", "source"},
+    "tasks": {"common", "language", "pictures", "source"},
+    "fusion": {"common"},
 }
 PROMISED = {"methods": ("Options", "DEFAULTS", "adapt"), "objectives": ("Options", "Objective"),
-            "tasks": ("Options", "DEFAULTS", "Task")}  # fmt: skip
+            "tasks": ("Options", "DEFAULTS", "Task"), "fusion": ("Options", "Fusion")}  # fmt: skip
 
 
 @pytest.mark.parametrize("room", ROOMS)

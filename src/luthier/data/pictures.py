@@ -48,7 +48,7 @@ def decode(picture: Picture) -> tuple[Any, list[str]]:
             raise BadPicture(f"has {width:,} × {height:,} pixels, over {MOST_PIXELS:,}", "make it smaller")
         if min(width, height) < LEAST_SIDE:
             raise BadPicture(f"has {width} × {height} pixels: there is nothing to see", "leave the row out")
-        notes = ["animated: first frame"] if getattr(opened, "n_frames", 1) > 1 else []
+        notes = ["animated: first frame"] if _has_another(opened) else []
         opened.load()
         if opened.getexif().get(ORIENTATION, 1) != 1:
             notes.append("turned upright")
@@ -66,6 +66,16 @@ def decode(picture: Picture) -> tuple[Any, list[str]]:
     finally:
         if opened is not None and not isinstance(picture, bytes):
             opened.close()
+
+
+def _has_another(opened: Any) -> bool:
+    """Whether a second frame or page follows; the first one is at hand afterwards."""
+    try:
+        opened.seek(1)
+    except EOFError:
+        return False
+    opened.seek(0)
+    return True
 
 
 def _to_rgb(image: Any, notes: list[str]) -> Any:

@@ -76,7 +76,9 @@ FORMATS: dict[str, Format] = {
     "query-positive": Format(pairs.QUERY_POSITIVE, pairs.NEGATIVES, pairs.query_positive),
     "text-label": Format({"text": texts.TEXT, "label": texts.LABEL}, {}, texts.text_label),
     "image-text-label": Format(
-        {"image": IMAGE, "text": (*texts.TEXT, "question"), "label": (*texts.LABEL, "answer")}, {}, images.image_text_label
+        {"image": IMAGE, "text": (*texts.TEXT, "question"), "label": (*texts.LABEL, "answer")},
+        {},
+        images.image_text_label,
     ),
     "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
     "document-summary": Format(

@@ -45,12 +45,12 @@ def by_row(values_IPD: Tensor, rows_I: Tensor, rows: int) -> tuple[Tensor, Tenso
     ``rows_I`` is in order, as rows are.
     """
     counts_K = torch.bincount(rows_I, minlength=rows)
-    most = int(counts_K.max()) if len(rows_I) else 0
+    most = int(counts_K.max()) if len(rows_I) else 1
     first_K = counts_K.cumsum(0) - counts_K
     place_I = torch.arange(len(rows_I), device=rows_I.device) - first_K[rows_I]
     _, states, width = values_IPD.shape
-    laid = values_IPD.new_zeros(rows * max(most, 1), states, width).index_copy(0, rows_I * max(most, 1) + place_I, values_IPD)
-    mask_KM = torch.arange(max(most, 1), device=rows_I.device) < counts_K[:, None]
+    laid = values_IPD.new_zeros(rows * most, states, width).index_copy(0, rows_I * most + place_I, values_IPD)
+    mask_KM = torch.arange(most, device=rows_I.device) < counts_K[:, None]
     return laid.view(rows, -1, width), mask_KM.repeat_interleave(states, dim=1)
 
 

@@ -1,12 +1,7 @@
-"""Text that looks at pictures: layers on top of two encoders, or gated ones between the blocks of a decoder.
+"""Text that looks at pictures: a small encoder on top of two encoders.
 
-Of an encoder, n layers on top: each token attends to the row's pictures, then to the other tokens (LXMERT's cross-modality
-layers, Tan and Bansal 2019, arXiv 1908.07490, section 2.1, of the language side). Of a decoder, before every n-th block:
-
-    h ← h + tanh(α) · attention(h, v);   h ← h + tanh(β) · feed_forward(h)
-
-with α = β = 0 at first, so that the decoder begins as it was (Flamingo, Alayrac et al. 2022, arXiv 2204.14198, section
-3.1.2).
+n layers, in each of which a token attends to the other tokens, then to the row's pictures: the language side of
+LXMERT's cross-modality layers (Tan and Bansal 2019, arXiv 1908.07490, section 2.1), pre-norm.
 
 Axes: I pictures, P hidden states of one, K rows, L columns, M hidden states of all pictures of a row, D width of
 pictures, E of text.
@@ -52,7 +47,5 @@ class Fusion(nn.Module):
         seen_KME, mask_KM = by_row(self.project(pictures_IPD).to(hidden_KLE.dtype), rows_I, len(hidden_KLE))
         mask_KM = mask_KM | ~mask_KM.any(1, keepdim=True)  # a row without pictures looks at zeros
         for layer in self.layers:
-            hidden_KLE = layer(
-                hidden_KLE, seen_KME, tgt_key_padding_mask=pads_KL, memory_key_padding_mask=~mask_KM
-            )
+            hidden_KLE = layer(hidden_KLE, seen_KME, tgt_key_padding_mask=pads_KL, memory_key_padding_mask=~mask_KM)
         return hidden_KLE

@@ -56,13 +56,17 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
 
 
 def _spec(backbone: Backbone, options: Options) -> Spec:
-    widths = {width_of(backbone.model.get_submodule(place.last)) for place in backbone.seams.sublayers}
-    if widths != {backbone.width}:
+    widths: dict[int, set[int]] = {}
+    for place in backbone.seams.sublayers:
+        widths.setdefault(place.block, set()).add(width_of(backbone.model.get_submodule(place.last)))
+    fitting = [block for block, found in widths.items() if found == {backbone.stream_width}]
+    towers = {backbone.seams.stacks[block] for block in fitting}
+    if not fitting or (not any(towers) and len(fitting) < len(backbone.seams.blocks)):
         what = "a bottleneck follows an attention or a feed-forward, and "
         what += "these here have several widths" if widths else "this model has none"
         raise Refused(Finding("method.no-target", "method", what, "use `lora`, or `freeze.last: 1`"))
     count = len(backbone.seams.blocks)
-    blocks = list(range(count)) if options.blocks is None else sorted(set(options.blocks))
+    blocks = fitting if options.blocks is None else sorted(set(options.blocks))
     if not blocks or not 0 <= blocks[0] <= blocks[-1] < count:
         what = f"`blocks: {options.blocks}` names some that are not there: this model has {count}"
         raise Refused(Finding("method.no-target", "adapter.blocks", what, f"give numbers from 0 to {count - 1}"))

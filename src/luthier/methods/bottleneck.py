@@ -204,8 +204,8 @@ def install(backbone: Backbone, members: dict[str, Spec], *, fused: bool = False
             standing.setdefault(place, []).append(name)
     for place, names in standing.items():
         module = backbone.model.get_submodule(place.module)
-        here = nn.ModuleDict({name: Bottleneck(backbone.width, members[name]) for name in names})
-        fusion = Fusion(backbone.width) if fused else None
+        here = nn.ModuleDict({name: Bottleneck(backbone.stream_width, members[name]) for name in names})
+        fusion = Fusion(backbone.stream_width) if fused else None
         _join(backbone, place, module, here, fusion, composition)
     backbone.adapters = composition
     return composition

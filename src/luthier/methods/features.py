@@ -50,6 +50,10 @@ class Options(MethodOptions):
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
+    if any(".fusion." in f".{name}" for name in backbone.fresh):
+        what = "what joins text and pictures is new, so that vectors of the frozen model would be drawn at random"
+        mend = "use `freeze` with `train: [head]`, which trains what is new, or `lora`"
+        raise Refused(Finding("method.combination", "method", what, mend))
     pooling = options.pooling or ("last" if backbone.causal else "mean")
     settings = options.model_dump() | {"pooling": pooling}
 

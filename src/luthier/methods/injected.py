@@ -24,9 +24,6 @@ from luthier.types import Adaptation, Finding, Refused
 NOT_OURS = {"auto_mapping", "runtime_config", "modules_to_save", "megatron_config", "megatron_core"}
 
 
-GEOMETRY = ("kernel_size", "stride", "dilation")
-
-
 def inject(backbone: Backbone, config: PeftConfig) -> dict[str, nn.Parameter]:
     """Put PEFT's layers into the model; returns what they add and PEFT would train, under its names there.
 
@@ -43,8 +40,8 @@ def inject(backbone: Backbone, config: PeftConfig) -> dict[str, nn.Parameter]:
         raise Refused(Finding("method.unsupported", "method", what, "use `lora`, which works here")) from None
     for module in backbone.model.modules():
         if isinstance(module, BaseTunerLayer) and isinstance(base := module.get_base_layer(), nn.Conv2d):
-            for name in GEOMETRY:  # which some convolutional networks read to pad by TensorFlow's rule
-                setattr(module, name, getattr(base, name))
+            # Some convolutional networks read these to pad by TensorFlow's rule.
+            vars(module).update(kernel_size=base.kernel_size, stride=base.stride, dilation=base.dilation)
     return new_parameters(backbone, known)
 
 

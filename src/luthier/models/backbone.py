@@ -10,8 +10,8 @@ V vocabulary, C classes, L longest row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +27,11 @@ from luthier.models.heads import head_logits, positions_read
 from luthier.models.modes import evaluating
 from luthier.models.packing import layout_inputs, packing_offset
 from luthier.models.pictures import Pictures
-from luthier.models.prefixed import PREFIXED, Switch
+from luthier.models.prefixed import Switch
 from luthier.models.probes import closing_norms, row_of
 from luthier.models.seams import Seams, find_seams
 from luthier.models.stacks import decode, is_encoder_decoder
+from luthier.models.switched import Switched
 from luthier.models.virtual import lengthened
 from luthier.types import Batch, Features
 
@@ -44,7 +45,7 @@ class Composition(Protocol):
 
 
 @dataclass
-class Backbone:
+class Backbone(Switched):
     """What objectives and methods are given in place of a bare model.
 
     ``layout`` is "packed" (rows laid end to end, no pad) or "padded"; ``position_offset`` is the first position id
@@ -115,6 +116,11 @@ class Backbone:
     @property
     def width(self) -> int:
         return self.model.config.get_text_config().hidden_size
+
+    @property
+    def stream_width(self) -> int:
+        """Of the residual stream in the blocks, where that is not the width of what the head reads."""
+        return self.width
 
     @property
     def max_positions(self) -> int | None:
@@ -244,49 +250,6 @@ class Backbone:
         real_KL = positions_L < lengths_K[:, None]
         at_KL = torch.where(real_KL, starts_K[:, None] + positions_L, starts_K[:, None])
         return head_logits(self.model, hidden_TD[at_KL], real_KL.long())
-
-    @contextmanager
-    def attention(self, implementation: str) -> Iterator[None]:
-        """Run with another attention, such as transformers' own for generation."""
-        before = self.model.config._attn_implementation
-        self.set_attention(implementation)
-        try:
-            yield
-        finally:
-            self.set_attention(before)
-
-    def set_attention(self, implementation: str) -> None:
-        if implementation == "sdpa" and self.prefix_switch.on:
-            implementation = PREFIXED
-        if self.model.config._attn_implementation == implementation:
-            return
-        if implementation == "sdpa" and not self.model._supports_sdpa:
-            implementation = "eager"
-        self.model.set_attn_implementation(implementation)
-
-    @contextmanager
-    def plain(self) -> Iterator[None]:
-        """Without soft prompt and prefix, positions and all: the model as it came."""
-        with self.without_prompt(), self.without_prefix():
-            yield
-
-    @contextmanager
-    def without_prompt(self) -> Iterator[None]:
-        prompt, self.soft_prompt = self.soft_prompt, None
-        try:
-            yield
-        finally:
-            self.soft_prompt = prompt
-
-    @contextmanager
-    def without_prefix(self) -> Iterator[None]:
-        on, attends = self.prefix_switch.on, self.model.config._attn_implementation
-        self.prefix_switch.on = False
-        try:
-            with self.attention("sdpa" if attends == PREFIXED else attends):
-                yield
-        finally:
-            self.prefix_switch.on = on
 
     def choose_layout(self, packing: str) -> None:
         """Pack where this model keeps packed rows apart (measured on the spot), pad otherwise and say why."""

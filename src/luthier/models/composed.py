@@ -53,12 +53,13 @@ class ComposedPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     _supports_sdpa = True
     _supports_attention_backend = True
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
 
-    def set_attn_implementation(self, attn_implementation: Any, **kwargs: Any) -> None:
+    def set_attn_implementation(self, attn_implementation: str | dict, allow_all_kernels: bool = False) -> None:
         """Of the text tower, whose rows are packed or padded; that of pictures keeps its own."""
-        self.base_model.text.set_attn_implementation(attn_implementation, **kwargs)
-        self.config._attn_implementation_internal = self.base_model.text.config._attn_implementation
+        text: Any = self.base_model.text
+        text.set_attn_implementation(attn_implementation, allow_all_kernels)
+        self.config._attn_implementation_internal = text.config._attn_implementation
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -111,6 +112,7 @@ class ComposedModel(ComposedPreTrainedModel):
         if pixel_values is None:
             shape = 0, self.config.picture_tokens, self.config.picture_width
             states_IPD, rows_I = inputs_embeds.new_zeros(shape), torch.zeros(0, dtype=torch.long, device=self.device)
+            places_KL = torch.zeros_like(places_KL)
         else:
             states_IPD = self.pictures(pixel_values)
             rows_I = torch.arange(len(states_IPD), device=self.device) if picture_rows is None else picture_rows
@@ -126,15 +128,15 @@ class ComposedForSequenceClassification(ComposedPreTrainedModel):
         self.num_labels = config.num_labels
         self.model = ComposedModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(self.model.fusion.width, config.num_labels)
+        self.classifier = nn.Linear(self.model.fusion.width, int(config.num_labels or 0))
         self.post_init()
 
     def forward(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None, **inputs: Any,
+        self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None, labels: Tensor | None = None, **inputs: Any,
     ) -> SequenceClassifierOutput:  # fmt: skip
         if attention_mask is None:
-            given = input_ids if inputs_embeds is None else inputs_embeds
+            given: Any = input_ids if inputs_embeds is None else inputs_embeds
             attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
         hidden_KLE = self.model(
             input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **inputs

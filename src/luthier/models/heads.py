@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as TrunkOutput
 
+from luthier.models.modes import evaluating
 from luthier.models.stacks import is_encoder_decoder
 
 
@@ -106,14 +107,11 @@ def positions_read(model: PreTrainedModel, width: int) -> str:
 
     Asked of the head itself: the gradient of its logits is nonzero at just those positions.
     """
-    was_training = model.training
-    model.eval()
     like = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
     hidden_13D = torch.randn(1, 3, width, generator=generator).to(like.device, like.dtype).requires_grad_()
-    with torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         logits = head_logits(model, hidden_13D, torch.ones(1, 3, dtype=torch.long, device=like.device))
         (grad_13D,) = torch.autograd.grad(logits.square().sum(), hidden_13D)
-    model.train(was_training)
     read = (grad_13D[0].abs().sum(-1) > 0).tolist()
     return {(True, False, False): "first", (False, False, True): "last"}.get(tuple(read), "all")

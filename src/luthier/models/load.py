@@ -10,6 +10,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable
+from importlib.util import find_spec
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -186,9 +187,14 @@ def readers(path: str, config: Any, **where: Any) -> tuple[Any, Any]:
     from luthier.models.pictures import Pictures
 
     alone = reads_pictures_alone(config)
-    tokenizer = NoText() if alone else transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
+    tokenizer = (
+        NoText() if alone else transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
+    )
     if not alone and config.model_type != ComposedConfig.model_type:
         return tokenizer, None
+    if find_spec("PIL") is None:
+        what, mend = "pictures are read with Pillow, which is not installed", 'pip install "luthier[image]"'
+        raise Refused(Finding("data.needs-extra", "model.name", what, mend))
     return tokenizer, Pictures(transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **where))
 
 

@@ -1,7 +1,7 @@
 """A model that reads text and pictures together: rows of text in which, or beside which, pictures are.
 
-Where pictures stand in the row, each is as many tokens as the model makes of it, at the mark ``<image>`` in the text, or
-before the text where there is none; they are never cut off. Where they stand beside it, the row is the text alone.
+Where pictures stand in the row, each is as many tokens as the model makes of it, at the mark ``<image>`` in the text,
+or before the text where there is none; they are never cut off. Where they stand beside it, the row is the text alone.
 
 Axes: I pictures, K rows, L columns.
 """
@@ -28,17 +28,24 @@ class MultimodalBackbone(Backbone):
     pictures: Pictures  # type: ignore[misc]
 
     def __post_init__(self) -> None:
-        config, fusion = self.model.config, self.trunk.fusion
-        self.pictures.tokens = fusion.tokens if fusion.in_row else config.picture_tokens
+        self.pictures.tokens = self.fusion.tokens if self.in_row else self.model.config.picture_tokens
+
+    @property
+    def fusion(self) -> Any:
+        return self.trunk.fusion
 
     @property
     def in_row(self) -> bool:
         """Whether pictures stand in the row, as tokens."""
-        return bool(self.trunk.fusion.in_row)
+        return bool(self.fusion.in_row)
 
     @property
     def width(self) -> int:
-        return int(self.trunk.fusion.width)
+        return int(self.fusion.width)
+
+    @property
+    def stream_width(self) -> int:
+        return int(self.model.config.get_text_config().hidden_size)
 
     def picture_row(self, pictures: list[Picture], text: str | None, limit: int | None) -> Features:
         """``input_ids``, cut to ``limit`` where there is one, ``pictures`` and what they ``cost`` beyond these tokens.

@@ -154,8 +154,9 @@ def _blocks(model: PreTrainedModel, trunk: str) -> list[str]:
 
 def width_of(module: nn.Module) -> int:
     """How many numbers a linear layer, or a convolution of one place, gives."""
-    weight = module.get_parameter("weight")
-    return weight.shape[1 if isinstance(module, Conv1D) else 0]
+    base = module.get_submodule("base_layer") if hasattr(module, "base_layer") else module  # wrapped by PEFT
+    weight = base.get_parameter("weight")
+    return weight.shape[1 if isinstance(base, Conv1D) else 0]
 
 
 def _is_pointwise(module: nn.Module) -> bool:

@@ -24,7 +24,6 @@ class ModelSection(Options):
         default_factory=dict, description="what the chat template reads, such as `enable_thinking: false`"
     )
 
-
     @model_validator(mode="before")
     @classmethod
     def composed(cls, given: Any) -> Any:

@@ -39,6 +39,9 @@ def locate_model(resolved: ResolvedRecipe, find: Locate = locate) -> tuple[str, 
 def _told(paths: dict[str, str]) -> dict[str, Any]:
     """What changes when a tower does: its path, and the sizes and dates of its files."""
     return {
-        role: [path, [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(Path(path).glob("*"))]]
+        role: [
+            path,
+            [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(Path(path).glob("*"))],
+        ]
         for role, path in paths.items()
     }

@@ -162,9 +162,9 @@ class Task:
 
     def shown(self, example: Example) -> tuple[str, str]:
         label = example.label
-        return " ".join([*told_pictures(example), example.text or ""]).strip(), ", ".join(label) if isinstance(label, list) else "" if label is None else str(
-            label
-        )
+        return " ".join([*told_pictures(example), example.text or ""]).strip(), ", ".join(label) if isinstance(
+            label, list
+        ) else "" if label is None else str(label)
 
     def shown_answer(self, answer: dict[str, Any]) -> str:
         if self.kind == "regression":

@@ -50,7 +50,9 @@ def picture_example(given: Any) -> Example:
     """An input as a person gives it: the path of a picture, its bytes, or a row with ``image`` and perhaps ``text``."""
     row = given if isinstance(given, dict) else {"image": given}
     named = row.get("image", row.get("images")) or []
-    images = [one if isinstance(one, bytes) else Path(str(one)) for one in (named if isinstance(named, list) else [named])]
+    images = [
+        one if isinstance(one, bytes) else Path(str(one)) for one in (named if isinstance(named, list) else [named])
+    ]
     return Example(INLINE, images=images, text=row.get("text", row.get("question")))
 
 
