@@ -133,7 +133,7 @@ SIDE = 32
 
 
 def save_image_model(kind: str, folder: Path, *, seed: int = 0) -> str:
-    """A random image classifier of 1,000 classes with its processor, of pictures of ``SIDE`` pixels; returns its path."""
+    """A random image classifier with its processor, of pictures of ``SIDE`` pixels; returns its path."""
     blocks: dict[str, Any] = {
         "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "patch_size": 8,
         "initializer_range": 0.2,
@@ -148,7 +148,13 @@ def save_image_model(kind: str, folder: Path, *, seed: int = 0) -> str:
     }
     config = transformers.AutoConfig.for_model(kind, image_size=SIDE, **values[kind])
     torch.manual_seed(seed)
-    transformers.AutoModelForImageClassification.from_config(config).save_pretrained(folder)
+    made = transformers.AutoModelForImageClassification.from_config(config)
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():  # statistics of random pictures, as a trained model has; else all vanishes on its long way
+        made.train()(pixel_values=torch.randn(16, 3, SIDE, SIDE))
+    made.save_pretrained(folder)
     transformers.ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
     return str(folder)
 
@@ -161,7 +167,8 @@ def save_picture(path: Path, colour: str, *, size: int = 40, seed: int = 0) -> P
     draw = np.random.default_rng(seed)
     pixels = draw.integers(90, 160, (size, size, 3), dtype=np.uint8)
     left, top = draw.integers(0, size - 16, 2)
-    pixels[top : top + 16, left : left + 16] = {"red": (230, 20, 20), "green": (20, 230, 20), "blue": (20, 20, 230)}[colour]
+    colours = {"red": (230, 20, 20), "green": (20, 230, 20), "blue": (20, 20, 230)}
+    pixels[top : top + 16, left : left + 16] = colours[colour]
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
     return path

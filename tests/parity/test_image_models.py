@@ -1,4 +1,4 @@
-"""Models of pictures, and composed ones: the same numbers as transformers' own forward, in any layout and after saving."""
+"""Models of pictures, and composed ones: transformers' own numbers, in any layout and after saving."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from luthier.checks.machine import disk_space
 from luthier.checks.model import ends_where_read, finite_weights, ids_fit, tokenizer_knows, weights_belong
 from luthier.checks.parameters import gradients_flow
+from luthier.checks.pictures import pictures_converted, pictures_seen
 from luthier.checks.rows import terminator_supervised, words_read
 from luthier.checks.template import dated, markers_in_words
 from luthier.types import Finding
@@ -28,7 +29,9 @@ CHECKS: list[Callable[[Prepared], list[Finding]]] = [
     words_read,
     markers_in_words,
     dated,
+    pictures_converted,
     gradients_flow,
+    pictures_seen,
     disk_space,
 ]
 
@@ -37,7 +40,7 @@ def run_checks(prepared: Prepared) -> list[Finding]:
     """All of them, in order. A check that needs a sound model comes after the one that tests it."""
     findings: list[Finding] = []
     for check in CHECKS:
-        if check is gradients_flow and any(finding.severity == "error" for finding in findings):
+        if check in (gradients_flow, pictures_seen) and any(finding.severity == "error" for finding in findings):
             continue  # ids outside the vocabulary or non-finite weights make a trial step meaningless
         findings += check(prepared)
     return findings

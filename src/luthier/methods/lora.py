@@ -24,6 +24,7 @@ from luthier.methods.injected import adaptation, conv1d, fold, inject, merge, na
 from luthier.methods.injected import attach as attach_injected
 from luthier.methods.rank_budget import RankBudget, Schedule, adaptive_layers, shrink
 from luthier.models.backbone import Backbone
+from luthier.models.seams import is_convolution
 from luthier.types import Adaptation, Finding, Refused
 
 __all__ = ["DEFAULTS", "Options", "adapt", "attach", "fold"]
@@ -101,6 +102,10 @@ class Options(MethodOptions):
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
     _check(options)
     targets = [linear.name for linear in backbone.seams.linears_by_role(options.targets)]
+    convolutions = [name for name in targets if is_convolution(backbone.model.get_submodule(name))]
+    if convolutions and options.variant not in ("lora", "dora"):
+        what = f"`{options.variant}` is made for linear layers, and {convolutions[0]} is a convolution"
+        raise Refused(Finding("method.unsupported", "lora.variant", what, "use `lora`, which works here"))
     config = _config(options, targets, conv1d(backbone, targets))
     added = inject(backbone, config)
     made = adaptation("lora", backbone, config, added)

@@ -10,8 +10,8 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable
-from importlib.util import find_spec
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 

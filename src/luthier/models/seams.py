@@ -121,7 +121,7 @@ def find_seams(model: PreTrainedModel) -> Seams:
     linears = []
     for index, (block, stack) in enumerate(placed):
         for name, module in model.get_submodule(block).named_modules(prefix=block):
-            if isinstance(module, nn.Linear | Conv1D) or _is_pointwise(module):
+            if isinstance(module, nn.Linear | Conv1D) or is_convolution(module):
                 linears.append(Linear(name, index, _roles(model, block, name), stack))
     embedding = names.get(id(_embedding(model)))
     # Some encoder-decoders have no module around their stacks: the head is then what stands beside these.
@@ -159,9 +159,9 @@ def width_of(module: nn.Module) -> int:
     return weight.shape[1 if isinstance(base, Conv1D) else 0]
 
 
-def _is_pointwise(module: nn.Module) -> bool:
-    """A convolution of one place: a linear layer for each."""
-    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
+def is_convolution(module: nn.Module) -> bool:
+    """One that mixes all its channels: a linear layer of what lies under its kernel."""
+    return isinstance(module, nn.Conv2d) and module.groups == 1
 
 
 def _roles(model: PreTrainedModel, block: str, name: str) -> frozenset[str]:

@@ -1,0 +1,192 @@
+"""Every method on models of pictures, and on an image encoder composed with a text model in each way: it runs, learns,
+trains only what was chosen and opens again the same in a fresh process, or is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from table import METHODS
+
+import luthier
+import tiny
+from luthier.evaluate import classification
+from luthier.types import Refused
+
+STEPS = 30
+SEES = ("vit", "resnet", "convnext")
+COMPOSED = ("projection", "concatenation", "cross_attention")
+BUILDS_ON_OTHERS = ("adapter: stack", "fusion")
+CONVOLUTIONAL = ("resnet", "convnext")
+
+
+def refusal(model: str, method: str) -> str | None:
+    family = method.partition(":")[0]
+    if model in SEES and method.startswith("prompt"):
+        return "method.no-target"  # a model of pictures has no embeddings of tokens
+    if model in CONVOLUTIONAL and ("adapter" in method or method.startswith("prefix")):
+        return "method.no-target"  # no attention, and streams of several widths
+    if model in CONVOLUTIONAL and method in ("lora: pissa", "lora: adalora", "lora: vera", "lora: oft"):
+        return "method.unsupported"  # made for linear layers
+    if model in COMPOSED and family == "features":
+        return "method.combination"  # what joins them is new
+    return None
+
+
+CELLS = [
+    (model, method) for model in (*SEES, *COMPOSED) for method in METHODS if method not in BUILDS_ON_OTHERS
+]  # fmt: skip
+DEFAULT = {
+    ("vit", "full"), ("vit", "lora"), ("vit", "adapter: pfeiffer"), ("vit", "prefix"), ("vit", "features: logistic"),
+    ("resnet", "lora"), ("resnet", "full"), ("resnet", "prefix"), ("convnext", "lora"),
+    ("convnext", "adapter: parallel"), ("vit", "prompt"), ("projection", "lora"), ("projection", "prompt"),
+    ("concatenation", "adapter: houlsby"), ("cross_attention", "freeze: head"), ("cross_attention", "lora: dora"),
+    ("projection", "features: logistic"), ("concatenation", "full"), ("projection", "prompt + lora"),
+}  # fmt: skip
+
+
+def cases(wanted: bool) -> list[Any]:
+    return [
+        pytest.param(*cell, id=", ".join(cell), marks=[] if cell in DEFAULT else pytest.mark.slow)
+        for cell in CELLS
+        if (refusal(*cell) is not None) == wanted
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classification, "F1_RESAMPLES", 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of a coloured patch; with a question whose answer the picture alone decides."""
+    made = tmp_path_factory.mktemp("pictures")
+    colours = ("red", "green")
+    rows = []
+    for i in range(40):
+        tiny.save_picture(made / "images" / f"{i}.png", colours[i % 2], seed=i)
+        rows.append({"image": f"images/{i}.png", "label": colours[i % 2]})
+    for name, some in (("train", rows[8:]), ("eval", rows[:8])):
+        tiny.write_jsonl(made / f"{name}.jsonl", some)
+        asked = [row | {"text": f"the {tiny.WORDS[3 + i % 9]} and the patch"} for i, row in enumerate(some)]
+        tiny.write_jsonl(made / f"{name}-asked.jsonl", asked)
+    return made
+
+
+@pytest.fixture(scope="module")
+def models(tiny_folder: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    towers = tmp_path_factory.mktemp("models")
+    seeing = {kind: tiny.save_image_model(kind, towers / kind) for kind in SEES}
+    text = tiny_folder("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    composed = {fuse: {"image": seeing["vit"], "text": text, "fuse": fuse} for fuse in COMPOSED}
+    return {**seeing, **composed}
+
+
+def recipe(model: str, method: str, models: dict[str, Any], folder: Path, out: Path) -> dict[str, Any]:
+    suffix = "-asked" if model in COMPOSED else ""
+    data = {"train": str(folder / f"train{suffix}.jsonl"), "eval": str(folder / f"eval{suffix}.jsonl")}
+    return {
+        "task": "classify", "model": models[model], "data": data, "out": str(out), "steps": STEPS, "batch_size": 32,
+        "eval_every": STEPS, "final": "last", "schedule": "constant", "warmup": 0, **METHODS[method],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "method"), cases(wanted=False))
+def test_a_working_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    run = luthier.tune(**recipe(model, method, models, folder, tmp_path))
+    final = run.folder / "final"
+    if method.startswith("features"):
+        assert run.result["after"]["accuracy"]["value"] > 0.6
+        assert not list(final.glob("model*.safetensors"))
+    else:
+        records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        losses = [record["loss"] for record in records if record["kind"] == "train"]
+        assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
+        assert_only_chosen_moved(final, model, method, models)
+    script = "import luthier, json, sys; r = luthier.load(sys.argv[1]); print(json.dumps(r.evaluate(sys.argv[2])))"
+    held_out = recipe(model, method, models, folder, tmp_path)["data"]["eval"]
+    done = subprocess.run([sys.executable, "-c", script, str(run.folder), held_out], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])["metrics"]
+    for name, expected in run.result["after"].items():
+        assert found[name]["value"] == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), name
+
+
+def assert_only_chosen_moved(final: Path, model: str, method: str, models: dict[str, Any]) -> None:
+    """Of a whole model, what was not chosen is bit-equal to the towers'; an adapter brings its own numbers alone."""
+    if (final / "adapter_config.json").is_file():
+        marks = ("lora_", "ia3_", "vera_", "oft_", ".adapter", "prompt_", "classifier", "fusion")
+        assert all(any(mark in name for mark in marks) for name in load_file(final / "adapter_model.safetensors"))
+    if not method.startswith(("full", "freeze")):
+        return
+    after = load_file(final / "model.safetensors")
+    towers = models[model] if model in COMPOSED else {"": models[model]}
+    for role, path in towers.items():
+        if role == "fuse":
+            continue
+        before = load_file(Path(path) / "model.safetensors")
+        pairs = [(name, tensor, _place(after, role, name)) for name, tensor in before.items()]
+        common = [(name, old, after[place]) for name, old, place in pairs if place]
+        assert len(common) > 10
+        moved = {name for name, old, new in common if old.shape == new.shape and not old.equal(new)}
+        chosen = {
+            "full": lambda name: True, "freeze: head": lambda name: "classifier" in name,
+            "freeze: norms": lambda name: "norm" in name.lower() or "downsampling_layer.0." in name,
+            "freeze: biases": lambda name: name.endswith("bias"),
+        }.get(method, lambda name: True)  # fmt: skip
+        assert all(chosen(name) or "classifier" in name for name in moved), sorted(moved)[:5]
+        assert not any("running_" in name for name in moved), "statistics stay"
+
+
+def _place(after: dict[str, Any], role: str, name: str) -> str:
+    bare = name.partition(".")[2]
+    return next((place for place in (name, f"model.{role}.{name}", f"model.{role}.{bare}") if place in after), "")
+
+
+@pytest.mark.parametrize(("model", "method"), cases(wanted=True))
+def test_a_refused_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(Refused) as refused:
+        luthier.tune(**recipe(model, method, models, folder, tmp_path))
+    (finding,) = (finding for finding in refused.value.findings if finding.severity == "error")
+    assert finding.code == refusal(model, method)
+    assert finding.mend
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_what_does_not_fit_is_refused(
+    models: dict[str, Any], folder: Path, tiny_folder: Callable[..., str], tmp_path: Path
+) -> None:
+    """Pictures for a model of text, text for a model of pictures, a text beside pictures for one that reads none."""
+    asked, alone = str(folder / "train-asked.jsonl"), str(folder / "train.jsonl")
+    words = tiny.write_jsonl(tmp_path / "words.jsonl", [{"text": f"red {i}", "label": "ab"[i % 2]} for i in range(8)])
+    cases = [
+        (tiny_folder("bert"), alone, "model.no-pictures"),
+        (models["vit"], words, "data.no-picture"),
+        (models["vit"], asked, "model.no-text"),
+    ]
+    for model, data, code in cases:
+        findings, _ = luthier.check(task="classify", model=model, data=data, method="lora")
+        assert code in {finding.code for finding in findings if finding.severity == "error"}
+    turns = [{"role": "user", "content": "red"}, {"role": "assistant", "content": "cat"}]
+    chats = tiny.write_jsonl(tmp_path / "chats.jsonl", [{"messages": turns}])
+    findings, _ = luthier.check(task="chat", model=models["vit"], data=chats, method="lora")
+    assert "model.no-text" in {finding.code for finding in findings if finding.severity == "error"}
+
+
+def test_a_model_that_does_not_look_is_refused(
+    models: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.models.composed import ComposedModel
+
+    pictures = ComposedModel.pictures
+    monkeypatch.setattr(ComposedModel, "pictures", lambda self, pixels: 0 * pictures(self, pixels))
+    findings, _ = luthier.check(**recipe("concatenation", "lora", models, folder, tmp_path))
+    assert "model.image-blind" in {finding.code for finding in findings if finding.severity == "error"}
