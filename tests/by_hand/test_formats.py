@@ -118,7 +118,7 @@ def test_every_format_is_tested() -> None:
     talks = ["messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion", "question-answer"]
     elsewhere = ["tokens-tags", "text-spans", "translation", "source-target", "scored-pair", "query-positive"]
     pictures = ["image-text-label", "image-label"]  # in test_pictures.py
-    assert list(FORMATS) == [*talks, *elsewhere, "text-label", *pictures, "document-summary", "plain-text"]
+    assert list(FORMATS) == [*pictures, *talks, *elsewhere, "text-label", "document-summary", "plain-text"]
 
 
 def test_tool_turns_and_tools() -> None:

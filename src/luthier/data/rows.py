@@ -2,6 +2,8 @@
 
 | name | columns (any of) | becomes |
 |---|---|---|
+| image-text-label | image, text (question, ...), label (answer, ...) | images, text, label |
+| image-label | image (picture, file_name), label | images, label |
 | messages | messages; tools? | messages |
 | sharegpt | conversations or conversation; system?, tools? | messages |
 | alpaca | instruction, output or response; input or context?, system? | messages: instruction, blank line, input |
@@ -13,8 +15,6 @@
 | translation | translation: a text or texts by language | translations |
 | source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
-| image-text-label | image, text (question, ...), label (answer, ...) | images, text, label |
-| image-label | image (picture, file_name), label | images, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
 | scored-pair | sentence1, sentence2, score | text, targets, label |
 | query-positive | query (anchor, question), positive (passage, context); negatives? | text, targets, negatives |
@@ -38,6 +38,12 @@ TALK = {"system": ("system",), "tools": ("tools",)}
 # In the order in which they are tried, those that a task takes before all others: a row with a text and a label is
 # never taken for plain text.
 FORMATS: dict[str, Format] = {
+    "image-text-label": Format(
+        {"image": IMAGE, "text": (*texts.TEXT, "question"), "label": (*texts.LABEL, "answer")},
+        {},
+        images.image_text_label,
+    ),
+    "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
     "messages": Format({"messages": ("messages",)}, TALK, conversations.messages, talks=True),
     "sharegpt": Format({"conversations": ("conversations", "conversation")}, TALK, conversations.sharegpt, talks=True),
     "alpaca": Format(
@@ -75,12 +81,6 @@ FORMATS: dict[str, Format] = {
     "scored-pair": Format(pairs.SCORED_PAIR, {}, pairs.scored_pair),
     "query-positive": Format(pairs.QUERY_POSITIVE, pairs.NEGATIVES, pairs.query_positive),
     "text-label": Format({"text": texts.TEXT, "label": texts.LABEL}, {}, texts.text_label),
-    "image-text-label": Format(
-        {"image": IMAGE, "text": (*texts.TEXT, "question"), "label": (*texts.LABEL, "answer")},
-        {},
-        images.image_text_label,
-    ),
-    "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
     "document-summary": Format(
         {"document": ("document", "article", "text"), "summary": ("summary", "summaries", "highlights", "target")},
         {},
