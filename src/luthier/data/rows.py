@@ -9,6 +9,8 @@
 | alpaca | instruction, output or response; input or context?, system? | messages: instruction, blank line, input |
 | self-instruct | instruction, instances: a list of one object with input and output; system? | the same |
 | prompt-completion | prompt, completion or response; each a text or a list of turns | messages |
+| squad | question, context (or contexts), answers (or answer); is_impossible? | text, question, targets, spans |
+| open-question | question, answers | question, targets |
 | question-answer | question, answer or answers or output; context? | messages: context, blank line, question |
 | tokens-tags | tokens (words), tags (ner_tags, pos_tags, upos, labels) | text, a span for each word |
 | text-spans | text (sentence, ...), spans (entities) | text, a span for each word, tagged in BIO |
@@ -30,6 +32,7 @@ from typing import Any
 
 from luthier.data import conversations, images, pairs, tagged, texts, translations
 from luthier.data.fields import Columns, Fields, Format
+from luthier.data.squad import OPEN, SQUAD, open_question, squad
 from luthier.types import Example, Finding, Source
 
 IMAGE = ("image", "picture", "images", "file_name")
@@ -64,6 +67,8 @@ FORMATS: dict[str, Format] = {
         conversations.prompt_completion,
         talks=True,
     ),
+    "squad": Format(SQUAD, {"is_impossible": ("is_impossible",)}, squad),
+    "open-question": Format(OPEN, {}, open_question),
     "question-answer": Format(
         {"question": ("question",), "answer": ("answer", "answers", "output")},
         {"context": ("context",), "system": ("system",)},

@@ -13,5 +13,6 @@ OBJECTIVES = Registry(
     multi_label="luthier.objectives.multi_label",
     regression="luthier.objectives.regression",
     tags="luthier.objectives.tags",
+    span="luthier.objectives.span",
     contrastive="luthier.objectives.contrastive",
 )
