@@ -47,12 +47,10 @@ def test_loss_of_two_windows() -> None:
 
     L = ½(ln 2 + ln 4) · 2 + ½(ln 3 + ln 3) = 3 ln 2 + ln 3, with weights 2 and 1; count 3. What pads hold is not read.
     """
-    half, quarter = math.log(2), math.log(1.0)
-    logits_T2 = torch.tensor(
-        [[0.0, math.log(3)], [half, math.log(2)], [0.0, math.log(2)], [-9e9, math.log(1.0)]]
-        + [[quarter, 0.0], [0.0, 0.0], [0.0, 0.0], [99.0, 99.0]]
-    )
-    logits_T2[3, 0] = -torch.inf
+    none = -torch.inf
+    first = [[0.0, math.log(3)], [math.log(2), math.log(2)], [0.0, math.log(2)], [none, 0.0]]
+    second = [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [99.0, 99.0]]
+    logits_T2 = torch.tensor([*first, *second])
     backbone: Any = SimpleNamespace(
         hidden=lambda batch: logits_T2, position_logits=lambda hidden: hidden,
         lay_out=lambda rows: lay_out(rows, "padded"),
@@ -60,16 +58,23 @@ def test_loss_of_two_windows() -> None:
     places: list[Any] = [None, (0, 3), (4, 7), (8, 9)]
     rows = [
         {"row": 0, "input_ids": [1, 2, 3, 4], "target": (1, 2), "offsets": places, "longest": 9, "weight": 2.0},
-        {"row": 0, "input_ids": [1, 2, 3], "target": (0, 0), "offsets": [None, None, None], "longest": 9, "weight": 1.0},
+        {
+            "row": 0,
+            "input_ids": [1, 2, 3],
+            "target": (0, 0),
+            "offsets": [None, None, None],
+            "longest": 9,
+            "weight": 1.0,
+        },
     ]
     objective = Objective(Options(), backbone, lambda example: [])
     batch = objective.collate(rows)
     terms = objective.loss(backbone, batch)
     assert float(terms.total) == pytest.approx(3 * math.log(2) + math.log(3))
     assert terms.count == 3
-    first, second = objective.outputs(backbone, batch)
-    assert first["nll"] == pytest.approx(1.5 * math.log(2))
-    assert second["spans"] == []
+    ours, other = objective.outputs(backbone, batch)
+    assert ours["nll"] == pytest.approx(1.5 * math.log(2))
+    assert other["spans"] == []
 
 
 def test_the_best_span_ends_after_it_begins_and_stays_in_the_context() -> None:

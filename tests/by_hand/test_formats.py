@@ -78,8 +78,8 @@ def problems(row: dict[str, Any]) -> list[tuple[str, str]]:
     ],
 )
 def test_conversations(fmt: str, row: dict[str, Any], turns: list[dict[str, Any]]) -> None:
-    assert recognise(number([row])) == fmt
-    assert convert(row) == Example(SOURCE, messages=turns)
+    assert recognise(number([row]), prefer=(fmt,)) == fmt
+    assert to_example(SOURCE, row, fmt) == Example(SOURCE, messages=turns)
 
 
 @pytest.mark.parametrize("column", ["summary", "summaries", "highlights", "target"])
@@ -115,10 +115,11 @@ def test_plain_text() -> None:
 
 
 def test_every_format_is_tested() -> None:
-    talks = ["messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion", "question-answer"]
+    talks = ["messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion"]
+    asked = ["squad", "open-question", "question-answer"]
     elsewhere = ["tokens-tags", "text-spans", "translation", "source-target", "scored-pair", "query-positive"]
     pictures = ["image-text-label", "image-label"]  # in test_pictures.py
-    assert list(FORMATS) == [*pictures, *talks, *elsewhere, "text-label", "document-summary", "plain-text"]
+    assert list(FORMATS) == [*pictures, *talks, *asked, *elsewhere, "text-label", "document-summary", "plain-text"]
 
 
 def test_tool_turns_and_tools() -> None:
@@ -356,7 +357,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
         ("gpteacher_codegen", "alpaca", 4535),
         ("t0_tasks", "prompt-completion", 8400),
         ("gsm8k", "question-answer", 7473),
-        ("nq_open", "question-answer", 3610),
+        ("nq_open", "open-question", 3610),
         ("tinyshakespeare", "plain-text", 1),
         ("seed_instructions", "self-instruct", 175),
     ],

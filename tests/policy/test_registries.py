@@ -21,7 +21,7 @@ ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS, "fusion":
 SHARED = {
     "methods": {"common", "combine", "injected", "bottleneck", "members", "rank_budget"},
     "objectives": {"chunked", "sequence", "similarity"},
-    "tasks": {"common", "language", "pictures", "source"},
+    "tasks": {"common", "extract", "language", "pictures", "source"},
     "fusion": {"common"},
 }
 PROMISED = {"methods": ("Options", "DEFAULTS", "adapt"), "objectives": ("Options", "Objective"),

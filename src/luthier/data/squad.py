@@ -40,13 +40,14 @@ def open_question(fields: Fields) -> Example:
 
 
 def _answers(fields: Fields) -> tuple[list[str], list[int]]:
-    value, column = fields.get("answers"), fields.column("answers")
+    value: Any = fields.get("answers")
+    column = fields.column("answers")
     if fields.row.get("is_impossible") is True or value in (None, "", []):
         return [], []
     starts: Any = None
     if isinstance(value, dict):
         value, starts = value.get("text"), value.get("answer_start")
-    texts = value if isinstance(value, list) else [value]
+    texts: list[Any] = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in texts):
         fields.report("data.type", column, f"an answer is text or a list of texts, this is {kind(value)}")
         return [], []

@@ -1,8 +1,8 @@
 """Answers against those that are right: exact match and F1 of words, as SQuAD counts them.
 
 Both compare texts in lower case without punctuation, articles and extra white space; of several right answers the best
-counts; a question without an answer is right where nothing is answered (Rajpurkar et al. 2016, arXiv 1606.05250, section
-6.1; 2018, arXiv 1806.03822, section 5).
+counts; a question without an answer is right where nothing is answered (Rajpurkar et al. 2016, arXiv 1606.05250,
+section 6.1; 2018, arXiv 1806.03822, section 5).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def plain(given: Sequence[str], right: Sequence[Sequence[str]]) -> dict[str, flo
 
 
 def with_intervals(given: Sequence[str], right: Sequence[Sequence[str]]) -> Metrics:
-    """Means over questions, 0 to 1, with 95 % intervals; of answerable and unanswerable questions apart, where both are."""
+    """Means over questions, 0 to 1, with 95 % intervals; of answerable and unanswerable ones apart, where both are."""
     pairs = [scores(*pair) for pair in zip(given, right, strict=True)]
     found: Metrics = {name: mean_interval([pair[at] for pair in pairs]) for at, name in ((1, "f1"), (0, "exact_match"))}
     has = [any(normalised(text) for text in texts) for texts in right]

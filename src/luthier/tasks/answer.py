@@ -62,7 +62,7 @@ class Write(FromSource):
             what = f"{len(bare)} question(s) have no answer to write"
             mend = "leave them out, give an answer such as `unanswerable`, or use `answer.kind: extract`"
             return [Finding("data.empty-target", f"{bare[0].source}:answers", what, mend)]
-        return scored_part("task.answers", evaluation, "exact match and F1", "")
+        return scored_part("task.written", evaluation, "exact match and F1", "")
 
     def score(self, written: list[str], references: list[list[str]]) -> Metrics:
         return answers.with_intervals(written, references)

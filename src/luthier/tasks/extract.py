@@ -1,8 +1,8 @@
 """The extractive kind of `answer`: a span of the context, over overlapping windows where it is long.
 
-Each window is ``[question] [a part of the context]``; the best span over all windows is the answer, cut from the context
-by characters. Where unanswerable questions were learned, none is given if the lowest score of a window's null exceeds the
-best span's by more than a threshold, as in SQuAD 2.0's baselines (Devlin et al. 2019, arXiv 1810.04805, section 4.3).
+Each window is ``[question] [a part of the context]``; the best span over all windows is the answer, cut from the
+context by characters. Where unanswerable questions were learned, none is given if the lowest score of a window's null
+exceeds the best span's by more than a threshold (Devlin et al. 2019, arXiv 1810.04805, section 4.3).
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Extract:
         moved = sum(self._place(example) for example in examples)
         findings = self._absent(examples)
         if moved:
-            what = f"{moved} answer(s) have no place in their context, or a wrong one: the nearest that says so is taken"
+            what = (
+                f"{moved} answer(s) have no place in their context, or a wrong one: the nearest that says so is taken"
+            )
             findings.append(Finding("data.answer-moved", "data.train", what, severity="note"))
         if self.options.unanswerable is None:
             self.options.unanswerable = any(not example.spans for example in train)
@@ -75,7 +77,9 @@ class Extract:
         mend = "mend it; `answer.absent: unanswerable` learns such a question as one without an answer; or use "
         mend += "`answer.kind: write`"
         findings = [
-            Finding("data.answer-absent", f"{example.source}:answers", f"{answer!r} does not stand in the context", mend)
+            Finding(
+                "data.answer-absent", f"{example.source}:answers", f"{answer!r} does not stand in the context", mend
+            )
             for example, answer in lost[:NAMED]
         ]
         if len(lost) > NAMED:
@@ -97,7 +101,9 @@ class Extract:
         if not tokenizer.is_fast:
             what = f"{type(tokenizer).__name__} does not say which characters a token came from"
             mend = "use a model whose folder has a tokenizer.json"
-            raise Refused(Finding("template.slow-tokenizer", "model.name", what, mend, "answers are found by characters"))
+            raise Refused(
+                Finding("template.slow-tokenizer", "model.name", what, mend, "answers are found by characters")
+            )
 
         def encode(example: Example) -> list[Features]:
             asked = len(tokenizer(example.question or "")["input_ids"])
@@ -166,7 +172,7 @@ class Extract:
         return Example(INLINE, question=str(given["question"]), text=str(given["context"]))
 
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
-        """``answer``, cut from the context at ``start`` to ``end`` (characters), and its ``score``; "" where none is."""
+        """``answer``, cut from the context at ``start`` to ``end`` (characters), and its ``score``; "" where none."""
         contexts = {number: example.text or "" for number, example in enumerate(examples)}
         found = self._given(ask.outputs(examples), contexts)
         return [found[number] for number in range(len(examples))]
@@ -192,7 +198,7 @@ class Extract:
 
 
 def _nearest(text: str, answer: str, start: int) -> int:
-    """Where ``answer`` stands in ``text``, nearest to ``start``; the first place where that is not told; -1: nowhere."""
+    """Where ``answer`` stands in ``text``, nearest to ``start``; the first place where none is told; -1: nowhere."""
     places, at = [], text.find(answer)
     while at >= 0 and answer:
         places.append(at)
