@@ -1,10 +1,11 @@
-"""Vectors joined: each hidden state of the text with the mean of the row's pictures, for the head to read.
+"""Vectors joined: each hidden state of the text with the mean of the row's pictures.
 
-    h'_t = [h_t ; W mean_p v_p]
+    h'_t = W₂ GELU(W₁ [h_t ; P mean_p v_p])
 
-`when: late` joins the vectors of the two towers; `when: early` is to lay a picture's hidden states, each through one
-linear layer, into the row before the text tower reads it: `projection` with one layer. A row without pictures is joined
-with zeros.
+`layers: 0` leaves out W₁ and W₂: a linear head on vectors that are only joined can't compare the two, as a question
+such as "is it red?" needs. `when: late` joins the states of both towers; `when: early` is to lay a picture's hidden
+states, each through one linear layer, into the row before the text tower reads it: `projection` with one layer. A row
+without pictures is joined with zeros.
 
 Axes: I pictures, P hidden states of one, K rows, L columns, D width of pictures, E of text.
 """
@@ -24,6 +25,7 @@ from luthier.options import Options as Section
 
 class Options(Section):
     when: Literal["early", "late"] = Field("late", description="token sequences joined, or vectors")
+    layers: int = Field(2, ge=0, le=4, description="late: linear layers on the joined vectors, with GELU between")
 
 
 def Fusion(options: Options, sizes: Sizes) -> nn.Module:
@@ -37,13 +39,15 @@ def Fusion(options: Options, sizes: Sizes) -> nn.Module:
 class Late(nn.Module):
     in_row = False
 
-    def __init__(self, sizes: Sizes):
+    def __init__(self, sizes: Sizes, layers: int):
         super().__init__()
-        self.width = 2 * sizes.text
+        joined = 2 * sizes.text
+        self.width = sizes.text if layers else joined
         self.project = Projector(sizes.pictures, sizes.text, 1)
+        self.mix = Projector(joined, sizes.text, layers) if layers else nn.Identity()
 
     def forward(self, text: Text, inputs: dict[str, Any], pictures_IPD: Tensor, rows_I: Tensor) -> Tensor:
         inputs.pop("places_KL", None)
         hidden_KLE = text(**inputs).last_hidden_state
         pooled_KE = mean_by_row(self.project(pictures_IPD.mean(1)), rows_I, len(hidden_KLE)).to(hidden_KLE.dtype)
-        return torch.cat([hidden_KLE, pooled_KE[:, None].expand_as(hidden_KLE)], dim=-1)
+        return self.mix(torch.cat([hidden_KLE, pooled_KE[:, None].expand_as(hidden_KLE)], dim=-1))
