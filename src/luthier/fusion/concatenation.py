@@ -32,7 +32,7 @@ def Fusion(options: Options, sizes: Sizes) -> nn.Module:
     return (
         projection.Fusion(projection.Options.model_validate({"layers": 1}), sizes)
         if options.when == "early"
-        else Late(sizes)
+        else Late(sizes, options.layers)
     )
 
 
