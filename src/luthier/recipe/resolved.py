@@ -14,7 +14,7 @@ from luthier.recipe.sections import Recipe
 # Keys that say where and how fast, not what: a run resumes under the same hash when they change.
 INCIDENTAL = {"out", "name", "track", "keep", "micro_tokens", "samples"}
 # Keys whose values may be paths, relative to the recipe's folder.
-PATHS = {"model.name", "model.template", "data.train", "data.eval", "data.index", "samples.prompts"}
+PATHS = {"model.name", "model.template", "data.train", "data.eval", "data.index", "samples.prompts", "distill.teacher"}
 
 
 @dataclass

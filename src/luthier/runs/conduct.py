@@ -15,13 +15,14 @@ from luthier.recipe import ResolvedRecipe, read_recipe
 from luthier.reports.console import Console
 from luthier.runs.before import measure_before
 from luthier.runs.errors import keep_errors
-from luthier.runs.folder import describe, find_folder, set_status, write_json
+from luthier.runs.folder import describe, find_folder, first_folder, set_status, write_json
 from luthier.runs.passages import Passages
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import prepare
 from luthier.runs.prepared import Prepared
 from luthier.runs.result import finish, mixing
 from luthier.runs.run import Run
+from luthier.runs.teaching import changed, closed, teacher_score, weaker
 from luthier.runs.training import solve, train
 from luthier.types import Finding, Refused
 
@@ -61,6 +62,8 @@ def tune(source: Any = None, overrides: Sequence[str] = (), *, console: Console 
     prepared = prepare(resolved, processes.device, findings)
     if prepared.errors:
         raise Refused(*prepared.findings)
+    if other := changed(prepared, first_folder(prepared)):
+        raise Refused(*other)
     folder = Path(processes.agree(str(find_folder(prepared))))
     if (folder / "run.json").is_file() and Run(folder).finished:
         text = f"this very run is done, in {folder} (change the recipe, or give another `out=`)"
@@ -86,6 +89,10 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
         write_json(folder / "run.json", describe(prepared, processes.device, folder))
         (folder / "recipe.yaml").write_text(prepared.resolved.to_yaml(), encoding="utf-8")
     before = measure_before(prepared, predictor, folder, processes)
+    taught = teacher_score(prepared, folder, processes)
+    if taught is not None and (weak := weaker(prepared, taught, before["metrics"])):
+        prepared.findings += weak
+        console.findings(weak)
     began = time.monotonic()
     if prepared.adaptation.solve is not None:
         outcome = solve(prepared, predictor)
@@ -101,6 +108,9 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
     rows = prepared.evaluation.rows
     outputs = predictor.row_outputs(rows) if rows else []
     after = predictor.judged(rows, outputs) if rows else {}
+    if taught is not None:
+        share = closed(taught, before["metrics"], after, str(prepared.resolved.recipe.metric))
+        outcome["teacher"] = taught | {"closed": share}
     if prepared.adaptation.mixing is not None and rows:
         outcome["mixing"] = mixing(prepared, predictor)
     if prepared.adaptation.told is not None:
