@@ -4,7 +4,8 @@ P = (1/2, 3/8, 1/8) is the teacher's distribution and Q = (1/4, 3/8, 3/8) the st
 
     forward   KL(P‖Q) = 1/2 ln 2 + 3/8 ln 1 + 1/8 ln 1/3 = 1/2 ln 2 - 1/8 ln 3
     reverse   KL(Q‖P) = 1/4 ln 1/2 + 3/8 ln 1 + 3/8 ln 3 = 3/8 ln 3 - 1/4 ln 2
-    jsd, β 1/2   M = (3/8, 3/8, 1/4):  KL(P‖M) = 1/2 ln 4/3 + 1/8 ln 1/2,  KL(Q‖M) = 1/4 ln 2/3 + 3/8 ln 3/2 = 1/8 ln 3/2
+    jsd       β = 1/2, M = (3/8, 3/8, 1/4), (KL(P‖M) + KL(Q‖M)) / 2:
+              KL(P‖M) = 1/2 ln 4/3 + 1/8 ln 1/2,  KL(Q‖M) = 1/4 ln 2/3 + 3/8 ln 3/2 = 1/8 ln 3/2
 
 Logits are T · ln p, so that at temperature T the softened distributions are P and Q.
 """

@@ -35,7 +35,9 @@ def test_forward_and_reverse_are_torchs_kl_div(temperature: float) -> None:
         torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("case", RECORDED["cases"], ids=lambda case: f"{case['kind']}-{case['beta']}-{case['temperature']}")
+@pytest.mark.parametrize(
+    "case", RECORDED["cases"], ids=lambda case: f"{case['kind']}-{case['beta']}-{case['temperature']}"
+)
 def test_value_and_gradient_are_those_of_gkd(case: dict[str, Any]) -> None:
     """TRL leaves T² out."""
     student = torch.tensor(RECORDED["student"], requires_grad=True)
@@ -88,7 +90,9 @@ def assert_same(student: Backbone, teacher: Backbone, rows: list[Any], options: 
 
 @pytest.mark.parametrize("chunk", [1, chunked.CHUNK])
 @pytest.mark.parametrize("kind", ["forward", "reverse"])
-@pytest.mark.parametrize(("name", "packing", "theirs"), [("llama", "auto", "off"), ("llama", "off", "auto"), ("gemma2", "auto", "auto")])
+@pytest.mark.parametrize(
+    ("name", "packing", "theirs"), [("llama", "auto", "off"), ("llama", "off", "auto"), ("gemma2", "auto", "auto")]
+)
 def test_chunks_in_any_layout_are_the_plain_loss(
     name: str, packing: str, theirs: str, kind: str, chunk: int, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:

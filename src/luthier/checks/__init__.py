@@ -12,6 +12,7 @@ from luthier.checks.machine import disk_space
 from luthier.checks.model import ends_where_read, finite_weights, ids_fit, tokenizer_knows, weights_belong
 from luthier.checks.parameters import gradients_flow
 from luthier.checks.rows import terminator_supervised, words_read
+from luthier.checks.teacher import rows_fit_teacher, same_tokens
 from luthier.checks.template import dated, markers_in_words
 from luthier.types import Finding
 
@@ -28,6 +29,8 @@ CHECKS: list[Callable[[Prepared], list[Finding]]] = [
     words_read,
     markers_in_words,
     dated,
+    same_tokens,
+    rows_fit_teacher,
     gradients_flow,
     disk_space,
 ]

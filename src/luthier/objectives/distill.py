@@ -2,16 +2,16 @@
 
     L = Σ_n w_n · [α · T² · D(teacher_n, student_n) + (1 - α) · -log q(y_n)];   count = Σ_n w_n
 
-over supervised tokens n, or over rows where the task has classes; D is one of `objectives/divergence.py`, at temperature
-T, and q the student's own distribution, at temperature 1. References: Hinton et al. 2015 (arXiv 1503.02531), section 2;
-for sequences, token by token on given text, Kim & Rush 2016 (arXiv 1606.07947), section 3.1. With `answers` the
-teacher writes the text that is learned (section 3.2 there), which needs no common vocabulary; without a `divergence`
-beside it L is the cross-entropy of that text.
+over supervised tokens n, or over rows where the task has classes; D is one of `objectives/divergence.py`, at
+temperature T, and q the student's own distribution, at temperature 1. References: Hinton et al. 2015 (arXiv
+1503.02531), section 2; for sequences, token by token on given text, Kim & Rush 2016 (arXiv 1606.07947), section 3.1.
+With `answers` the teacher writes the text that is learned (section 3.2 there), which needs no common vocabulary;
+without a `divergence` beside it L is the cross-entropy of that text.
 
 Departures: the text is given, never the student's own (that would be on-policy distillation: MiniLLM, GKD).
 
-Needs: what the task's own objective needs. Rows are independent. Relations: it is `next_token` or `classification` with a
-teacher; α = 0 is exactly that objective. The teacher reads rows in its own layout; its logits are made chunk by chunk
+Needs: what the task's own objective needs. Rows are independent. Relations: it is `next_token` or `classification` with
+a teacher; α = 0 is exactly that objective. The teacher reads rows in its own layout; its logits are made chunk by chunk
 beside the student's, and never held whole. A classifier's are a few numbers a row, and may come with the row.
 
 Axes: N supervised positions, K rows, C classes, V vocabulary, D hidden width.
@@ -116,7 +116,7 @@ class Objective(Taught, next_token.Objective):
     own = next_token
 
     def __init__(self, options: Options, backbone: Backbone, encoder: Callable[[Example], list[Features]] | None):
-        super().__init__(options, backbone, encoder)
+        super().__init__(next_token.Options(), backbone, encoder)
         self.options = options
 
     def collate(self, rows: list[Features]) -> Batch:

@@ -49,6 +49,9 @@ def give_teacher(
     name = objective.options.teacher
     if name is None:
         raise Refused(Finding(KEY, "distill.teacher", "no teacher is named", f"give {KEY}: a run folder or a model"))
+    if backbone.needs != objective.needs:
+        what = f"`{resolved.methods.name}` fits a classifier to the labels in one go, and would never hear the teacher"
+        raise Refused(Finding("distill.method", "method", what, f"use `lora` or `full`, or {LEFT_OUT}"))
     if name == BASE:
         if backbone.has_own_head:
             what = "the model as it came has no head that tells these classes apart: it can't teach them"
@@ -63,7 +66,7 @@ def give_teacher(
     for parameter in theirs.model.parameters():
         parameter.requires_grad_(False)
     theirs.model.eval()
-    told = fingerprint(theirs, whole=True)
+    told = "" if sketched else fingerprint(theirs, whole=True)
     objective.teacher = Frozen(theirs, name, told)
     if task.labels:
         objective.teacher.columns = [opened.labels.index(label) for label in task.labels]
@@ -84,9 +87,6 @@ def encode_for(objective: Any, task: Any, backbone: Backbone, limit: int, policy
 
 def bind_base(objective: Any, adaptation: Adaptation) -> list[Finding]:
     """``base`` is the model without the method; a method that changes the weights themselves leaves none."""
-    if isinstance(objective, Taught) and adaptation.solve is not None:
-        what = f"`{adaptation.method}` fits a classifier to the labels in one go, and would never hear the teacher"
-        return [Finding("distill.method", "method", what, f"use `lora` or `full`, or {LEFT_OUT}")]
     teacher = teacher_of(objective)
     if teacher is None or teacher.name != BASE or not adaptation.parameters:
         return []
@@ -176,7 +176,9 @@ def unlike(opened: Opened, task: Any, student: Backbone) -> list[Finding]:
     widths = [one.model.get_output_embeddings().weight.shape[0] for one in (theirs, student)]
     highest = max(ours.values())
     if widths[0] != widths[1] and min(widths) <= highest:
-        what = f"the heads give {widths[0]:,} and {widths[1]:,} logits, fewer than the tokenizer's {highest + 1:,} tokens"
+        what = (
+            f"the heads give {widths[0]:,} and {widths[1]:,} logits, fewer than the tokenizer's {highest + 1:,} tokens"
+        )
         return [Finding("distill.vocabulary", "distill.teacher", what, mend, why)]
     return []
 
@@ -186,6 +188,8 @@ def _other_classes(labels: list[str], task: Any) -> list[Finding]:
     more = sorted(set(labels) - set(task.labels))
     if not missing and not more:
         return []
-    parts = [f"{said} {', '.join(map(repr, names[:5]))}" for said, names in (("lacks", missing), ("also has", more)) if names]
+    parts = [
+        f"{said} {', '.join(map(repr, names[:5]))}" for said, names in (("lacks", missing), ("also has", more)) if names
+    ]
     what = f"the teacher's classes are others: it {' and '.join(parts)}"
     return [Finding("distill.classes", "distill.teacher", what, "name a teacher that was tuned on the same labels")]

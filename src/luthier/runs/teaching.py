@@ -1,4 +1,4 @@
-"""What a teacher does in a run: its logits on rows with classes, once; its own score, beside which the student stands."""
+"""A teacher at work: its logits of rows with classes, made once, and its own score, beside which the student stands."""
 
 from __future__ import annotations
 

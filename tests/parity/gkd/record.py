@@ -1,6 +1,6 @@
 """Record what TRL's GKD trainer gives for random logits. Not run by the tests: TRL is not among what they need.
 
-    python tests/parity/gkd/record.py        # with trl 1.16 installed; writes fixtures.json beside it
+python tests/parity/gkd/record.py        # with trl 1.16 installed; writes fixtures.json beside it
 """
 
 from __future__ import annotations
