@@ -168,3 +168,34 @@ def test_a_run_that_was_stopped_does_not_go_on_under_another_teacher(
     (again,) = session(recipes, f"tune {words}")
     assert again.code == 0, again.err
     assert not (recipes / "runs/chat-small-2").exists()
+
+
+def test_a_teacher_writes_what_is_learned(
+    recipes: Path,
+) -> None:
+    """The rows' own answers are replaced, each answer is kept in the run, and cut ones are counted, not learned.
+
+    Killed midway (a torn line) the file is gone on with, to the same answers.
+    """
+    (big,) = session(recipes, "tune chat-big.yaml steps=60")
+    assert big.code == 0, big.err
+    words = "chat-small.yaml distill.answers=true distill.max_new_tokens=12 steps=2"
+    checked, first = session(recipes, f"check {words} --json", f"tune {words} name=one")
+    assert checked.code == 0, checked.out
+    assert "distill.answers" in [one["code"] for one in checked.json["findings"]]
+    assert first.code == 0, first.out + first.err
+    result = json.loads((recipes / "runs/one/result.json").read_text(encoding="utf-8"))
+    told = result["data"]["train"]["answers"]
+    assert told["asked"] == 40 == told["learned"] + told["empty"] + told["unfinished"]
+    assert result["data"]["train"]["used"] == told["learned"]
+    written = (recipes / "runs/one/answers.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert len(lines) == 40
+    asked = [json.loads(line)["messages"][:1] for line in (recipes / "chat.jsonl").read_text().splitlines()]
+    (answers,) = session(recipes, f"predict runs/chat-big '{asked[3][0]['content']}' --json")
+    assert lines[3]["text"] == answers.json[0]["text"]
+    (kept,) = (recipes / "runs/.cache").glob("answers-*.jsonl")
+    kept.write_text(written[: len(written) // 2], encoding="utf-8")
+    (second,) = session(recipes, f"tune {words} name=two")
+    assert second.code == 0, second.err
+    assert kept.read_text(encoding="utf-8") == written

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from luthier.runs.errors import keep_errors
 from luthier.runs.folder import describe, find_folder, first_folder, set_status, write_json
 from luthier.runs.passages import Passages
 from luthier.runs.predictor import Predictor
-from luthier.runs.prepare import prepare
+from luthier.runs.prepare import REAL, prepare
 from luthier.runs.prepared import Prepared
 from luthier.runs.result import finish, mixing
 from luthier.runs.run import Run
@@ -42,7 +44,7 @@ def check(source: Any = None, overrides: Sequence[str] = (), **keys: Any) -> tup
         resolved, findings = read(source, overrides, keys)
         if resolved is None:
             return findings, None
-        prepared = prepare(resolved, Processes().device, findings)
+        prepared = prepare(resolved, Processes().device, findings, replace(REAL, writes=False))
     except Refused as refused:
         return refused.findings, None
     return prepared.findings, prepared
@@ -87,6 +89,8 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
     predictor = Predictor(prepared.task, prepared.backbone, prepared.objective, reader, passages=passages)
     if processes.main:
         write_json(folder / "run.json", describe(prepared, processes.device, folder))
+        if answers := prepared.data["train"].get("answers"):
+            shutil.copyfile(answers["file"], folder / "answers.jsonl")
         (folder / "recipe.yaml").write_text(prepared.resolved.to_yaml(), encoding="utf-8")
     before = measure_before(prepared, predictor, folder, processes)
     taught = teacher_score(prepared, folder, processes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from luthier.checks import run_checks
@@ -18,9 +18,10 @@ from luthier.models.load import load, locate
 from luthier.models.probes import head_problem
 from luthier.objectives import OBJECTIVES, objective_class
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.answers import with_answers
 from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
-from luthier.runs.rows import read_rows, tell
+from luthier.runs.rows import Rows, read_rows, tell
 from luthier.runs.sampling import read_prompts
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
 from luthier.tasks import TASKS
@@ -40,6 +41,8 @@ class Means:
     checks: Callable[[Prepared], list[Finding]] = run_checks
     precision: Callable[..., tuple[str, str]] = choose_precision
     weights: bool = True
+    writes: bool = True
+    """Whether a teacher writes the answers that are learned: a check and a plan do without."""
 
 
 REAL = Means()
@@ -56,6 +59,8 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     studied = task.study([*rows.train, *rows.selection], rows.evaluation) if rows.train else []
     prompts, unasked = read_prompts(resolved, task)
     findings += studied + check_settings(resolved, task, rows) + unasked
+    if not any(finding.severity == "error" for finding in findings):
+        rows = _answered(resolved, task, rows, device, findings, means)
     path, missing = means.locate(recipe.model.name, resolved.base)
     findings += missing
     if (
@@ -97,6 +102,20 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     tell_mixture(prepared)
     prepared.findings += means.checks(prepared)
     return prepared
+
+
+def _answered(
+    resolved: ResolvedRecipe, task: Any, rows: Rows, device: Any, findings: list[Finding], means: Means
+) -> Rows:
+    """Training rows whose targets a teacher wrote, where the recipe wants it; how many is told in the report."""
+    try:
+        train, told, notes = with_answers(resolved, task, rows.train, device, write=means.writes)
+    except Refused as refused:
+        raise Refused(*findings, *refused.findings) from None
+    findings += notes
+    if told is not None:
+        rows.report["train"]["answers"] = told
+    return replace(rows, train=train)
 
 
 def _defaults(resolved: ResolvedRecipe) -> None:
