@@ -60,6 +60,7 @@ class Options(Section):
 class Taught:
     """What both kinds share: the teacher, and how the two parts of the loss are mixed and told."""
 
+    needs: str
     options: Options
     teacher: Frozen | None = None
     own: Any

@@ -36,7 +36,7 @@ Told = dict[str, Any]
 def with_answers(
     resolved: ResolvedRecipe, task: Any, examples: list[Example], device: Any, *, write: bool
 ) -> tuple[list[Example], Told | None, list[Finding]]:
-    """(rows with the teacher's answers as their targets, what is told of them, findings); as they are without `answers`.
+    """(rows with the teacher's answers as targets, what is told of them, findings); as they are without `answers`.
 
     ``write`` False, for a check or a plan: rows are taken as they are. Raises Refused.
     """
