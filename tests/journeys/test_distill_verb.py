@@ -192,8 +192,9 @@ def test_a_teacher_writes_what_is_learned(
     lines = [json.loads(line) for line in written.splitlines()]
     assert len(lines) == 40
     asked = [json.loads(line)["messages"][:1] for line in (recipes / "chat.jsonl").read_text().splitlines()]
-    (answers,) = session(recipes, f"predict runs/chat-big '{asked[3][0]['content']}' --json")
-    assert lines[3]["text"] == answers.json[0]["text"]
+    tiny.write_jsonl(recipes / "asked.jsonl", [{"messages": turns} for turns in asked])
+    (answers,) = session(recipes, "predict runs/chat-big --data asked.jsonl --json")
+    assert [line["text"] for line in lines] == [answer["text"] for answer in answers.json]
     (kept,) = (recipes / "runs/.cache").glob("answers-*.jsonl")
     kept.write_text(written[: len(written) // 2], encoding="utf-8")
     (second,) = session(recipes, f"tune {words} name=two")

@@ -53,8 +53,9 @@ def test_every_ready_recipe_trains(tmp_path: Path, tiny_folder: Callable[..., st
             words = f"{tiny_folder('bert')} {name}/{folder}/{documents} --to {name}/{values['data']['index']}"
             lines[f"index {name}"] = f"index {words} --tokens 40"
         if "distill" in values:
+            words = f"--task {values['task']} --model {values['model']} --data {name}/{values['data']['train']}"
             run = Path(values["distill"]["teacher"]).name
-            lines[f"teacher {name}"] = f"tune {name}/{name}.yaml distill=null method=full steps=2 name={run} --json"
+            lines[f"teacher {name}"] = f"tune {words} --method full steps=2 name={run} --json"
         model = "" if values["model"].startswith("starter:") else " model=tiny"
         if model:
             talker(tiny_folder("llama"), tmp_path / name / "tiny")
