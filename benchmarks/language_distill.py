@@ -217,7 +217,8 @@ def measure(cell: Cell) -> dict[str, Any]:
     sides = {"luthier": luthier_side, "transformers": peer_side}
     cell = {**cell, "teacher": str(KEPT / f"teacher-{cell['task']}")}
     train, test = rows_of(cell["task"])
-    counted = {"train_rows": len(train), "test_rows": len(test)}
+    taught = TEACHER_ROWS if (cell["side"], cell["task"]) == ("teacher", "classify") else len(train)
+    counted = {"train_rows": taught, "test_rows": len(test)}
     with tempfile.TemporaryDirectory() as folder:
         if cell["side"] == "teacher":
             return {"steps": 0, "score": judged_teacher(cell, Path(folder), test)} | counted
