@@ -19,7 +19,7 @@ ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS}
 # Files of a room that are shared by its entries.
 SHARED = {
     "methods": {"common", "combine", "injected", "bottleneck", "members", "rank_budget"},
-    "objectives": {"chunked", "sequence", "similarity"},
+    "objectives": {"chunked", "divergence", "sequence", "similarity"},
     "tasks": {"common", "language", "source"},
 }
 PROMISED = {"methods": ("Options", "DEFAULTS", "adapt"), "objectives": ("Options", "Objective"),
