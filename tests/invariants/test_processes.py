@@ -23,6 +23,7 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "classify, full": ("bert", "classify", {"method": "full"}),
     "classify, head": ("bert", "classify", {"method": "freeze"}),
     "chat, lora": ("llama", "chat", {"method": "lora", "lora": {"rank": 4}}),
+    "chat, taught": ("llama", "chat", {"method": "lora", "distill": {}}),
     "stopped": ("llama", "chat", {"method": "lora", "lora": {"rank": 4}}),
 }
 SINGLE = {kind: kind for kind in RUNS} | {"stopped": "chat, lora"}
@@ -31,6 +32,7 @@ NO_GRADIENT = "key.bias"  # see test_gradient
 
 def make(folder: Path, kind: str, tiny_folder: Any) -> Path:
     model, task, keys = RUNS[kind]
+    keys = keys | ({"distill": {"teacher": tiny_folder(model, seed=1)}} if "distill" in keys else {})
     rows = (classify_rows if task == "classify" else chat_rows)(19, weighted=True)
     folder.mkdir(parents=True)
     data = {"train": tiny.write_jsonl(folder / "train.jsonl", rows[:13])}
@@ -79,7 +81,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
     told, wanted_told = ([r for r in records(run) if r["kind"] != "event"] for run in (found, expected))
     assert [(r["kind"], r["step"]) for r in told] == [(r["kind"], r["step"]) for r in wanted_told]
     for record, wanted_record in zip(told, wanted_told, strict=True):
-        for key in ("loss", "grad_norm", "learning_rate", "tokens", "rows"):
+        for key in ("loss", "grad_norm", "learning_rate", "tokens", "rows", "divergence", "cross_entropy"):
             if key in wanted_record:
                 assert record[key] == pytest.approx(wanted_record[key], rel=1e-5), key
 

@@ -52,13 +52,17 @@ def test_every_ready_recipe_trains(tmp_path: Path, tiny_folder: Callable[..., st
             documents = next(file.name for file in (path.parent / folder).glob("*.md"))
             words = f"{tiny_folder('bert')} {name}/{folder}/{documents} --to {name}/{values['data']['index']}"
             lines[f"index {name}"] = f"index {words} --tokens 40"
+        if "distill" in values:
+            words = f"--task {values['task']} --model {values['model']} --data {name}/{values['data']['train']}"
+            run = Path(values["distill"]["teacher"]).name
+            lines[f"teacher {name}"] = f"tune {words} --method full steps=2 name={run} --json"
         model = "" if values["model"].startswith("starter:") else " model=tiny"
         if model:
             talker(tiny_folder("llama"), tmp_path / name / "tiny")
         lines[name] = f"tune {name}/{name}.yaml steps=2 name={name} --json{model}"
     answers = dict(zip(lines, session(tmp_path, *lines.values()), strict=True))
     assert {line: answer.out for line, answer in answers.items() if answer.code != 0} == {}
-    for name in lines.keys() - {line for line in lines if line.startswith(("copy ", "index "))}:
+    for name in lines.keys() - {line for line in lines if line.startswith(("copy ", "index ", "teacher "))}:
         assert json.loads(answers[name].out)["status"] == "finished"
         assert (tmp_path / "runs" / name / "report.html").is_file()
 

@@ -66,6 +66,7 @@ def gradient_of_sum(
     processes.sum_gradients(parameter for parameter in trained if parameter.requires_grad)
     sums.total, sums.count, tokens = processes.sum(sums.total, sums.count, sums.tokens)
     sums.tokens, sums.rows = int(tokens), len(rows)
+    sums.report = _together(processes.gather([sums.report]))
     if not math.isfinite(sums.total):
         sums.bad_rows = processes.gather(sums.bad_rows)
     return sums
@@ -110,6 +111,15 @@ def loss_of(backbone: Backbone, objective: Any, rows: list[Features], precision:
         return objective.loss(backbone, batch), batch
 
 
+def _together(reports: list[dict[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    """What is watched, summed over processes; one without rows has nothing to add."""
+    found: dict[str, tuple[float, float]] = {}
+    for name, (value, count) in (one for report in reports for one in report.items()):
+        old = found.get(name, (0.0, 0.0))
+        found[name] = (old[0] + value, old[1] + count)
+    return found
+
+
 def _add(sums: Sums, terms: LossTerms, tokens: int, rows: list[int]) -> None:
     """``rows`` are those to name where the loss is not finite."""
     total = float(terms.total.detach())
@@ -118,9 +128,7 @@ def _add(sums: Sums, terms: LossTerms, tokens: int, rows: list[int]) -> None:
     sums.total += total
     sums.count += terms.count
     sums.tokens += tokens
-    for name, (value, count) in terms.report.items():
-        old = sums.report.get(name, (0.0, 0.0))
-        sums.report[name] = (old[0] + value, old[1] + count)
+    sums.report = _together([sums.report, terms.report])
 
 
 def size(row: Features) -> int:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from luthier.types import Features
 
+COMPUTED = ("row", "hidden_LD", "teacher_logits")
+
 
 def content_key(trunk: nn.Module, rows: Sequence[Features], *settings: str) -> str:
     digest = hashlib.sha256("|".join(settings).encode())
@@ -28,10 +30,10 @@ def content_key(trunk: nn.Module, rows: Sequence[Features], *settings: str) -> s
 
 
 def rows_hash(rows: Sequence[Features]) -> str:
-    """sha256 of encoded rows: ids, targets, supervision and weights."""
+    """sha256 of encoded rows: ids, targets, supervision and weights; not of what was computed from them."""
     digest = hashlib.sha256()
     for row in rows:
-        told = [(key, row[key]) for key in sorted(row) if key not in ("row", "hidden_LD")]
+        told = [(key, row[key]) for key in sorted(row) if key not in COMPUTED]
         digest.update(repr(told).encode())
     return digest.hexdigest()
 

@@ -11,10 +11,13 @@ from luthier.models.backbone import Backbone
 SAMPLED = 1024
 
 
-def fingerprint(backbone: Backbone) -> str:
-    """sha256 of the embedding's and the blocks' shapes and a sample of their numbers, the same in fp32 and bf16."""
+def fingerprint(backbone: Backbone, *, whole: bool = False) -> str:
+    """sha256 of the embedding's and the blocks' shapes and a sample of their numbers, the same in fp32 and bf16.
+
+    ``whole``: of every parameter, the head's and those of adapters too.
+    """
     seams, digest = backbone.seams, hashlib.sha256()
-    inside = tuple(f"{name}." for name in (*seams.blocks, seams.embedding) if name)
+    inside = ("",) if whole else tuple(f"{name}." for name in (*seams.blocks, seams.embedding) if name)
     for name, parameter in backbone.model.named_parameters():
         if name.startswith(inside) and parameter.is_floating_point() and parameter.device.type != "meta":
             flat = parameter.detach().flatten()

@@ -5,6 +5,8 @@ An objective module has ``Options`` and ``Objective``: ``encode(example) -> Feat
 of a batch. It never asks which method is in force.
 """
 
+from typing import Any
+
 from luthier.registry import Registry
 
 OBJECTIVES = Registry(
@@ -15,4 +17,11 @@ OBJECTIVES = Registry(
     tags="luthier.objectives.tags",
     span="luthier.objectives.span",
     contrastive="luthier.objectives.contrastive",
+    distill="luthier.objectives.distill",
 )
+
+
+def objective_class(name: str, own: str) -> Any:
+    """The class of an objective. ``own`` is the task's: what a teacher is compared in. Raises Refused."""
+    module = OBJECTIVES.load(name)
+    return module.over(own) if name == "distill" else module.Objective

@@ -20,8 +20,11 @@ from luthier.engine.fit import choose, train_mode, trunk_is_frozen
 from luthier.engine.optimizer import build
 from luthier.engine.precision import matmul_route
 from luthier.evaluate.outputs import Reader
+from luthier.objectives.distill import LOGITS, Classes
 from luthier.plan.trace import Trace, Work
 from luthier.runs.prepared import Prepared
+from luthier.runs.teacher import teacher_of
+from luthier.runs.teaching import read
 from luthier.types import Features
 
 MOST_STEPS = 2000  # whose micro-batches are looked at
@@ -54,6 +57,8 @@ def weigh(prepared: Prepared, trace: Trace) -> Footprint:
     found = Footprint(trace, trainable=sum(p.numel() for p in adaptation.parameters.values()))
     trace.vocabulary = _vocabulary(prepared)
     trace.name("weights", [*model.parameters(), *model.buffers()])
+    if (teacher := teacher_of(prepared.objective)) is not None:
+        trace.name("weights", [*teacher.backbone.model.parameters(), *teacher.backbone.model.buffers()])
     reader = Reader(prepared.backbone, int(recipe.micro_tokens or 0), recipe.precision, str(recipe.matmul))
     with trace, matmul_route(str(recipe.matmul)):
         if adaptation.solve is not None:
@@ -61,7 +66,7 @@ def weigh(prepared: Prepared, trace: Trace) -> Footprint:
             return found
         with trace.phase("evaluation", graph=False):
             found.evaluated = _evaluate(prepared, reader)
-        rows = prepared.train.rows
+        rows = _taught(prepared, reader, found)
         if trunk_is_frozen(prepared.backbone, adaptation) and prepared.objective.needs == "sequence_logits":
             rows = _hidden(prepared, reader, found)
         choose(model, adaptation)
@@ -157,6 +162,17 @@ def _largest(rows: Sequence[Features], reader: Reader) -> list[int]:
     padded = reader.backbone.layout == "padded"
     groups = micro_batches([size(row) for row in rows], reader.micro_tokens, padded=padded)
     return max(groups, key=lambda group: sum(size(rows[i]) for i in group))
+
+
+def _taught(prepared: Prepared, reader: Reader, found: Footprint) -> list[Features]:
+    """Training rows; with a teacher's logits where it tells classes apart, as ``runs.teaching`` computes them once."""
+    rows = prepared.train.rows
+    if not isinstance(prepared.objective, Classes) or prepared.objective.teacher is None:
+        return rows
+    group = _largest(rows, reader)
+    with found.trace.phase("teacher", graph=False):
+        read(prepared, [rows[i] for i in group])
+    return [row | {LOGITS: [0.0] * len(prepared.task.labels)} for row in rows]
 
 
 def _hidden(prepared: Prepared, reader: Reader, found: Footprint) -> list[Features]:

@@ -173,7 +173,7 @@ def _prepare(resolved: ResolvedRecipe, device: Device, trace: Trace, findings: l
         return (wanted, "given") if wanted != "auto" else ("bf16" if device.has_bf16 else "fp32", "machine")
 
     load = partial(sketch.load, fake=trace.fake, on_gpu=device.kind == "cuda")
-    means = Means(sketch.locate, load, lambda prepared: [], precision)
+    means = Means(sketch.locate, load, lambda prepared: [], precision, weights=False, writes=False)
     try:
         with sketch.sketching(trace.fake):
             return prepare(resolved, torch.device(device.kind), findings, means)

@@ -23,6 +23,7 @@ PATHS = {
     "data.eval",
     "data.index",
     "samples.prompts",
+    "distill.teacher",
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from luthier.reports.figures import count, decimals, duration, label, plain, span
 from luthier.reports.folder import Record
+from luthier.reports.teacher import sentence
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -136,6 +137,8 @@ class Console:
         summary = before_after_line(result)
         if summary:
             self._say(summary, "bold")
+        if result.get("teacher") and result.get("after"):
+            self._say(sentence(result))
         if result.get("parameters"):
             self._say(trainable_line(result.get("trainable") or 0, result["parameters"]))
         self._say(f"run folder: {folder}")

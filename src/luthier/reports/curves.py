@@ -31,7 +31,9 @@ def _points(records: list[Record], key: str) -> list[Point]:
 
 
 def _losses(folder: RunFolder) -> list[Series]:
-    train, held_out = _points(folder.kind("train"), "loss"), _points(folder.kind("eval"), "loss")
+    """Held-out rows are judged by their labels; where a teacher is in the loss too, the labels' part is drawn."""
+    records, held_out = folder.kind("train"), _points(folder.kind("eval"), "loss")
+    train = _points(records, "cross_entropy") or _points(records, "loss")
     smooth = len(train) >= SMOOTH_FROM
     series = [Series("training", thinned(train), "faint" if smooth else "quiet")]
     if smooth:

@@ -17,6 +17,7 @@ from luthier.reports.mixing import mixing
 from luthier.reports.over_time import over_time
 from luthier.reports.result import before_after, facts, trained
 from luthier.reports.samples import samples
+from luthier.reports.teacher import teacher
 from luthier.reports.verdict import verdict
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # a browser itself then keeps the page off the network
@@ -106,6 +107,7 @@ def footer(version: str | None) -> Html:
 
 SECTIONS = (
     ("result", "Before and after", before_after),
+    ("teacher", "Teacher", teacher),
     ("curves", "Training", curves),
     ("trained", "What was trained", trained),
     ("mixing", "Fusion", mixing),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ from luthier.recipe import ResolvedRecipe, read_recipe
 from luthier.reports.console import Console
 from luthier.runs.before import measure_before
 from luthier.runs.errors import keep_errors
-from luthier.runs.folder import describe, find_folder, set_status, write_json
+from luthier.runs.folder import describe, find_folder, first_folder, set_status, write_json
 from luthier.runs.passages import Passages
 from luthier.runs.predictor import Predictor
-from luthier.runs.prepare import prepare
+from luthier.runs.prepare import REAL, prepare
 from luthier.runs.prepared import Prepared
 from luthier.runs.result import finish, mixing
 from luthier.runs.run import Run
+from luthier.runs.teaching import changed, closed, teacher_score, weaker
 from luthier.runs.training import solve, train
 from luthier.types import Finding, Refused
 
@@ -41,7 +44,7 @@ def check(source: Any = None, overrides: Sequence[str] = (), **keys: Any) -> tup
         resolved, findings = read(source, overrides, keys)
         if resolved is None:
             return findings, None
-        prepared = prepare(resolved, Processes().device, findings)
+        prepared = prepare(resolved, Processes().device, findings, replace(REAL, writes=False))
     except Refused as refused:
         return refused.findings, None
     return prepared.findings, prepared
@@ -61,6 +64,8 @@ def tune(source: Any = None, overrides: Sequence[str] = (), *, console: Console 
     prepared = prepare(resolved, processes.device, findings)
     if prepared.errors:
         raise Refused(*prepared.findings)
+    if other := changed(prepared, first_folder(prepared)):
+        raise Refused(*other)
     folder = Path(processes.agree(str(find_folder(prepared))))
     if (folder / "run.json").is_file() and Run(folder).finished:
         text = f"this very run is done, in {folder} (change the recipe, or give another `out=`)"
@@ -84,8 +89,14 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
     predictor = Predictor(prepared.task, prepared.backbone, prepared.objective, reader, passages=passages)
     if processes.main:
         write_json(folder / "run.json", describe(prepared, processes.device, folder))
+        if answers := prepared.data["train"].get("answers"):
+            shutil.copyfile(answers["file"], folder / "answers.jsonl")
         (folder / "recipe.yaml").write_text(prepared.resolved.to_yaml(), encoding="utf-8")
     before = measure_before(prepared, predictor, folder, processes)
+    taught = teacher_score(prepared, folder, processes)
+    if taught is not None and (weak := weaker(prepared, taught, before["metrics"])):
+        prepared.findings += weak
+        console.findings(weak)
     began = time.monotonic()
     if prepared.adaptation.solve is not None:
         outcome = solve(prepared, predictor)
@@ -101,6 +112,9 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
     rows = prepared.evaluation.rows
     outputs = predictor.row_outputs(rows) if rows else []
     after = predictor.judged(rows, outputs) if rows else {}
+    if taught is not None:
+        share = closed(taught, before["metrics"], after, str(prepared.resolved.recipe.metric))
+        outcome["teacher"] = taught | {"closed": share}
     if prepared.adaptation.mixing is not None and rows:
         outcome["mixing"] = mixing(prepared, predictor)
     if prepared.adaptation.told is not None:

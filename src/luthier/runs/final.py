@@ -13,7 +13,7 @@ from luthier.methods.members import other_base
 from luthier.models import composed
 from luthier.models.images import reads_pictures_alone
 from luthier.models.load import load, locate, unreadable, weight_findings
-from luthier.objectives import OBJECTIVES
+from luthier.objectives import objective_class
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.composing import locate_model
 from luthier.runs.embedder import load_own
@@ -30,7 +30,6 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     recipe, methods = resolved.recipe, resolved.methods
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = TASKS.load(recipe.task).Task(resolved.task_options)
-    objective_module = OBJECTIVES.load(str(recipe.objective))
     findings = weight_findings(final, final.glob("**/*.safetensors"))
     path = str(final)
     if not findings and not methods.whole:
@@ -42,7 +41,8 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     config, tokenizer = _saved(final)
     task.from_config(config)
     dtype = "bfloat16" if recipe.precision == "bf16" and not methods.whole else "float32"
-    needs = methods.needs(objective_module.Objective.needs)
+    kind = objective_class(str(recipe.objective), task.objective())
+    needs = methods.needs(kind.needs)
     backbone = load(recipe.model.name, path, needs, config=task.config(), dtype=dtype, revision=recipe.model.revision)
     plain = not methods.whole and not methods.load_kwargs()
     if plain and base.get("fingerprint", backbone.fingerprint) != backbone.fingerprint:
@@ -53,7 +53,7 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     backbone.choose_layout(recipe.packing)
     solved = None if methods.whole else methods.attach(backbone, final)
     backbone.model.eval()
-    objective = objective_module.Objective(resolved.objective_options, backbone, None)
+    objective = kind(resolved.objective_options, backbone, None)
     objective.encoder = task.encoder(
         backbone, recipe.max_length or 2048, "split" if recipe.overlong == "split" else "truncate"
     )

@@ -16,22 +16,28 @@ import torch
 from luthier.engine.precision import machine
 from luthier.runs.prepared import Prepared
 from luthier.runs.run import read_info
+from luthier.runs.teacher import teacher_of
 
 FORMAT = 1
 
 
 def find_folder(prepared: Prepared) -> Path:
     """The folder of this very recipe and data if there is one (to go on, or because it is done), else a free name."""
-    recipe = prepared.resolved.recipe
-    model = recipe.model.name.rstrip("/").replace(":", "/").split("/")[-1]
-    name = recipe.name or f"{recipe.task}-{model}-{prepared.resolved.methods.name}".lower()
+    first = first_folder(prepared)
     number = 1
     while True:
-        folder = Path(recipe.out) / (name if number == 1 else f"{name}-{number}")
+        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
         path = folder / "run.json"
         if not path.is_file() or read_info(path)["recipe_hash"] == prepared.identity:
             return folder
         number += 1
+
+
+def first_folder(prepared: Prepared) -> Path:
+    """The folder that is looked at first: others have a number after its name."""
+    recipe = prepared.resolved.recipe
+    model = recipe.model.name.rstrip("/").replace(":", "/").split("/")[-1]
+    return Path(recipe.out) / (recipe.name or f"{recipe.task}-{model}-{prepared.resolved.methods.name}".lower())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -56,7 +62,8 @@ def set_status(folder: Path, status: str, **more: Any) -> None:
 
 def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str, Any]:
     """run.json, as it is when a run begins."""
-    recipe, backbone = prepared.resolved.recipe, prepared.backbone
+    recipe, backbone, teacher = prepared.resolved.recipe, prepared.backbone, teacher_of(prepared.objective)
+    taught = {"name": teacher.name, "fingerprint": teacher.fingerprint, "of": prepared.untaught} if teacher else None
     packages = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "scikit-learn")
     return {
         "format": FORMAT,
@@ -65,6 +72,8 @@ def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str
         "task": recipe.task,
         "method": prepared.resolved.methods.name,
         "objective": recipe.objective,
+        "needs": prepared.objective.needs,
+        "teacher": taught,
         "model": {
             "name": recipe.model.name,
             "path": backbone.path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from luthier.checks import run_checks
@@ -16,13 +16,15 @@ from luthier.methods.common import LEAST_ROOM
 from luthier.models.backbone import Backbone
 from luthier.models.load import load, locate
 from luthier.models.probes import head_problem
-from luthier.objectives import OBJECTIVES
+from luthier.objectives import OBJECTIVES, objective_class
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.answers import with_answers
 from luthier.runs.composing import locate_model
 from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
-from luthier.runs.rows import read_rows, tell
+from luthier.runs.rows import Rows, read_rows, tell
 from luthier.runs.sampling import read_prompts
+from luthier.runs.teacher import bind_base, encode_for, give_teacher
 from luthier.tasks import TASKS
 from luthier.types import Adaptation, Finding, Refused
 
@@ -39,6 +41,9 @@ class Means:
     load: Callable[..., Any] = load
     checks: Callable[[Prepared], list[Finding]] = run_checks
     precision: Callable[..., tuple[str, str]] = choose_precision
+    weights: bool = True
+    writes: bool = True
+    """Whether a teacher writes the answers that are learned: a check and a plan do without."""
 
 
 REAL = Means()
@@ -55,6 +60,8 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     studied = task.study([*rows.train, *rows.selection], rows.evaluation) if rows.train else []
     prompts, unasked = read_prompts(resolved, task)
     findings += studied + check_settings(resolved, task, rows) + unasked
+    if not any(finding.severity == "error" for finding in findings):
+        rows = _answered(resolved, task, rows, device, findings, means)
     path, missing = locate_model(resolved, means.locate)
     findings += missing
     if (
@@ -73,6 +80,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     limit = _limit(resolved, backbone, findings)
     policy = recipe.overlong or "truncate"
     objective.encoder = task.encoder(backbone, limit, policy)
+    encode_for(objective, task, backbone, limit, policy)
     if backbone.pictures is not None:
         backbone.pictures.prepare(one for some in rows.sides for example in some for one in example.images or ())
     train = encode(objective, rows.train, limit, policy, "data.train")
@@ -85,6 +93,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         raise Refused(*findings, NOTHING)
     _resolve_steps(resolved, task, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
+    findings += bind_base(objective, adaptation)
     own = own_parameters(objective)  # a temperature that is learned: it trains, and is no part of the model
     adaptation.parameters = {**adaptation.parameters, **{f"objective.{name}": p for name, p in own.items()}}
     tell(rows.report, train, evaluation, task.labels)
@@ -96,6 +105,20 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     tell_mixture(prepared)
     prepared.findings += means.checks(prepared)
     return prepared
+
+
+def _answered(
+    resolved: ResolvedRecipe, task: Any, rows: Rows, device: Any, findings: list[Finding], means: Means
+) -> Rows:
+    """Training rows whose targets a teacher wrote, where the recipe wants it; how many is told in the report."""
+    try:
+        train, told, notes = with_answers(resolved, task, rows.train, device, write=means.writes)
+    except Refused as refused:
+        raise Refused(*findings, *refused.findings) from None
+    findings += notes
+    if told is not None:
+        rows.report["train"]["answers"] = told
+    return replace(rows, train=train)
 
 
 def _defaults(resolved: ResolvedRecipe) -> None:
@@ -122,10 +145,11 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
         resolved.set("matmul", matmul, origin)
     if recipe.objective is None:
         resolved.set("objective", task.objective(), "task")
-    objective_module = OBJECTIVES.load(recipe.objective or task.objective())
-    resolved.objective_options = resolved.objective_options or objective_module.Options()
+    name = recipe.objective or task.objective()
+    kind = objective_class(name, task.objective())
+    resolved.objective_options = resolved.objective_options or OBJECTIVES.load(name).Options()
     methods = resolved.methods
-    needs = methods.needs(objective_module.Objective.needs)
+    needs = methods.needs(kind.needs)
     # Frozen weights may be held in bf16; those that train are fp32, so a method that trains them loads them so.
     dtype = "bfloat16" if precision == "bf16" and not methods.whole else "float32"
     extra = methods.load_kwargs()
@@ -153,7 +177,9 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
     backbone.choose_layout(recipe.packing)
     if recipe.gradient_checkpointing:
         backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
-    return backbone, objective_module.Objective(resolved.objective_options, backbone, None)
+    objective = kind(resolved.objective_options, backbone, None)
+    give_teacher(objective, resolved, task, backbone, means.load, sketched=not means.weights)
+    return backbone, objective
 
 
 def _limit(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]) -> int:

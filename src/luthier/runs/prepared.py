@@ -12,6 +12,7 @@ from luthier.data.mixing import Mixture
 from luthier.engine.cache import rows_hash
 from luthier.models.backbone import Backbone
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.teacher import teacher_of
 from luthier.types import Adaptation, Features, Finding
 
 
@@ -43,10 +44,18 @@ class Prepared:
         return self.selection.rows or self.evaluation.rows
 
     @cached_property
-    def identity(self) -> str:
-        """sha256 of everything that changes the result: the recipe, the rows as they are encoded, adapters beneath."""
+    def untaught(self) -> str:
+        """sha256 of everything that changes the result but a teacher: recipe, rows as encoded, adapters beneath."""
         methods, sides = self.resolved.methods, (self.train, self.evaluation, self.selection)
         told = [self.resolved.hash, *(rows_hash(side.rows) for side in sides)]
         if methods.builds_on:
             told.append(methods.digest())
         return hashlib.sha256("|".join(told).encode()).hexdigest()[:16]
+
+    @cached_property
+    def identity(self) -> str:
+        """sha256 of everything that changes the result, the teacher's weights among it."""
+        teacher = teacher_of(self.objective)
+        if teacher is None:
+            return self.untaught
+        return hashlib.sha256(f"{self.untaught}|{teacher.fingerprint}".encode()).hexdigest()[:16]

@@ -21,7 +21,6 @@ from luthier.methods.bottleneck import Composition, install
 from luthier.methods.common import PREFIX
 from luthier.methods.members import Member, check_bases, find_members, member_name
 from luthier.models.load import load
-from luthier.objectives import OBJECTIVES
 from luthier.runs.predictor import Predictor
 from luthier.runs.run import Run
 from luthier.types import Batch, Finding, Refused
@@ -133,7 +132,7 @@ class Switch:
 
 def _one_kind(runs: list[Run]) -> None:
     """Heads can be exchanged on one architecture; a classifier and a writer have different ones."""
-    needs = {OBJECTIVES.load(run.info["objective"]).Objective.needs for run in runs}
+    needs = {run.info["needs"] for run in runs}
     if len(needs) > 1:
         what = "these runs do different things with a text: they need models with different heads"
         raise Refused(Finding("adapters.kind", str(runs[0].folder), what, "switch among runs of like tasks"))

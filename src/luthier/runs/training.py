@@ -20,6 +20,7 @@ from luthier.reports.trackers import Metrics
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
 from luthier.runs.sampling import Sampling
+from luthier.runs.teaching import with_logits
 from luthier.types import Features
 
 
@@ -48,6 +49,7 @@ def train(
 ) -> dict[str, Any]:
     rows, evaluation = prepared.train.rows, prepared.choosing
     plan = _plan(prepared)
+    rows = with_logits(prepared, rows, processes)
     if trunk_is_frozen(prepared.backbone, prepared.adaptation) and prepared.objective.needs == "sequence_logits":
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
 

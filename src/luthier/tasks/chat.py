@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -72,6 +73,13 @@ class Task(LanguageTask):
         while messages and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
         return encode_prompt(ask.backbone.tokenizer, self._with_system(messages), tools=example.tools)
+
+    def taught(self, example: Example, text: str) -> Example:
+        """Its last turn is the text; what the assistant said before stays."""
+        messages = list(example.messages or [])
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
+        return replace(example, messages=[*messages, {"role": "assistant", "content": text}])
 
     def terminators(self, backbone: Backbone) -> list[int]:
         return sorted({*super().terminators(backbone), *turn_terminators(backbone.tokenizer)})

@@ -57,10 +57,18 @@ class LanguageTask:
         prompts = [self.prompt(ask, example) for example in examples]
         return self.write(ask, prompts, **{"max_new_tokens": 256, **options})
 
-    def write(self, ask: Ask, prompts: list[list[int]], **settings: Any) -> list[dict[str, Any]]:
-        """What follows each prompt, as text."""
+    def write(self, ask: Ask, prompts: list[list[int]], *, told: bool = False, **settings: Any) -> list[dict[str, Any]]:
+        """What follows each prompt, as text; with ``told`` also whether it came to its end by itself."""
         grown = generate(ask.backbone, prompts, stop=self.terminators(ask.backbone), **settings)
-        return [{"text": str(ask.backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()} for ids in grown]
+        texts = [str(ask.backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in grown]
+        if not told:
+            return [{"text": text} for text in texts]
+        most = settings["max_new_tokens"]
+        return [{"text": text, "finished": len(ids) < most} for text, ids in zip(texts, grown, strict=True)]
+
+    def taught(self, example: Example, text: str) -> Example | None:
+        """The example with ``text`` as what is to be written; None where its rows have no such place."""
+        return None
 
     def terminators(self, backbone: Backbone) -> list[int]:
         """The ids of which one must end an answer."""

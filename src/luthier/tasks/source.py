@@ -8,6 +8,7 @@ several targets of one source the first is learned, so that a source counts once
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -72,6 +73,9 @@ class FromSource(LanguageTask):
 
     def references(self, example: Example) -> list[str]:
         return example.targets or []
+
+    def taught(self, example: Example, text: str) -> Example:
+        return replace(example, targets=[text])
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         self.limit = limit  # prompts are cut as rows are

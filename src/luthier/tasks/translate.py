@@ -7,6 +7,7 @@ an answer begins with the target's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -68,6 +69,11 @@ class Task(FromSource):
 
     def references(self, example: Example) -> list[str]:
         return (example.translations or {}).get(self.options.target) or example.targets or []
+
+    def taught(self, example: Example, text: str) -> Example:
+        if not example.translations:
+            return super().taught(example, text)
+        return replace(example, translations={**example.translations, self.options.target: [text]})
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         codes = [self.options.codes.get(name, name) for name in (self.options.source, self.options.target)]
