@@ -40,6 +40,7 @@ def refusal(model: str, method: str) -> str | None:
     return None
 
 
+APART: dict[tuple[str, str], dict[str, Any]] = {("vit", "lora: vera"): {"learning_rate": 5e-2}}
 CELLS = [
     (model, method) for model in (*SEES, *COMPOSED) for method in METHODS if method not in BUILDS_ON_OTHERS
 ]  # fmt: skip
@@ -96,6 +97,7 @@ def recipe(model: str, method: str, models: dict[str, Any], folder: Path, out: P
     return {
         "task": "classify", "model": models[model], "data": data, "out": str(out), "steps": STEPS, "batch_size": 32,
         "eval_every": STEPS, "final": "last", "schedule": "constant", "warmup": 0, **METHODS[method],
+        **APART.get((model, method), {}),
     }  # fmt: skip
 
 
