@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow lint types docs benchmark clean
+.PHONY: demo test test-slow lint types docs starter benchmark clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -23,8 +23,8 @@ test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow
 
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks docs
-	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs starter
+	$(BIN)/ruff format --check src tests benchmarks docs starter
 
 types: $(READY)
 	$(BIN)/mypy
@@ -32,6 +32,9 @@ types: $(READY)
 docs: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	$(BIN)/sphinx-build -W -q docs docs/_build/html
+
+starter: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python starter/make.py
 
 benchmark: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[benchmark]"

@@ -46,6 +46,14 @@ INLINE = Source("input", 1)
 """The source of a row that was typed or passed in, not read from a file."""
 
 
+@dataclass(frozen=True)
+class Problem:
+    """A function that is to be written: its name, and Python that tests it (empty where there is none)."""
+
+    entry_point: str
+    tests: str = ""
+
+
 @dataclass
 class Example:
     """One row after normalising: typed parts, and the place that it came from.
@@ -69,6 +77,8 @@ class Example:
     """What does not match ``text``."""
     translations: dict[str, list[str]] | None = None
     """What a row says, by language; of several texts in one language all are references."""
+    problem: Problem | None = None
+    """How code that goes on from ``text`` is tested."""
     weight: float = 1.0
     entry: int = 0
     """Which of several data sets that were named together it is of."""

@@ -54,9 +54,13 @@ def test_nothing_opens_or_writes_a_pickle() -> None:
     assert found == []
 
 
+# The two that run others' code do so in a process that the kernel confines.
+CONFINED = {"sandbox/candidate.py", "sandbox/tester.py"}
+
+
 def test_nothing_runs_what_it_reads() -> None:
     found = [f"{file.name}:{call.lineno} {dotted(call.func)}" for file in files() for call in calls(file)
-             if dotted(call.func) in CALLS]  # fmt: skip
+             if dotted(call.func) in CALLS and not any(file.name.endswith(name) for name in CONFINED)]  # fmt: skip
     flags = [
         f"{file.name}:{node.value.lineno} {node.arg}"
         for file in files()

@@ -12,6 +12,8 @@ from source import ROOT
 HOMES = re.compile(r"(?<![\w.~:/-])/" + r"(?:root|home|Users|work|mnt|workspace)/" + r"(?!me\b)[\w.-]+")
 BINARY = (".png", ".jpg", ".gz", ".parquet", ".safetensors", ".npy", ".npz", ".ico", ".pdf")
 LARGEST = 2**20
+SHIPPED = "src/luthier/starter/lm/"  # the project's own model, made by starter/make.py
+MOST_SHIPPED = 10 * 2**20
 
 
 def tracked() -> list[str]:
@@ -35,6 +37,10 @@ def test_no_path_of_a_machine() -> None:
 
 
 def test_no_large_file_and_no_weights() -> None:
-    names = tracked()
+    names = [name for name in tracked() if not name.startswith(SHIPPED)]
     assert [name for name in names if (ROOT / name).stat().st_size > LARGEST] == []
     assert [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl", ".safetensors", ".ckpt"))] == []
+
+
+def test_the_shipped_model_is_small() -> None:
+    assert sum((ROOT / name).stat().st_size for name in tracked() if name.startswith(SHIPPED)) <= MOST_SHIPPED

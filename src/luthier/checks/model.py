@@ -61,15 +61,31 @@ def finite_weights(prepared: Prepared) -> list[Finding]:
 
 
 def weights_belong(prepared: Prepared) -> list[Finding]:
-    """The checkpoint holds the embeddings and every block; what it lacks there would be random numbers."""
+    """The checkpoint holds the embeddings and every block; what it lacks there would be random numbers.
+
+    Where they are meant to be drawn (`model.init: random`), all of them train.
+    """
     seams = prepared.backbone.seams
     inside = tuple(f"{name}." for name in (*seams.blocks, seams.embedding) if name)
     lost = sorted(name for name in prepared.backbone.fresh if name.startswith(inside))
+    if prepared.resolved.recipe.model.init == "random":
+        return _random_but_frozen(prepared, lost)
     if not lost:
         return []
     what = f"the weights lack {len(lost)} tensor(s) of this architecture: {', '.join(lost[:3])}"
     why = "they would be random numbers"
     return [Finding("model.mismatch", prepared.backbone.path, what, "use the weights that belong to this config", why)]
+
+
+def _random_but_frozen(prepared: Prepared, drawn: list[str]) -> list[Finding]:
+    frozen = [name for name in drawn if name not in prepared.adaptation.parameters]
+    if not frozen:
+        return []
+    method = prepared.adaptation.method
+    what = (
+        f"`{method}` leaves {len(frozen)} of {len(drawn)} randomly drawn tensors as they are: {', '.join(frozen[:3])}"
+    )
+    return [Finding("model.random-frozen", "model.init", what, "train all of it: `method: full`, or leave `init` out")]
 
 
 def tokenizer_knows(prepared: Prepared) -> list[Finding]:

@@ -70,6 +70,7 @@ def _of_a_run(verbs: Any) -> None:
     verb = verbs.add_parser("evaluate", help="the task's metrics with intervals, on files of labelled rows")
     verb.add_argument("run", help="a run folder")
     verb.add_argument("--data", required=True, nargs="+", help="files of rows")
+    verb.add_argument("--set", nargs="+", default=[], metavar="key=value", help="such as code.run_tests=true")
     _json(verb)
 
     verb = verbs.add_parser("chat", help="talk to a finished run")

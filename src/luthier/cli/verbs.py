@@ -136,7 +136,7 @@ def predict(given: argparse.Namespace) -> int:
 def evaluate(given: argparse.Namespace) -> int:
     from luthier.runs.run import load
 
-    found = load(given.run).evaluate(given.data)
+    found = load(given.run, given.set).evaluate(given.data)
     if given.json:
         say(found)
         return 0

@@ -93,7 +93,7 @@ class Finished:
         dtype = str(ours.backbone.model.dtype).removeprefix("torch.")
         backbone = load(
             recipe.model.name, path, ours.backbone.needs, config=ours.task.config(), dtype=dtype, seed=recipe.seed,
-            revision=recipe.model.revision,
+            revision=recipe.model.revision, init=recipe.model.init,
         )  # fmt: skip
         backbone.read_as(ours.backbone)
         backbone.model.to(ours.backbone.device).eval()

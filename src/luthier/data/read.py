@@ -22,6 +22,7 @@ from luthier.data.files import (
     read_jsonl,
     read_parquet,
 )
+from luthier.data.problems import read_python
 from luthier.types import Finding, Source
 
 READERS: dict[str, Callable[[IO[bytes], Reading], None]] = {
@@ -44,13 +45,16 @@ SPLIT_WORDS = re.compile(r"(?:^|[^a-z])(train|test|dev|val|valid|validation|eval
 
 
 def read_rows(path: str, *, base: Path, limit_bad: int = LIMIT_BAD) -> tuple[list[Row], list[Finding]]:
-    """Read a file, a folder or a hub data set (``owner/name[:split]``, or ``hub:owner/name:split``).
+    """Read a file, a folder, a hub data set (``owner/name[:split]``, or ``hub:owner/name:split``), or
+    ``python:stdlib``, the functions of Python's own library.
 
     ``path`` is relative to ``base``. After ``limit_bad`` bad rows in one file its reading stops with the error
     ``data.too-many-bad``. Nothing is raised: every problem is a finding.
     """
     if path.startswith("hub:"):
         return _read_hub(path.removeprefix("hub:"))
+    if path.startswith("python:"):
+        return read_python(path)
     target = base / Path(path).expanduser()
     if target.is_dir():
         return _read_folder(target, path, limit_bad)

@@ -9,6 +9,7 @@
 | alpaca | instruction, output or response; input or context?, system? | messages: instruction, blank line, input |
 | self-instruct | instruction, instances: a list of one object with input and output; system? | the same |
 | prompt-completion | prompt, completion or response; each a text or a list of turns | messages |
+| code-problem | prompt (a begun function), entry_point, canonical_solution (solution); test? | text, targets, problem |
 | squad | question, context (or contexts), answers (or answer); is_impossible? | text, question, targets, spans |
 | open-question | question, answers | question, targets |
 | question-answer | question, answer or answers or output; context? | messages: context, blank line, question |
@@ -32,6 +33,7 @@ from typing import Any
 
 from luthier.data import conversations, images, pairs, tagged, texts, translations
 from luthier.data.fields import Columns, Fields, Format
+from luthier.data.problems import PROBLEM, TESTS, code_problem
 from luthier.data.squad import OPEN, SQUAD, open_question, squad
 from luthier.types import Example, Finding, Source
 
@@ -67,6 +69,7 @@ FORMATS: dict[str, Format] = {
         conversations.prompt_completion,
         talks=True,
     ),
+    "code-problem": Format(PROBLEM, TESTS, code_problem),
     "squad": Format(SQUAD, {"is_impossible": ("is_impossible",)}, squad),
     "open-question": Format(OPEN, {}, open_question),
     "question-answer": Format(

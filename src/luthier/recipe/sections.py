@@ -10,11 +10,16 @@ from luthier.options import Options
 
 
 class ModelSection(Options):
-    name: str = Field(description="a folder, a hub id, or `starter:minilm`; of a composed model, its towers'")
+    name: str = Field(
+        description="a folder, a hub id, `starter:minilm` or `starter:lm`; of a composed model, its towers'"
+    )
     image: str | None = Field(None, description="an image encoder, to be composed with `text`")
     text: str | None = Field(None, description="an encoder or a decoder, to be composed with `image`")
     fuse: str | dict[str, Any] | None = Field(
         None, description="how they meet: projection, concatenation, cross_attention; or one of them with its options"
+    )
+    init: Literal["pretrained", "random"] = Field(
+        "pretrained", description="where the weights come from; `random`: drawn anew as config.json says, under `seed`"
     )
     revision: str | None = Field(None, description="commit or tag of a hub id")
     template: str | None = Field(
@@ -32,6 +37,8 @@ class ModelSection(Options):
             return given
         if not (isinstance(given.get("image"), str) and isinstance(given.get("text"), str)):
             raise ValueError("a composed model has both `image` and `text`, a folder or a hub id each")
+        if given.get("init", "pretrained") != "pretrained":
+            raise ValueError("the towers of a composed model are pretrained: leave `init` out")
         return {"name": "+".join(given[role].rstrip("/").split("/")[-1] for role in ("image", "text")), **given}
 
     @property

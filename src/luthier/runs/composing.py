@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.models.compose import compose, key_of
-from luthier.models.load import locate, unreadable
+from luthier.models.load import WEIGHTS_ONLY, locate, unreadable
 from luthier.recipe import ResolvedRecipe
 from luthier.types import Finding, Refused
 
@@ -18,7 +18,9 @@ def locate_model(resolved: ResolvedRecipe, find: Locate = locate) -> tuple[str, 
     """Its folder (or its id), and what is wrong with it. A composed one is made where it is not there yet."""
     model = resolved.recipe.model
     if model.image is None or model.text is None:
-        return find(model.name, resolved.base)
+        path, findings = find(model.name, resolved.base)
+        drawn = model.init == "random" and (Path(path) / "config.json").is_file()
+        return path, [finding for finding in findings if not (drawn and finding.code in WEIGHTS_ONLY)]
     found = {role: find(name, resolved.base) for role, name in (("image", model.image), ("text", model.text))}
     findings = [finding for _, some in found.values() for finding in some]
     if findings:

@@ -155,7 +155,7 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
     extra = methods.load_kwargs()
     backbone = means.load(
         recipe.model.name, path, needs, revision=recipe.model.revision, config=task.config(), dtype=dtype,
-        seed=recipe.seed, **extra,
+        seed=recipe.seed, init=recipe.model.init, **extra,
     )  # fmt: skip
     if needs == "token_logits" and not backbone.causal:
         what = f"in {recipe.model.name} every token sees those after it, so it can't learn to write the next one"

@@ -31,8 +31,8 @@ def read_info(path: Path) -> dict[str, Any]:
 class Run:
     """A run folder: what it reached, and its model to predict with."""
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, overrides: Sequence[str] = ()):
+        self.folder, self.overrides = Path(folder), list(overrides)
         path = self.folder / "run.json"
         if not path.is_file():
             runs = ", ".join(sorted(p.parent.name for p in self.folder.parent.glob("*/run.json"))[:8])
@@ -55,8 +55,12 @@ class Run:
 
     @cached_property
     def resolved(self) -> ResolvedRecipe:
-        resolved, findings = read_recipe(self.folder / "recipe.yaml")
-        if resolved is None:
+        path, section = self.folder / "recipe.yaml", f"{self.info['task']}."
+        if other := [one for one in self.overrides if not one.startswith(section)]:
+            what = f"{other[0]} can't be changed after training"
+            raise Refused(Finding("recipe.combination", "overrides", what, f"what can be begins with `{section}`"))
+        resolved, findings = read_recipe(path, self.overrides)
+        if resolved is None or (self.overrides and findings):
             raise Refused(*findings)
         return resolved
 
@@ -107,6 +111,6 @@ class Run:
         return EXPORTS.load(form).export(self, Path(to) if to else self.folder / form)
 
 
-def load(run: str | Path) -> Run:
-    """Open a run folder."""
-    return Run(run)
+def load(run: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """Open a run folder. ``overrides`` change how its task answers and is measured: ``["code.run_tests=true"]``."""
+    return Run(run, overrides)

@@ -10,6 +10,7 @@ TASKS = Registry(
     answer="luthier.tasks.answer",
     classify="luthier.tasks.classify",
     chat="luthier.tasks.chat",
+    code="luthier.tasks.code",
     complete="luthier.tasks.complete",
     retrieve="luthier.tasks.retrieve",
     summarize="luthier.tasks.summarize",

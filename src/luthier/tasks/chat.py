@@ -9,11 +9,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from luthier.data.dialogue import Dialogue
-from luthier.data.template import Encoded, encode_prompt, turn_terminators
+from luthier.data.template import encode_prompt, turn_terminators
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
-from luthier.tasks.language import LanguageTask, cut
+from luthier.tasks.language import LanguageTask, cut, features_of
 from luthier.types import INLINE, Example, Features, Finding, Message
 
 DEFAULTS = {"batch_size": 16, "overlong": "error", "epochs": 3.0}
@@ -50,7 +50,7 @@ class Task(LanguageTask):
             if made.whole is not None:
                 note["whole"] = made.whole
             parts = [(row, note) for row in made.rows] + [(row, note | {"turn": at}) for at, row in made.too_long]
-            return [cut(_features(row, example), limit, overlong) | {"note": dict(said)} for row, said in parts]
+            return [cut(features_of(row, example), limit, overlong) | {"note": dict(said)} for row, said in parts]
 
         return encode
 
@@ -105,12 +105,3 @@ def _asked(given: Any) -> str:
 
 def _has_system(messages: Sequence[Message]) -> bool:
     return bool(messages) and messages[0]["role"] == "system"
-
-
-def _features(encoded: Encoded, example: Example) -> Features:
-    return {
-        "input_ids": encoded.input_ids,
-        "supervised": encoded.supervised,
-        "turn_ends": encoded.turn_ends,
-        "weight": example.weight,
-    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from luthier.data.template import Encoded
 from luthier.evaluate import language
 from luthier.evaluate.generate import generate, terminators
 from luthier.evaluate.intervals import Metrics
@@ -60,11 +61,15 @@ class LanguageTask:
     def write(self, ask: Ask, prompts: list[list[int]], *, told: bool = False, **settings: Any) -> list[dict[str, Any]]:
         """What follows each prompt, as text; with ``told`` also whether it came to its end by itself."""
         grown = generate(ask.backbone, prompts, stop=self.terminators(ask.backbone), **settings)
-        texts = [str(ask.backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in grown]
+        texts = [self.decoded(ask.backbone, *pair) for pair in zip(prompts, grown, strict=True)]
         if not told:
             return [{"text": text} for text in texts]
         most = settings["max_new_tokens"]
         return [{"text": text, "finished": len(ids) < most} for text, ids in zip(texts, grown, strict=True)]
+
+    def decoded(self, backbone: Backbone, prompt: list[int], ids: list[int]) -> str:
+        """The text of the ids that were written after a prompt."""
+        return str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def taught(self, example: Example, text: str) -> Example | None:
         """The example with ``text`` as what is to be written; None where its rows have no such place."""
@@ -85,6 +90,16 @@ class LanguageTask:
 
     def confused(self, outputs: Sequence[Any], rows: Sequence[Features]) -> list[tuple[str, str]] | None:
         return None
+
+
+def features_of(encoded: Encoded, example: Example) -> Features:
+    """A row of text with its supervised tokens as features."""
+    return {
+        "input_ids": encoded.input_ids,
+        "supervised": encoded.supervised,
+        "turn_ends": encoded.turn_ends,
+        "weight": example.weight,
+    }
 
 
 def cut(features: Features, limit: int, overlong: str) -> Features:
