@@ -86,7 +86,7 @@ def test_random_weights_are_the_seed_s(tiny_folder: Callable[..., str], tmp_path
     assert losses[-1]["loss"] < losses[0]["loss"] / 2
     assert len(luthier.load(run.folder).predict(["red"], max_new_tokens=4)) == 1  # it opens by its own weights
 
-    for method in ("lora", "freeze", "features"):
+    for method in ("lora", "features"):
         task = "classify" if method == "features" else "complete"
         labelled = tiny.write_jsonl(tmp_path / "labelled.jsonl", [{"text": w, "label": w[0]} for w in tiny.WORDS])
         given = {**recipe, "method": method, "task": task}
