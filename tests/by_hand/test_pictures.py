@@ -66,6 +66,25 @@ def test_of_sixteen_bits_the_highest_eight_are_kept() -> None:
     assert upper_left(stored(Image.new("I;16", (2, 2), 65535))) == (255, 255, 255)
 
 
+@pytest.mark.parametrize(
+    ("value", "mode", "kept"),
+    [(0.5, "F", 127), (1.0, "F", 255), (100.0, "F", 100), (255.0, "F", 255), (65535.0, "F", 255), (131070.0, "F", 255),
+     (100, "I", 100), (40000, "I", 156)],
+)  # fmt: skip
+def test_of_thirty_two_bits_the_range_is_told_by_the_values(value: float, mode: str, kept: int) -> None:
+    """0.5 · 255.996 = 127.998; 40000 / 65535 · 255.996 = 156.25."""
+    held = Image.new(mode, (2, 2), int(value) if mode == "I" else value)
+    image, (note,) = decode(stored(held, "TIFF"))
+    assert image.getpixel((0, 0)) == (kept, kept, kept)
+    assert note == f"{mode}: highest 8 bits"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_picture_of_no_numbers_is_refused(value: float) -> None:
+    with pytest.raises(BadPicture, match="not finite"):
+        decode(stored(Image.new("F", (2, 2), value), "TIFF"))
+
+
 def test_a_turned_picture_is_turned_upright() -> None:
     """EXIF 6: the camera was turned clockwise; what is stored as 3 × 2 is 2 × 3, its left edge on top."""
     image = Image.new("RGB", (3, 2), "black")

@@ -40,13 +40,28 @@ def test_bad_pictures_are_told_by_row_before_the_first_step(tmp_path: Path) -> N
     (tmp_path / "half.png").write_bytes((tmp_path / "0.png").read_bytes()[:900])
     rows += [{"image": name, "label": "a"} for name in ("text.jpg", "half.png", "gone.png")]
     tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
-    (refused,) = session(tmp_path, f"tune --task classify --model {model} --data rows.jsonl --method full")
+    tiny.write_jsonl(tmp_path / "asked.jsonl", [{"picture": "0.png"}, {"file_name": "0.png"}])
+    words = f"tune --task classify --model {model} --data rows.jsonl --method full"
+    (refused,) = session(tmp_path, words)
     assert refused.code == 2
     told = " ".join((refused.out + refused.err).split())
     for line, why in ((7, "is no picture"), (8, "is damaged"), (9, "no such file")):
         assert f"rows.jsonl:{line}:image" in told
         assert why in told
     assert not (tmp_path / "runs").exists()
+
+    # Left out where that is wished, each told; up to a number.
+    skips = f"{words} data.on_bad_row=skip steps=1 name=run"
+    many, tuned, *asked = session(
+        tmp_path, f"{skips} data.max_bad_rows=2", skips, "predict runs/run --data asked.jsonl --json",
+        "predict runs/run 0.png --json",
+    )  # fmt: skip
+    assert (many.code, "3 bad rows are more than" in " ".join(many.out.split())) == (2, True)
+    assert tuned.code == 0, tuned.out + tuned.err
+    assert all(f"rows.jsonl:{line}:image" in tuned.out for line in (7, 8, 9))
+    result = json.loads((tmp_path / "runs/run/result.json").read_text())
+    assert result["data"]["train"]["used"] + result["data"]["train"]["skipped"]["unusable"] == len(rows)
+    assert asked[0].json[0]["label"] == asked[0].json[1]["label"] == asked[1].json[0]["label"]
 
 
 @pytest.mark.parametrize("fuse", ["projection", "concatenation"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from luthier.types import Example, Features, Finding, Refused
@@ -57,19 +57,23 @@ class Cut:
         return Finding("data.too-long", where, what, mend, severity=severity)
 
 
-def encode(objective: Any, examples: Sequence[Example], limit: int, policy: str, where: str) -> Encoded:
+def encode(
+    objective: Any, examples: Sequence[Example], limit: int, policy: str, where: str, skip: int | None = None
+) -> Encoded:
     """``objective.encode`` of every example. ``policy``: "error", "truncate", "drop" or "split" for rows over ``limit``
     tokens. An encoder that splits notes the ``whole`` length with each part, and the ``turn`` of one still too long.
 
-    Each row's ``row`` is the index of its example in ``examples`` of the result.
+    Each row's ``row`` is the index of its example in ``examples`` of the result. A row that can't be used is an error,
+    or, up to ``skip`` of them where that is given, left out with a warning.
     """
     encoded, cut = Encoded(), Cut()
+    unusable: list[tuple[Example, list[Finding]]] = []
     rewritten: list[int] = []
     for example in examples:
         try:
             several = objective.encode(example)
         except Refused as refused:
-            encoded.findings += [found for found in refused.findings if found not in encoded.findings]
+            unusable.append((example, refused.findings))
             continue
         notes = [features.pop("note", {}) for features in several]
         long = max(note.get("whole", row["full_length"]) for note, row in zip(notes, several, strict=True))
@@ -87,17 +91,35 @@ def encode(objective: Any, examples: Sequence[Example], limit: int, policy: str,
             if long > limit:
                 encoded.skip("target cut off")
             else:
-                encoded.findings.append(_nothing(example))
+                unusable.append((example, [_nothing(example)]))
             continue
         for features in several:
             encoded.rows.append(features | {"row": len(encoded.examples)})
             encoded.tokens += len(features["input_ids"]) + len(features.get("target_ids", ()))
         encoded.examples.append(example)
+    _tell_unusable(encoded, unusable, skip, where)
     if cut.long:
         encoded.findings.append(cut.finding(len(examples), limit, policy, where, encoded.skipped))
     if rewritten:
         encoded.findings.append(_rewritten(rewritten, where))
     return encoded
+
+
+def _tell_unusable(
+    encoded: Encoded, unusable: list[tuple[Example, list[Finding]]], skip: int | None, where: str
+) -> None:
+    """What is wrong with a row alone may be skipped; what is wrong with the model or the recipe never is."""
+    own = [(row, all(one.where.startswith(f"{row.source}") for one in found)) for row, found in unusable]
+    bad = sum(alone for _, alone in own)
+    skips = skip is not None and bad <= skip
+    for (_, alone), (_, found) in zip(own, unusable, strict=True):
+        told = [replace(one, severity="warning") for one in found] if skips and alone else found
+        encoded.findings += [one for one in told if one not in encoded.findings]
+        if skips and alone:
+            encoded.skip("unusable")
+    if skip is not None and not skips:
+        what = f"{bad} bad rows are more than `data.max_bad_rows: {skip}`"
+        encoded.findings.append(Finding("data.too-many-bad", where, what, "mend the file, or raise the cap"))
 
 
 def _rewritten(rows: list[int], where: str) -> Finding:

@@ -5,7 +5,8 @@
 | turned (EXIF) | turned upright |
 | CMYK, greyscale, a palette, another colour space | converted to RGB |
 | partly transparent | laid on white |
-| 16 or 32 bits a channel | the highest 8 bits (a range beyond 16 bits is scaled to its own maximum) |
+| 16 bits a channel | the highest 8 bits |
+| 32 bits a channel | the highest 8 bits of the smallest range that holds it: 1 (fractions), 255, 65,535, its own |
 | animated, or of several pages | the first one |
 """
 
@@ -98,8 +99,13 @@ def _eight_bits(image: Any) -> Any:
     import numpy as np
     from PIL import Image
 
-    values = np.asarray(image).astype(np.float64).clip(min=0)
-    scale = max(65535.0, float(values.max()) if values.size else 0.0)
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise BadPicture("holds numbers that are not finite", "get the file again, or leave the row out")
+    values = values.clip(min=0)
+    most = float(values.max())
+    ranges = (65535.0,) if image.mode.startswith("I;16") else (*((1.0,) if image.mode == "F" else ()), 255.0, 65535.0)
+    scale = next((one for one in ranges if most <= one), most)
     return Image.fromarray((values / scale * 255.996).astype(np.uint8))
 
 

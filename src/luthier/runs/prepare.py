@@ -83,10 +83,11 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     encode_for(objective, task, backbone, limit, policy)
     if backbone.pictures is not None:
         backbone.pictures.prepare(one for some in rows.sides for example in some for one in example.images or ())
-    train = encode(objective, rows.train, limit, policy, "data.train")
+    skip = recipe.data.max_bad_rows if recipe.data.on_bad_row == "skip" else None
+    train = encode(objective, rows.train, limit, policy, "data.train", skip)
     known = [example for example in rows.evaluation if not task.unknown([example])]
-    evaluation = encode(objective, known, limit, policy, "data.eval")
-    selection = encode(objective, rows.selection, limit, policy, "data.select")
+    evaluation = encode(objective, known, limit, policy, "data.eval", skip)
+    selection = encode(objective, rows.selection, limit, policy, "data.select", skip)
     for encoded in (train, evaluation, selection):
         findings += [found for found in encoded.findings if found not in findings]
     if not train.rows:

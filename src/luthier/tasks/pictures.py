@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data.pictures import BadPicture
+from luthier.data.rows import IMAGE
+from luthier.data.texts import TEXT
 from luthier.models.backbone import Backbone
 from luthier.models.images import ImageBackbone
 from luthier.models.multimodal import MultimodalBackbone
@@ -47,13 +49,13 @@ def _problem(backbone: ImageBackbone | MultimodalBackbone, example: Example, pic
 
 
 def picture_example(given: Any) -> Example:
-    """An input as a person gives it: the path of a picture, its bytes, or a row with ``image`` and perhaps ``text``."""
+    """An input as a person gives it: the path of a picture, its bytes, or a row in the columns of training rows."""
     row = given if isinstance(given, dict) else {"image": given}
-    named = row.get("image", row.get("images")) or []
+    named = next((row[name] for name in IMAGE if row.get(name)), [])
     images = [
         one if isinstance(one, bytes) else Path(str(one)) for one in (named if isinstance(named, list) else [named])
     ]
-    return Example(INLINE, images=images, text=row.get("text", row.get("question")))
+    return Example(INLINE, images=images, text=next((row[name] for name in (*TEXT, "question") if name in row), None))
 
 
 def told_pictures(example: Example) -> list[str]:
