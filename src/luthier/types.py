@@ -69,6 +69,14 @@ class Example:
     """What does not match ``text``."""
     translations: dict[str, list[str]] | None = None
     """What a row says, by language; of several texts in one language all are references."""
+    chosen: list[Message] | None = None
+    """The turns of an answer to ``messages`` that is liked, or preferred to ``rejected``."""
+    rejected: list[Message] | None = None
+    """The turns of one that is not."""
+    margin: float | None = None
+    """By how much ``chosen`` is better, where that was told."""
+    passed_over: int = 0
+    """How many more answers the row has, which are not learned."""
     weight: float = 1.0
     entry: int = 0
     """Which of several data sets that were named together it is of."""

@@ -8,6 +8,7 @@ of a batch. It never asks which method is in force.
 from typing import Any
 
 from luthier.registry import Registry
+from luthier.types import Finding, Refused
 
 OBJECTIVES = Registry(
     next_token="luthier.objectives.next_token",
@@ -18,10 +19,17 @@ OBJECTIVES = Registry(
     span="luthier.objectives.span",
     contrastive="luthier.objectives.contrastive",
     distill="luthier.objectives.distill",
+    dpo="luthier.objectives.dpo",
 )
+PREFERENCES = ("dpo",)
+"""Those that learn from answers of which one is preferred: they serve no other rows."""
 
 
 def objective_class(name: str, own: str) -> Any:
     """The class of an objective. ``own`` is the task's: what a teacher is compared in. Raises Refused."""
+    if (name in PREFERENCES) != (own in PREFERENCES) and name != "distill":
+        what = f"`{name}` does not read the rows of a task whose own objective is `{own}`"
+        mend = f"leave `objective: {name}` out" + ("" if own in PREFERENCES else ", or use it with `task: prefer`")
+        raise Refused(Finding("recipe.combination", "objective", what, mend))
     module = OBJECTIVES.load(name)
     return module.over(own) if name == "distill" else module.Objective

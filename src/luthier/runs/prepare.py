@@ -22,6 +22,7 @@ from luthier.runs.answers import with_answers
 from luthier.runs.composing import locate_model
 from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
+from luthier.runs.reference import bind_reference
 from luthier.runs.rows import Rows, read_rows, tell
 from luthier.runs.sampling import read_prompts
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
@@ -93,7 +94,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         raise Refused(*findings, NOTHING)
     _resolve_steps(resolved, task, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
-    findings += bind_base(objective, adaptation)
+    findings += bind_base(objective, adaptation) + bind_reference(objective, adaptation)
     own = own_parameters(objective)  # a temperature that is learned: it trains, and is no part of the model
     adaptation.parameters = {**adaptation.parameters, **{f"objective.{name}": p for name, p in own.items()}}
     tell(rows.report, train, evaluation, task.labels)

@@ -11,6 +11,7 @@ TASKS = Registry(
     classify="luthier.tasks.classify",
     chat="luthier.tasks.chat",
     complete="luthier.tasks.complete",
+    prefer="luthier.tasks.prefer",
     retrieve="luthier.tasks.retrieve",
     summarize="luthier.tasks.summarize",
     tag="luthier.tasks.tag",

@@ -25,7 +25,14 @@ class Options(Section):
 
 
 class Task(LanguageTask):
-    formats = ("messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion", "question-answer")
+    formats: tuple[str, ...] = (
+        "messages",
+        "sharegpt",
+        "alpaca",
+        "self-instruct",
+        "prompt-completion",
+        "question-answer",
+    )
     splits = True
 
     def __init__(self, options: Options):
