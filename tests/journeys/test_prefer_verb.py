@@ -31,7 +31,7 @@ def records(run: Path, kind: str) -> list[dict[str, Any]]:
 def test_transcripts_train_and_empty_answers_are_told(
     shared: Callable[[str], Path], tiny_folder: Callable[..., str], tmp_path: Path
 ) -> None:
-    """The whole file is read: three answers in it are empty. Some short rows of it train, with dropout in the config."""
+    """The whole file is read: three answers in it are empty. Short rows train, with dropout in the config."""
     source = shared("data/hh_harmless/pairs.jsonl.gz")
     model = tiny_folder("llama", max_position_embeddings=512, attention_dropout=0.2)
     (checked,) = session(tmp_path, f"check --task prefer --model {model} --data {source} overlong=drop --json")

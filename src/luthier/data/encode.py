@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from luthier.types import Example, Features, Finding, Refused
+
+
+@runtime_checkable
+class Completes(Protocol):
+    """An objective whose rows take something of each other: an unrelated answer."""
+
+    def complete(self, rows: list[Features]) -> list[Features]: ...
 
 
 @dataclass
@@ -93,6 +100,8 @@ def encode(objective: Any, examples: Sequence[Example], limit: int, policy: str,
             encoded.rows.append(features | {"row": len(encoded.examples)})
             encoded.tokens += len(features["input_ids"]) + len(features.get("target_ids", ()))
         encoded.examples.append(example)
+    if isinstance(objective, Completes) and encoded.rows:
+        encoded.rows = objective.complete(encoded.rows)
     if cut.long:
         encoded.findings.append(cut.finding(len(examples), limit, policy, where, encoded.skipped))
     if rewritten:

@@ -1,15 +1,17 @@
 """How often the better answer gets the higher reward, and by how much: implicit rewards, or a reward model's scores.
 
-Each pair is ``{"chosen": ..., "rejected": ...}``, two rewards; with a reference also ``kl`` and ``tokens``.
+Each row is ``{"chosen": ..., "rejected": ...}``, two rewards, or one of them alone; with a reference also ``kl`` and
+``tokens``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from luthier.evaluate.intervals import Metrics, interval, mean_interval
+from luthier.evaluate.intervals import Metrics, interval
 
 # The metrics, and whether higher is better.
 METRICS = {
@@ -18,30 +20,36 @@ METRICS = {
 Output = dict[str, float]
 
 
-def right(output: Output) -> float:
-    """1 where the chosen answer has the higher reward, a half where both have the same."""
-    return float(np.sign(output["chosen"] - output["rejected"]) / 2 + 0.5)
-
-
-PER_PAIR: dict[str, Callable[[Output], float]] = {
-    "preference_accuracy": right,
-    "reward_margin": lambda output: output["chosen"] - output["rejected"],
-    "chosen_reward": lambda output: output["chosen"],
-    "rejected_reward": lambda output: output["rejected"],
-}
-
-
 def plain(outputs: Sequence[Output]) -> dict[str, float]:
-    found = {name: float(np.mean([of(output) for output in outputs])) for name, of in PER_PAIR.items()}
-    if all("kl" in output for output in outputs):
-        found["kl"] = sum(output["kl"] for output in outputs) / max(1.0, sum(output["tokens"] for output in outputs))
-    return found
+    return _measured(outputs, np.arange(len(outputs)))
 
 
 def with_intervals(outputs: Sequence[Output]) -> Metrics:
-    """The same with 95 % intervals over pairs; ``kl`` in nats per token."""
-    found: Metrics = {name: mean_interval([of(output) for output in outputs]) for name, of in PER_PAIR.items()}
-    if all("kl" in output for output in outputs):
-        kl, tokens = (np.array([output[key] for output in outputs]) for key in ("kl", "tokens"))
-        found["kl"] = interval(lambda i: kl[i].sum() / max(tokens[i].sum(), 1), len(outputs))
+    """The same with 95 % intervals over rows."""
+    found: Metrics = {}
+    for name in plain(outputs):
+        found[name] = interval(partial(_one, outputs, name), len(outputs))
+    return found
+
+
+def _one(outputs: Sequence[Output], name: str, rows: np.ndarray) -> float:
+    return _measured(outputs, rows)[name]
+
+
+def _measured(outputs: Sequence[Output], rows: np.ndarray) -> dict[str, float]:
+    """Of the rows with these numbers. Equal rewards are half right; ``kl`` is in nats per token.
+
+    Where a row has one answer, every liked one is held against every other (the area under the ROC curve).
+    """
+    some = [outputs[at] for at in rows]
+    chosen, rejected = (np.array([one[side] for one in some if side in one]) for side in ("chosen", "rejected"))
+    paired = all("chosen" in one and "rejected" in one for one in some)
+    apart = chosen - rejected if paired else chosen[:, None] - rejected[None]
+    means = [float(rewards.mean()) if len(rewards) else float("nan") for rewards in (chosen, rejected)]
+    found = {
+        "preference_accuracy": float((np.sign(apart) / 2 + 0.5).mean()) if apart.size else float("nan"),
+        "reward_margin": means[0] - means[1], "chosen_reward": means[0], "rejected_reward": means[1],
+    }  # fmt: skip
+    if all("kl" in one for one in some):
+        found["kl"] = sum(one["kl"] for one in some) / max(1.0, sum(one["tokens"] for one in some))
     return found

@@ -20,8 +20,13 @@ OBJECTIVES = Registry(
     contrastive="luthier.objectives.contrastive",
     distill="luthier.objectives.distill",
     dpo="luthier.objectives.dpo",
+    ipo="luthier.objectives.ipo",
+    simpo="luthier.objectives.simpo",
+    orpo="luthier.objectives.orpo",
+    cpo="luthier.objectives.cpo",
+    kto="luthier.objectives.kto",
 )
-PREFERENCES = ("dpo",)
+PREFERENCES = ("dpo", "ipo", "simpo", "orpo", "cpo", "kto")
 """Those that learn from answers of which one is preferred: they serve no other rows."""
 
 

@@ -131,6 +131,9 @@ def _defaults(resolved: ResolvedRecipe) -> None:
         for key, value in defaults.items():
             if key not in resolved.origins and key in type(resolved.recipe).model_fields:
                 resolved.set(key, value, origin)
+    part = TASKS.load(resolved.recipe.task).DEFAULTS.get("learning_rate_factor")
+    if part is not None and resolved.origins.get("learning_rate") == "method":
+        resolved.set("learning_rate", part * float(resolved.recipe.learning_rate or 0), "method, task")
 
 
 def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: Means) -> tuple[Backbone, Any]:

@@ -19,7 +19,7 @@ from luthier.tasks.answers import encode_answer, one_row, shown_prompt, shown_tu
 from luthier.tasks.common import Ask, Encoder
 from luthier.types import Example, Features, Finding
 
-DEFAULTS = {"batch_size": 16, "overlong": "error", "epochs": 1.0}
+DEFAULTS = {"batch_size": 16, "overlong": "error", "epochs": 1.0, "learning_rate_factor": 0.1}
 
 
 class Options(Section):
@@ -39,10 +39,11 @@ class Task(chat.Task):
         self.unpaired = False
 
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
+        self.unpaired = any(not (example.chosen and example.rejected) for example in train)
         return [*super().study(train, evaluation), *told_rows(train, evaluation)]
 
     def objective(self) -> str:
-        return "dpo"
+        return "kto" if self.unpaired else "dpo"
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         """A row with two answers is both, prompt and answer end to end; one with a thumb that one, and whether up."""
