@@ -1,13 +1,12 @@
 """How often the better answer gets the higher reward, and by how much: implicit rewards, or a reward model's scores.
 
 Each row is ``{"chosen": ..., "rejected": ...}``, two rewards, or one of them alone; with a reference also ``kl`` and
-``tokens``.
+``tokens``. ``kl`` is told in nats per token; equal rewards are half right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,39 +16,53 @@ from luthier.evaluate.intervals import Metrics, interval
 METRICS = {
     "preference_accuracy": True, "reward_margin": True, "chosen_reward": True, "rejected_reward": False, "kl": False,
 }  # fmt: skip
+NAMES = ("chosen", "rejected", "kl", "tokens")
 Output = dict[str, float]
+Statistic = Callable[[np.ndarray], float]
 
 
 def plain(outputs: Sequence[Output]) -> dict[str, float]:
-    return _measured(outputs, np.arange(len(outputs)))
+    every = np.arange(len(outputs))
+    return {name: of(every) for name, of in _statistics(outputs).items()}
 
 
 def with_intervals(outputs: Sequence[Output]) -> Metrics:
     """The same with 95 % intervals over rows."""
-    found: Metrics = {}
-    for name in plain(outputs):
-        found[name] = interval(partial(_one, outputs, name), len(outputs))
+    return {name: interval(of, len(outputs)) for name, of in _statistics(outputs).items()}
+
+
+def ranked(higher: np.ndarray, lower: np.ndarray) -> float:
+    """How often one of ``higher`` is above one of ``lower``, equal ones half: the area under the ROC curve."""
+    if not len(higher) or not len(lower):
+        return float("nan")
+    ordered = np.sort(lower)
+    below = (np.searchsorted(ordered, higher, "left") + np.searchsorted(ordered, higher, "right")) / 2
+    return float(below.mean() / len(lower))
+
+
+def _statistics(outputs: Sequence[Output]) -> dict[str, Statistic]:
+    """What is told of rows with given numbers. Of single answers every liked one is held against every other."""
+    told = {name: np.array([one.get(name, np.nan) for one in outputs], dtype=float) for name in NAMES}
+    chosen, rejected = told["chosen"], told["rejected"]
+    paired = not np.isnan(chosen + rejected).any()
+
+    def accuracy(i: np.ndarray) -> float:
+        if paired:
+            return float((np.sign(chosen[i] - rejected[i]) / 2 + 0.5).mean())
+        return ranked(*(side[i][~np.isnan(side[i])] for side in (chosen, rejected)))
+
+    found: dict[str, Statistic] = {
+        "preference_accuracy": accuracy,
+        "reward_margin": lambda i: _mean(chosen[i]) - _mean(rejected[i]),
+        "chosen_reward": lambda i: _mean(chosen[i]),
+        "rejected_reward": lambda i: _mean(rejected[i]),
+    }
+    if not np.isnan(told["kl"]).any():
+        found["kl"] = lambda i: float(told["kl"][i].sum() / max(1.0, told["tokens"][i].sum()))
     return found
 
 
-def _one(outputs: Sequence[Output], name: str, rows: np.ndarray) -> float:
-    return _measured(outputs, rows)[name]
-
-
-def _measured(outputs: Sequence[Output], rows: np.ndarray) -> dict[str, float]:
-    """Of the rows with these numbers. Equal rewards are half right; ``kl`` is in nats per token.
-
-    Where a row has one answer, every liked one is held against every other (the area under the ROC curve).
-    """
-    some = [outputs[at] for at in rows]
-    chosen, rejected = (np.array([one[side] for one in some if side in one]) for side in ("chosen", "rejected"))
-    paired = all("chosen" in one and "rejected" in one for one in some)
-    apart = chosen - rejected if paired else chosen[:, None] - rejected[None]
-    means = [float(rewards.mean()) if len(rewards) else float("nan") for rewards in (chosen, rejected)]
-    found = {
-        "preference_accuracy": float((np.sign(apart) / 2 + 0.5).mean()) if apart.size else float("nan"),
-        "reward_margin": means[0] - means[1], "chosen_reward": means[0], "rejected_reward": means[1],
-    }  # fmt: skip
-    if all("kl" in one for one in some):
-        found["kl"] = sum(one["kl"] for one in some) / max(1.0, sum(one["tokens"] for one in some))
-    return found
+def _mean(rewards: np.ndarray) -> float:
+    """Of those that there are."""
+    there = rewards[~np.isnan(rewards)]
+    return float(there.mean()) if len(there) else float("nan")

@@ -3,7 +3,7 @@
     L = Σ_k w_k · -log σ(β (m(chosen) - m(rejected)) - γ),   m the mean of log π over the answer's tokens
 
 count = Σ_k w_k. References: Meng et al. 2024 (arXiv 2405.14734), equation 6. Needs: token logits. Relations: `dpo`
-holds the model to a reference; `cpo` has sums in the place of means, and the chosen answer's own likelihood beside them.
+holds the model to a reference; `cpo` has sums in the place of means, and learns the chosen answer itself beside them.
 """
 
 from __future__ import annotations
