@@ -108,3 +108,35 @@ def test_bad_rows_are_told_all_at_once(tiny_folder: Callable[..., str], tmp_path
         "rows.jsonl:8:prompt": "data.empty-text",
     }  # fmt: skip
     assert skipped.code == 0, skipped.out
+
+
+def test_a_reward_model_scores_answers(
+    shared: Callable[[str], Path], tiny_folder: Callable[..., str], tmp_path: Path
+) -> None:
+    """On HH-RLHF's short rows, by a decoder and by an encoder: held-out pairs told apart, and scores asked for."""
+    short = sorted(read(shared("data/hh_harmless/pairs.jsonl.gz"))[:400], key=lambda row: len(str(row)))[:ROWS]
+    tiny.write_jsonl(tmp_path / "pairs.jsonl", short)
+    asked = [
+        {"prompt": "Hi", "completion": "Hello"}, {"messages": [{"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"}]}, short[0],
+    ]  # fmt: skip
+    tiny.write_jsonl(tmp_path / "asked.jsonl", asked)
+    for name, more in (("llama", ""), ("bert", " model.template=plain")):
+        model = tiny_folder(name, max_position_embeddings=512)
+        words = (
+            f"--task reward --model {model} --data pairs.jsonl --method lora data.eval=0.25 overlong=drop "
+            f"max_length=512 batch_size=8 steps=20 learning_rate=5e-3 final=last name={name}{more}"
+        )
+        tuned, evaluated, said, refused = session(
+            tmp_path, f"tune {words}", f"evaluate runs/{name} --data pairs.jsonl --json",
+            f"predict runs/{name} --data asked.jsonl --json", f"predict runs/{name} Hello",
+        )  # fmt: skip
+        assert tuned.code == evaluated.code == said.code == 0, tuned.out + tuned.err + evaluated.err + said.err
+        assert records(tmp_path / f"runs/{name}", "train")[-1]["loss"] < 0.65
+        assert evaluated.json["metrics"]["preference_accuracy"]["value"] > 0.7
+        assert 0 <= evaluated.json["metrics"]["calibration_error"]["value"] < 0.5
+        first, same, pair = said.json
+        assert first["score"] == pytest.approx(same["score"], abs=1e-5)
+        assert pair["probable"] == pytest.approx(1 / (1 + math.exp(pair["rejected"] - pair["chosen"])))
+        assert refused.code == 2
+        assert "run.score" in refused.out + refused.err

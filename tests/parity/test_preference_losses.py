@@ -33,6 +33,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "cpo": ("cpo", {"beta": 0.3, "label_smoothing": 0.1, "likelihood": 0.7}),
     "simpo": ("simpo", {"beta": 2.0, "gamma": 0.8}),
     "orpo": ("orpo", {"beta": 0.4}),
+    "reward": ("bradley_terry", {"margin": 1.0, "centering": 0.1}),
     "kto": ("kto", {"beta": 0.3, "desirable": 1.5, "undesirable": 0.5}),
 }
 
@@ -81,13 +82,13 @@ def assert_same(case: dict[str, Any], policy: Backbone, objective: Any, rows: li
 def test_value_and_gradient_are_those_of_trl(name: str, known: bool, packing: str) -> None:
     kind, options = OURS[name]
     module, case = OBJECTIVES.load(kind), CASES[name]
-    policy, reference = (backbone(seed, "token_logits", packing) for seed in (0, 1))
+    policy, reference = (backbone(seed, module.Objective.needs, packing) for seed in (0, 1))
     objective = module.Objective(module.Options(**options), policy, None)
-    rows = features(case)
-    if objective.compares and known:
+    rows, compares = features(case), name != "reward" and module.Objective.compares
+    if compares and known:
         with torch.no_grad():
             made = objective.reader.outputs(reference, objective.reader.collate(rows))
         rows = [row | {REFERENCE: logs} for row, logs in zip(rows, made, strict=True)]
-    elif objective.compares:
+    elif compares:
         objective.reference = Frozen(reference, "reference", "")
     assert_same(case, policy, objective, rows)

@@ -6,7 +6,7 @@ Each row is ``{"chosen": ..., "rejected": ...}``, two rewards, or one of them al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -16,19 +16,23 @@ from luthier.evaluate.intervals import Metrics, interval
 METRICS = {
     "preference_accuracy": True, "reward_margin": True, "chosen_reward": True, "rejected_reward": False, "kl": False,
 }  # fmt: skip
+SCORED = {name: higher for name, higher in METRICS.items() if name != "kl"} | {"calibration_error": False}
 NAMES = ("chosen", "rejected", "kl", "tokens")
+BINS = 10
 Output = dict[str, float]
 Statistic = Callable[[np.ndarray], float]
 
 
-def plain(outputs: Sequence[Output]) -> dict[str, float]:
-    every = np.arange(len(outputs))
-    return {name: of(every) for name, of in _statistics(outputs).items()}
+def plain(outputs: Sequence[Output], names: Iterable[str] = METRICS) -> dict[str, float]:
+    """Those of the metrics in ``names`` that the outputs have."""
+    every, known = np.arange(len(outputs)), _statistics(outputs)
+    return {name: known[name](every) for name in names if name in known}
 
 
-def with_intervals(outputs: Sequence[Output]) -> Metrics:
+def with_intervals(outputs: Sequence[Output], names: Iterable[str] = METRICS) -> Metrics:
     """The same with 95 % intervals over rows."""
-    return {name: interval(of, len(outputs)) for name, of in _statistics(outputs).items()}
+    known = _statistics(outputs)
+    return {name: interval(known[name], len(outputs)) for name in names if name in known}
 
 
 def ranked(higher: np.ndarray, lower: np.ndarray) -> float:
@@ -38,6 +42,18 @@ def ranked(higher: np.ndarray, lower: np.ndarray) -> float:
     ordered = np.sort(lower)
     below = (np.searchsorted(ordered, higher, "left") + np.searchsorted(ordered, higher, "right")) / 2
     return float(below.mean() / len(lower))
+
+
+def calibration_error(apart: np.ndarray) -> float:
+    """How far the probabilities σ(|difference|) of the preferred answers are from how often they are right.
+
+    The expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3), over ``BINS`` bins from 1/2 to 1.
+    """
+    confident = 1 / (1 + np.exp(-np.abs(apart)))
+    right = np.sign(apart) / 2 + 0.5
+    bins = np.minimum(((confident - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    sums = np.bincount(bins, weights=right - confident, minlength=BINS)
+    return float(np.abs(sums).sum() / len(apart))
 
 
 def _statistics(outputs: Sequence[Output]) -> dict[str, Statistic]:
@@ -57,6 +73,8 @@ def _statistics(outputs: Sequence[Output]) -> dict[str, Statistic]:
         "chosen_reward": lambda i: _mean(chosen[i]),
         "rejected_reward": lambda i: _mean(rejected[i]),
     }
+    if paired:
+        found["calibration_error"] = lambda i: calibration_error(chosen[i] - rejected[i])
     if not np.isnan(told["kl"]).any():
         found["kl"] = lambda i: float(told["kl"][i].sum() / max(1.0, told["tokens"][i].sum()))
     return found

@@ -25,16 +25,20 @@ OBJECTIVES = Registry(
     orpo="luthier.objectives.orpo",
     cpo="luthier.objectives.cpo",
     kto="luthier.objectives.kto",
+    bradley_terry="luthier.objectives.bradley_terry",
 )
 PREFERENCES = ("dpo", "ipo", "simpo", "orpo", "cpo", "kto")
-"""Those that learn from answers of which one is preferred: they serve no other rows."""
+"""Those by which a model that writes learns from judged answers."""
+KINDS = (PREFERENCES, ("bradley_terry",))
+"""Objectives whose rows no other objective reads."""
 
 
 def objective_class(name: str, own: str) -> Any:
     """The class of an objective. ``own`` is the task's: what a teacher is compared in. Raises Refused."""
-    if (name in PREFERENCES) != (own in PREFERENCES) and name != "distill":
+    kinds = [next((at for at, kind in enumerate(KINDS) if one in kind), None) for one in (name, own)]
+    if kinds[0] != kinds[1] and name != "distill":
         what = f"`{name}` does not read the rows of a task whose own objective is `{own}`"
-        mend = f"leave `objective: {name}` out" + ("" if own in PREFERENCES else ", or use it with `task: prefer`")
+        mend = f"leave `objective: {name}` out" + (", or use it with `task: prefer`" if name in PREFERENCES else "")
         raise Refused(Finding("recipe.combination", "objective", what, mend))
     module = OBJECTIVES.load(name)
     return module.over(own) if name == "distill" else module.Objective

@@ -181,20 +181,10 @@ class PreferenceObjective:
         answers, weights_K = self.answers(backbone, batch), batch["weights"]
         losses_K = self.losses(answers)
         count = float(weights_K.sum())
-        return LossTerms((losses_K * weights_K).sum(), count, self._watched(answers, weights_K, count))
-
-    @torch.no_grad()
-    def _watched(self, answers: Answers, weights_K: Tensor, count: float) -> Report:
-        rewards_K2 = self.rewards(answers)
-        margins_K = rewards_K2[:, 0] - rewards_K2[:, 1]
-        watched = {
-            "preference_accuracy": torch.sign(margins_K) / 2 + 0.5, "reward_margin": margins_K,
-            "chosen_reward": rewards_K2[:, 0], "rejected_reward": rewards_K2[:, 1],
-        }  # fmt: skip
-        report = {name: (float((value_K * weights_K).sum()), count) for name, value_K in watched.items()}
+        report = watched(self.rewards(answers).detach(), weights_K, count)
         if answers.kl_K2 is not None:
             report["kl"] = (float(answers.kl_K2.sum()), float(answers.tokens_K2.sum()))
-        return report
+        return LossTerms((losses_K * weights_K).sum(), count, report)
 
     def mean_loss(self, outputs: list[dict[str, float]], rows: list[Features]) -> float:
         """Per pair, from outputs made before."""
@@ -208,3 +198,13 @@ class PreferenceObjective:
         if answers.kl_K2 is not None:
             columns, names = [*columns, answers.kl_K2.sum(1)], [*names, "kl"]
         return [dict(zip(names, row, strict=True)) for row in torch.stack(columns, 1).float().tolist()]
+
+
+def watched(rewards_K2: Tensor, weights_K: Tensor, count: float) -> Report:
+    """What is watched of the rewards of both answers; equal ones are half right."""
+    margins_K = rewards_K2[:, 0] - rewards_K2[:, 1]
+    told = {
+        "preference_accuracy": torch.sign(margins_K) / 2 + 0.5, "reward_margin": margins_K,
+        "chosen_reward": rewards_K2[:, 0], "rejected_reward": rewards_K2[:, 1],
+    }  # fmt: skip
+    return {name: (float((value_K * weights_K).sum()), count) for name, value_K in told.items()}

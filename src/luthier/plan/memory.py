@@ -23,6 +23,7 @@ from luthier.evaluate.outputs import Reader
 from luthier.objectives.distill import LOGITS, Classes
 from luthier.objectives.likelihood import supervised_tokens
 from luthier.objectives.preference import REFERENCE
+from luthier.objectives.sequence import SequenceObjective
 from luthier.plan.trace import Trace, Work
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import keeps_reference
@@ -72,7 +73,7 @@ def weigh(prepared: Prepared, trace: Trace) -> Footprint:
         with trace.phase("evaluation", graph=False):
             found.evaluated = _evaluate(prepared, reader)
         rows = _taught(prepared, reader, found)
-        if trunk_is_frozen(prepared.backbone, adaptation) and prepared.objective.needs == "sequence_logits":
+        if trunk_is_frozen(prepared.backbone, adaptation) and isinstance(prepared.objective, SequenceObjective):
             rows = _hidden(prepared, reader, found)
         choose(model, adaptation)
         trace.name("weights", model.parameters())

@@ -12,6 +12,7 @@ TASKS = Registry(
     chat="luthier.tasks.chat",
     complete="luthier.tasks.complete",
     prefer="luthier.tasks.prefer",
+    reward="luthier.tasks.reward",
     retrieve="luthier.tasks.retrieve",
     summarize="luthier.tasks.summarize",
     tag="luthier.tasks.tag",

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from luthier.data.formats import recognise, to_example
+from luthier.data.render import render
 from luthier.data.template import encode_chat
 from luthier.models.backbone import Backbone
-from luthier.types import Example, Features, Finding, Message
+from luthier.types import INLINE, Example, Features, Finding, Message
 
 SIDES = ("chosen", "rejected")
 
@@ -36,6 +39,20 @@ def encode_answer(
     return {
         "input_ids": ids, "supervised": supervised, "turn_ends": ends, "full_length": len(made.input_ids),
     }  # fmt: skip
+
+
+def encode_whole(
+    backbone: Backbone, example: Example, answer: Sequence[Message], side: str, limit: int | None
+) -> Features:
+    """The same as a text that the tokenizer opens and closes as its model knows it; all of it is read."""
+    text = render(
+        backbone.tokenizer, [*(example.messages or []), *answer], tools=example.tools, where=f"{example.source}:{side}"
+    ).text
+    ids = backbone.tokenizer(text, verbose=False)["input_ids"]
+    full = len(ids)
+    if limit is not None and full > limit:
+        ids = backbone.tokenizer(text, truncation=True, max_length=limit)["input_ids"]
+    return {"input_ids": ids, "supervised": [True] * len(ids), "turn_ends": [], "full_length": full}
 
 
 def one_row(parts: Sequence[Features], example: Example) -> Features:
@@ -81,3 +98,11 @@ def shown_turns(turns: Sequence[Message] | None) -> str:
     """An answer as a reader should see it: its text, with the speakers where it has several turns."""
     turns = list(turns or [])
     return shown_prompt(turns) if len(turns) > 1 else str(turns[0].get("content") or "") if turns else ""
+
+
+def parsed_row(given: dict[str, Any], formats: Sequence[str]) -> Example | None:
+    """An input that is a row of one of these formats; None where it is none, or not a sound one."""
+    rows = [(INLINE, given)]
+    fmt = recognise(rows, prefer=formats)
+    found = to_example(INLINE, given, fmt) if isinstance(fmt, str) and fmt in formats else None
+    return found if isinstance(found, Example) else None

@@ -15,7 +15,16 @@ from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.tasks import chat
-from luthier.tasks.answers import encode_answer, one_row, shown_prompt, shown_turns, sides_of, told_rows, with_system
+from luthier.tasks.answers import (
+    encode_answer,
+    one_row,
+    parsed_row,
+    shown_prompt,
+    shown_turns,
+    sides_of,
+    told_rows,
+    with_system,
+)
 from luthier.tasks.common import Ask, Encoder
 from luthier.types import Example, Features, Finding
 
@@ -57,11 +66,17 @@ class Task(chat.Task):
 
         return encode
 
+    def parse(self, given: Any) -> Example:
+        """As `chat`; of a row with judged answers its prompt."""
+        if isinstance(given, dict) and (row := parsed_row(given, self.formats)) is not None:
+            return Example(row.source, messages=row.messages, tools=row.tools)
+        return super().parse(given)
+
     def plain(self, outputs: list[Any], rows: Sequence[Features]) -> dict[str, float]:
-        return preference.plain(outputs)
+        return preference.plain(outputs, preference.METRICS)
 
     def with_intervals(self, outputs: list[Any], rows: Sequence[Features]) -> Metrics:
-        return preference.with_intervals(outputs)
+        return preference.with_intervals(outputs, preference.METRICS)
 
     def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
         return {}
