@@ -94,7 +94,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         raise Refused(*findings, NOTHING)
     _resolve_steps(resolved, task, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
-    findings += bind_base(objective, adaptation) + bind_reference(objective, adaptation)
+    findings += bind_base(objective, adaptation) + bind_reference(objective, adaptation, str(recipe.objective))
     own = own_parameters(objective)  # a temperature that is learned: it trains, and is no part of the model
     adaptation.parameters = {**adaptation.parameters, **{f"objective.{name}": p for name, p in own.items()}}
     tell(rows.report, train, evaluation, task.labels)

@@ -25,14 +25,14 @@ from luthier.types import Adaptation, Features, Finding
 BASE = "base"
 
 
-def bind_reference(objective: Any, adaptation: Adaptation) -> list[Finding]:
+def bind_reference(objective: Any, adaptation: Adaptation, name: str) -> list[Finding]:
     """Where the reference is to be read each time: the model with its method switched off."""
     if not _compares(objective) or objective.options.reference != "switched" or not adaptation.parameters:
         return []
     if adaptation.base is None:
         what = f"`{adaptation.method}` changes the weights themselves: there is nothing to switch off"
         mend = "leave it out: the reference is then computed once, before training"
-        return [Finding("prefer.reference", "reference", what, mend)]
+        return [Finding("prefer.reference", f"{name}.reference", what, mend)]
     objective.reference = Frozen(objective.backbone, BASE, objective.fingerprint, base=adaptation.base)
     return []
 
@@ -87,7 +87,7 @@ def _compares(objective: Any) -> bool:
 
 def keeps_reference(objective: Any) -> bool:
     """Whether its rows carry the reference's log-probabilities."""
-    return _compares(objective) and objective.options.reference == "before"
+    return _compares(objective) and (objective.reference is None or objective.options.reference == "before")
 
 
 def _read(prepared: Prepared, rows: list[Features]) -> list[Any]:
