@@ -55,12 +55,18 @@ def test_before_the_first_step_nothing_is_preferred(
 def test_checkpointed_blocks_drop_nothing_either(tiny_folder: Any, tmp_path: Path) -> None:
     """Gradient checkpointing works in training mode alone; the loss is ln 2 and the gradient the same."""
     model = tiny_folder("gpt2", **DROPPED["gpt2"])
-    plain, checkpointed = (
-        trial("dpo", model, tmp_path, method="full", gradient_checkpointing=on).fit(batch_size=16)
-        for on in (False, True)
-    )
-    assert checkpointed.records[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert_same_gradient(checkpointed.gradient, plain.gradient)
+    gradients, passes = [], []
+    for on in (False, True):
+        made = trial("dpo", model, tmp_path, method="full", gradient_checkpointing=on)
+        counted: list[int] = []
+        block = made.prepared.backbone.model.transformer.h[0].ln_1
+        block.register_forward_hook(lambda *given, counted=counted: counted.append(1))
+        fitted = made.fit(batch_size=16, micro_tokens=10**6)
+        assert fitted.records[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+        gradients.append(fitted.gradient)
+        passes.append(len(counted))
+    assert passes == [1, 2]  # the second is for the gradient
+    assert_same_gradient(*gradients)
 
 
 @pytest.mark.parametrize("reference", ["before", "switched"])
