@@ -140,3 +140,33 @@ def test_a_reward_model_scores_answers(
         assert pair["probable"] == pytest.approx(1 / (1 + math.exp(pair["rejected"] - pair["chosen"])))
         assert refused.code == 2
         assert "run.score" in refused.out + refused.err
+
+
+def test_a_run_in_use(tiny_folder: Callable[..., str], tmp_path: Path) -> None:
+    """Planned, tuned, merged, talked to and compared, by both tasks and on thumbs."""
+    pairs = [{"prompt": f"the {word} {at}", "chosen": "red", "rejected": "blue cat"}
+             for at in range(4) for word in tiny.WORDS[3:]]  # fmt: skip
+    thumbs = [{"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+              for row, side in zip(pairs, ("chosen", "rejected") * 22, strict=True)]  # fmt: skip
+    tiny.write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    tiny.write_jsonl(tmp_path / "thumbs.jsonl", thumbs)
+    for task, file in (("prefer", "pairs"), ("prefer", "thumbs"), ("reward", "pairs")):
+        words = f"--task {task} --model {tiny_folder('llama')} --data {file}.jsonl data.eval=0.25 steps=4"
+        name = f"{task}-{file}"
+        tuned, merged = session(
+            tmp_path, f"tune {words} learning_rate=1e-2 final=last name={name}", f"export runs/{name} merged --json"
+        )
+        assert tuned.code == merged.code == 0, tuned.out + tuned.err + merged.err
+        assert merged.json["relative"] < 1e-4
+    checked, planned = session(tmp_path, f"check {words} --json", f"plan {words} --json")
+    assert checked.code == planned.code == 0, checked.out + planned.err
+    assert planned.json["model"]["parameters"] > 0
+    said = "".join(text for text, _ in checked.json["rows"][0]["runs"])
+    assert said.index("red") < said.index("blue")
+    talked, compared = session(
+        tmp_path, ("chat runs/prefer-pairs", "the cat\n"),
+        f"compare --task prefer --model {tiny_folder('llama')} --data pairs.jsonl data.eval=0.25 steps=2 "
+        "--methods lora,ia3 --json",
+    )  # fmt: skip
+    assert talked.code == 0, talked.err
+    assert compared.code == 0, compared.out + compared.err

@@ -17,7 +17,7 @@ Needs: token logits and a reference. Relations: `dpo` for pairs. At step 0 every
 | input_ids, lengths | prompt with answer, and the same prompt with an unrelated one (where there is any), end to end |
 | liked | whether the thumb is up |
 
-Axes: K rows, N supervised tokens.
+Axes: K rows, N supervised tokens; KN: what `vectors` gives.
 """
 
 from __future__ import annotations
@@ -97,27 +97,28 @@ class Objective(PreferenceObjective):
         return Batch(tensors, [row["row"] for row in rows], sum(len(row["input_ids"]) for row in rows))
 
     def vectors(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """(K, 2): the log-ratio of each row's answer, with its graph, and that of the unrelated one (NaN: none)."""
-        own_K = self._ratios(backbone, batch)
+        """(K, 3): the log-ratio of each row's answer, with its graph; that of the unrelated one (NaN: none); log π."""
+        own_K, logs_K = self._ratios(backbone, batch)
         others_K = torch.full_like(own_K, torch.nan).detach()
         tensors = {name.removeprefix(OTHER): t for name, t in batch.tensors.items() if name.startswith(OTHER)}
         if tensors:
             with torch.no_grad():
-                others_K = self._ratios(backbone, Batch(tensors, batch.rows))
-        return torch.stack([own_K, others_K], 1)
+                others_K, _ = self._ratios(backbone, Batch(tensors, batch.rows))
+        return torch.stack([own_K, others_K, logs_K.detach()], 1)
 
-    def _ratios(self, backbone: Backbone, batch: Batch) -> Tensor:
+    def _ratios(self, backbone: Backbone, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(K,) log-ratios, and log π."""
         reference_N = self._reference(batch)
         logs_N = token_log_probabilities(backbone, batch.tensors, backbone.hidden(batch))
-        return per_sequence(logs_N - reference_N, batch["counts"])
+        return per_sequence(logs_N - reference_N, batch["counts"]), per_sequence(logs_N, batch["counts"])
 
-    def row_losses(self, ratios_K2: Tensor, rows: Sequence[Features]) -> tuple[Tensor, Tensor]:
-        """(K,) losses, and z."""
-        known = ratios_K2[:, 1].detach()
+    def row_losses(self, ratios_KN: Tensor, rows: Sequence[Features]) -> tuple[Tensor, Tensor]:
+        """(K,) losses, and z, of what ``vectors`` gives."""
+        known = ratios_KN[:, 1].detach()
         known = known[~known.isnan()]
-        z = known.mean().clamp(min=0) if len(known) else ratios_K2.new_zeros(())
-        liked_K = torch.tensor([row["liked"] for row in rows], device=ratios_K2.device)
-        signed_K = torch.where(liked_K, 1.0, -1.0) * (ratios_K2[:, 0] - z)
+        z = known.mean().clamp(min=0) if len(known) else ratios_KN.new_zeros(())
+        liked_K = torch.tensor([row["liked"] for row in rows], device=ratios_KN.device)
+        signed_K = torch.where(liked_K, 1.0, -1.0) * (ratios_KN[:, 0] - z)
         weight_K = torch.where(liked_K, self.options.desirable, self.options.undesirable)
         return weight_K * (1 - torch.sigmoid(self.options.beta * signed_K)), z
 
@@ -137,13 +138,15 @@ class Objective(PreferenceObjective):
         return self.vectors(backbone, batch).tolist()
 
     def settle(self, outputs: Sequence[Any], rows: Sequence[Features]) -> list[dict[str, float]]:
-        """Per row: its loss, its reward (``chosen`` or ``rejected``), and z of all rows as ``kl``."""
-        ratios_K2 = torch.tensor(outputs, dtype=torch.float32)
-        losses_K, z = self.row_losses(ratios_K2, rows)
+        """Per row: its loss, its reward (``chosen`` or ``rejected``), -log π (``nll``), and z of all rows as ``kl``."""
+        ratios_KN = torch.tensor(outputs, dtype=torch.float32)
+        losses_K, z = self.row_losses(ratios_KN, rows)
         told = []
-        for loss, ratio, row in zip(losses_K.tolist(), ratios_K2[:, 0].tolist(), rows, strict=True):
+        for loss, (ratio, _, log_p), row in zip(losses_K.tolist(), ratios_KN.tolist(), rows, strict=True):
             side = "chosen" if row["liked"] else "rejected"
-            told.append({"loss": loss, side: self.options.beta * ratio, "kl": float(z), "tokens": 1.0})
+            told.append(
+                {"loss": loss, side: self.options.beta * ratio, "nll": -log_p, "kl": float(z), "tokens": 1.0}
+            )  # fmt: skip
         return told
 
 

@@ -191,10 +191,11 @@ class PreferenceObjective:
         return sum(row["loss"] for row in outputs) / max(1, len(outputs))
 
     def outputs(self, backbone: Backbone, batch: Batch) -> list[dict[str, float]]:
-        """Per row: its loss, the reward of each answer, and (with a reference) the summed ``kl`` and its tokens."""
+        """Per row: its loss, the reward of each answer, -log π of both (``nll``), their ``tokens``, and the summed ``kl``
+        where there is a reference."""
         answers = self.answers(backbone, batch)
-        columns = [self.losses(answers), *self.rewards(answers).T, answers.tokens_K2.sum(1)]
-        names = ["loss", "chosen", "rejected", "tokens"]
+        columns = [self.losses(answers), *self.rewards(answers).T, answers.tokens_K2.sum(1), -answers.logs_K2.sum(1)]
+        names = ["loss", "chosen", "rejected", "tokens", "nll"]
         if answers.kl_K2 is not None:
             columns, names = [*columns, answers.kl_K2.sum(1)], [*names, "kl"]
         return [dict(zip(names, row, strict=True)) for row in torch.stack(columns, 1).float().tolist()]

@@ -58,6 +58,12 @@ def refer_later(objective: Any, open_base: Callable[[], Backbone]) -> None:
         objective.reference = Later(open_base)
 
 
+def share_reference(old: Any, new: Any) -> None:
+    """For an objective that reads the same rows with another model."""
+    if _compares(old):
+        new.reference = old.reference
+
+
 def give_references(prepared: Prepared, processes: Processes) -> None:
     """Give every row of all sides its reference, computed now or found on disk."""
     if not keeps_reference(prepared.objective):

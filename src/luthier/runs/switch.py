@@ -23,6 +23,7 @@ from luthier.methods.members import Member, check_bases, find_members, member_na
 from luthier.models.load import load
 from luthier.objectives.sequence import SequenceObjective
 from luthier.runs.predictor import Predictor
+from luthier.runs.reference import share_reference
 from luthier.runs.run import Run
 from luthier.types import Batch, Finding, Refused
 
@@ -68,6 +69,7 @@ class Switch:
     def _seat(self, run: Run, member: Member) -> Seat:
         own = run.predictor
         objective = type(own.objective)(run.resolved.objective_options, self.backbone, own.objective.encoder)
+        share_reference(own.objective, objective)
         predictor = replace(
             own, backbone=self.backbone, objective=objective, reader=replace(own.reader, backbone=self.backbone)
         )

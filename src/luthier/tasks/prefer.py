@@ -72,6 +72,10 @@ class Task(chat.Task):
             return Example(row.source, messages=row.messages, tools=row.tools)
         return super().parse(given)
 
+    def taught(self, example: Example, text: str) -> Example | None:
+        """What is learned was judged, and is no teacher's to write."""
+        return None
+
     def plain(self, outputs: list[Any], rows: Sequence[Features]) -> dict[str, float]:
         return preference.plain(outputs, preference.METRICS)
 
