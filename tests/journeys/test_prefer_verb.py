@@ -63,6 +63,7 @@ def test_transcripts_train_and_empty_answers_are_told(
     assert isinstance(said.json[0]["text"], str)
     page = (tmp_path / "runs/hh/report.html").read_text(encoding="utf-8")
     assert "preference accuracy" in page
+    assert "Reward of held-out answers" in page
 
 
 def test_what_is_judged_after_a_full_run_is_judged_by_the_model_it_came_from(

@@ -191,7 +191,7 @@ class PreferenceObjective:
         return sum(row["loss"] for row in outputs) / max(1, len(outputs))
 
     def outputs(self, backbone: Backbone, batch: Batch) -> list[dict[str, float]]:
-        """Per row: its loss, the reward of each answer, -log π of both (``nll``), their ``tokens``, and the summed ``kl``
+        """Per row: its loss, the reward of each answer, -log π of both (``nll``), their ``tokens``, and the sum ``kl``
         where there is a reference."""
         answers = self.answers(backbone, batch)
         columns = [self.losses(answers), *self.rewards(answers).T, answers.tokens_K2.sum(1), -answers.logs_K2.sum(1)]
