@@ -9,7 +9,7 @@ import pytest
 from luthier.data.formats import recognise, to_example
 from luthier.data.split import duplicates, row_key, split
 from luthier.data.transcripts import apart, read_transcript
-from luthier.types import Example, Source
+from luthier.types import Example, Finding, Source
 
 SOURCE = Source("rows.jsonl", 1)
 PREFERS = ("preference", "judged-pair", "rated-answers", "thumbs")
@@ -85,6 +85,13 @@ def test_a_thumb(row: dict[str, Any], label: Any, liked: bool) -> None:
     example = convert(row | {"label": label})
     assert example.messages == [ASK]
     assert (example.chosen, example.rejected) == (([YES], None) if liked else (None, [YES]))
+
+
+def test_a_text_with_a_label_is_no_thumb() -> None:
+    """Rows to classify whose text is called `prompt`: the column is told, as before."""
+    (finding,) = recognise([(SOURCE, {"prompt": "q", "label": "a"})], prefer=("text-label",))
+    assert isinstance(finding, Finding)
+    assert finding.code == "data.unknown-format"
 
 
 def test_a_dialogue_is_cut_where_the_answers_part() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from luthier.evaluate.preference import calibration_error, plain, ranked, with_intervals
 from luthier.objectives import OBJECTIVES, bradley_terry
+from luthier.objectives.kto import next_other
 from luthier.objectives.likelihood import per_sequence, sequences, supervised_tokens
 from luthier.objectives.preference import Answers
 from luthier.types import Finding, Refused
@@ -122,11 +123,18 @@ def test_kto_reads_an_unrelated_answer_after_each_prompt() -> None:
     assert objective("kto").complete(rows[:2]) == rows[:2]
 
 
+def test_the_next_that_differs() -> None:
+    assert next_other("aabca") == [2, 2, 3, 4, 2]
+    assert next_other("aa") == [None, None]
+    assert next_other("") == []
+
+
 def test_bradley_terry() -> None:
     """Scores ln 3 and 0: -ln(3/4). With a margin of ln 3 half of the odds are gone: ln 2. (ln 3 + 0)² beside it."""
     scores, margins = torch.tensor([[LN3, 0.0]]), torch.tensor([LN3])
 
     def loss(**options: Any) -> float:
+        options = {"centering": 0, **options}
         return float(bradley_terry.Objective(bradley_terry.Options(**options), Bare(), None).losses(scores, margins))  # type: ignore[arg-type]
 
     assert loss() == pytest.approx(LN4 - LN3)

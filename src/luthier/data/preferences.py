@@ -3,7 +3,7 @@
 | row | becomes |
 |---|---|
 | chosen, rejected; prompt, system, tools, margin, score_chosen, score_rejected? | messages, chosen, rejected, margin |
-| prompt or messages, label (true, false); completion? | messages, and chosen or rejected |
+| prompt and completion, or messages; label (true, false) | messages, and chosen or rejected |
 
 An answer is a text, a turn or a list of turns. Where it brings the prompt with it (turns, or a transcript as in
 HH-RLHF) the turns that both have in common are the prompt.
@@ -32,12 +32,12 @@ BESIDE_PAIR = {
     "score_chosen": ("score_chosen", "chosen_score", "chosen_rating"),
     "score_rejected": ("score_rejected", "rejected_score", "rejected_rating"),
 }  # fmt: skip
-THUMBS = {"prompt": ("prompt", "messages", "conversations"), "label": ("label", "thumb", "liked", "desirable")}
-BESIDE_THUMBS = {
-    "completion": ("completion", "response", "answer", "output"),
-    "system": ("system",),
-    "tools": ("tools",),
-}
+TURNS = ("messages", "conversations")  # which hold both
+THUMBS = {
+    "prompt": ("prompt", *TURNS), "completion": ("completion", "response", "answer", "output", *TURNS),
+    "label": ("label", "thumb", "liked", "desirable"),
+}  # fmt: skip
+BESIDE_THUMBS = {"system": ("system",), "tools": ("tools",)}
 UP, DOWN = (
     {"true", "1", "up", "good", "yes", "desirable", "👍"},
     {"false", "0", "-1", "down", "bad", "no", "undesirable", "👎"},
@@ -58,9 +58,9 @@ def preference(fields: Fields) -> Example:
 
 def thumbs(fields: Fields) -> Example:
     turns = read_prompt(fields)
-    if fields.get("completion") is not None:
+    at = fields.column("completion")
+    if at != fields.column("prompt"):
         turns += as_turns(_side(fields, "completion"))
-    at = fields.column("completion" if fields.get("completion") is not None else "prompt")
     liked, column = fields.get("label"), fields.column("label")
     told = str(liked).strip().lower().removesuffix(".0")
     if told not in UP | DOWN:

@@ -23,7 +23,7 @@
 | rated-answers | prompt, answers (responses, ...) with ratings | messages, chosen, rejected, margin |
 | scored-pair | sentence1, sentence2, score | text, targets, label |
 | query-positive | query (anchor, question), positive (passage, context); negatives? | text, targets, negatives |
-| thumbs | prompt or messages, label; completion? | messages, and chosen or rejected |
+| thumbs | prompt and completion, or messages; label | messages, and chosen or rejected |
 | plain-text | text | text |
 
 Every format may have a ``weight`` column, which multiplies the loss of the row.

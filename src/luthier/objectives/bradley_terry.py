@@ -36,7 +36,7 @@ from luthier.types import Batch, Example, Features, Finding, LossTerms, Refused
 
 class Options(Section):
     margin: float = Field(0.0, ge=0, description="μ, how much of a row's margin the scores are to differ by at least")
-    centering: float = Field(0.0, ge=0, description="λ, weight that draws the scores to a mean of 0, such as 0.01")
+    centering: float = Field(0.01, ge=0, description="λ, weight that draws the scores to a mean of 0")
 
 
 class Objective:

@@ -69,10 +69,9 @@ class Objective(PreferenceObjective):
         longest = max((len(row["input_ids"]) for row in rows), default=0)
         prompts = [row["supervised"].index(True) for row in rows]
         asked = [tuple(row["input_ids"][:end]) for row, end in zip(rows, prompts, strict=True)]
+        partners = next_other(asked)
         completed = []
-        for at, row in enumerate(rows):
-            order = (j % len(rows) for j in range(at + 1, at + len(rows)))
-            other = next((j for j in order if asked[j] != asked[at]), None)
+        for at, (row, other) in enumerate(zip(rows, partners, strict=True)):
             if other is None:
                 completed.append(row)
                 continue
@@ -158,3 +157,12 @@ def _alone(row: Features, at: int) -> Features:
         cut = sum(several[0]["supervised"][1:])
         own[REFERENCE] = torch.as_tensor(row[REFERENCE])[slice(cut) if at == 0 else slice(cut, None)]
     return own
+
+
+def next_other(keys: Sequence[Any]) -> list[int | None]:
+    """For each key the place of the next one that differs, around the end; None where all are alike."""
+    found: list[int | None] = [None] * len(keys)
+    for at in range(2 * len(keys) - 1, -1, -1):
+        here, after = at % len(keys), (at + 1) % len(keys)
+        found[here] = after if keys[after] != keys[here] else found[after]
+    return found
