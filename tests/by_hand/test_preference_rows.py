@@ -9,6 +9,7 @@ import pytest
 from luthier.data.formats import recognise, to_example
 from luthier.data.split import duplicates, row_key, split
 from luthier.data.transcripts import apart, read_transcript
+from luthier.tasks.answers import pair_rows
 from luthier.types import Example, Finding, Source
 
 SOURCE = Source("rows.jsonl", 1)
@@ -73,10 +74,29 @@ def test_margins_are_differences_of_scores() -> None:
     ],
 )  # fmt: skip
 def test_of_several_rated_answers_the_best_and_the_worst(row: dict[str, Any]) -> None:
-    """Of two best ones the first; 5 - 1 = 4; two are passed over."""
+    """Of two best ones the first; 5 - 1 = 4; the one between is worse by 2, the other best one makes no pair."""
     example = convert(row)
     assert (example.messages, example.chosen, example.rejected) == PAIR
-    assert (example.margin, example.passed_over) == (4.0, 2)
+    assert example.worse == [([{"role": "assistant", "content": "m"}], 2.0)]
+    assert (example.margin, example.passed_over) == (4.0, 1)
+
+
+def test_several_rejected_answers() -> None:
+    """Each makes a pair with the chosen one, and the row weighs as before: 3 over 3 pairs, of [prompt chosen] each."""
+    example = convert({"prompt": "q", "chosen": "y", "rejected": ["n", "no", "never"], "weight": 3})
+    assert (example.messages, example.chosen, example.rejected) == PAIR
+    assert [turns[0]["content"] for turns, _ in example.worse] == ["no", "never"]
+
+    def encode(backbone: Any, of: Example, turns: Any, side: str, limit: int | None) -> Any:
+        ids = [len(of.messages or []), *map(ord, turns[0]["content"])]
+        return {"input_ids": ids, "supervised": [False] + [True] * (len(ids) - 1), "turn_ends": [len(ids) - 1],
+                "full_length": len(ids)}  # fmt: skip
+
+    rows = pair_rows(encode, None, example, None)  # type: ignore[arg-type]
+    assert [row["weight"] for row in rows] == [1, 1, 1]
+    assert [row["lengths"] for row in rows] == [[2, 2], [2, 3], [2, 6]]
+    assert [row["turn_ends"] for row in rows] == [[1, 3], [1, 4], [1, 7]]
+    assert rows[2]["input_ids"] == [1, ord("y"), 1, *map(ord, "never")]
 
 
 @pytest.mark.parametrize("row", [{"prompt": "q", "completion": "y"}, {"messages": [ASK, YES]}])
@@ -126,6 +146,8 @@ THUMB = {"prompt": "q", "completion": "y", "label": True}
     [
         (GOOD | {"rejected": " y"}, "data.same-answers", "rejected"),
         (GOOD | {"rejected": ""}, "data.empty-target", "rejected"),
+        (GOOD | {"rejected": ["n", " "]}, "data.empty-target", "rejected[1]"),
+        (GOOD | {"rejected": ["n", "y"]}, "data.same-answers", "rejected[1]"),
         (GOOD | {"chosen": None}, "data.empty-target", "chosen"),
         (GOOD | {"chosen": 3}, "data.type", "chosen"),
         (GOOD | {"prompt": "  "}, "data.empty-text", "prompt"),

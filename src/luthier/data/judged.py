@@ -3,7 +3,7 @@
 | row | becomes |
 |---|---|
 | two answers (output_1 and output_2, ...), better; prompt, system? | messages, chosen, rejected |
-| prompt, answers with ratings | messages, the best as chosen, the worst as rejected, margin |
+| prompt, answers with ratings | messages, the best as chosen, the worst as rejected, margin, worse |
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ def _better(fields: Fields) -> int | None:
 
 
 def rated_answers(fields: Fields) -> Example:
-    """Of several answers the best and the worst; of equal ones those that come first. The others are counted."""
+    """Of several answers the best, the worst, and all others that are worse than the best; of equal ones the first.
+
+    Those that are as good as the best are counted.
+    """
     prompt, column = read_prompt(fields), fields.column("answers")
     given = fields.get("answers")
     if not isinstance(given, list) or len(given) < 2:
@@ -83,7 +86,10 @@ def rated_answers(fields: Fields) -> Example:
         fields.report("data.tie", column, f"all {len(given)} answers are rated {ratings[best]:g}", LEAVE_OUT)
         return Example(fields.source)
     made = paired(fields, prompt, texts[best], texts[worst], ratings[best] - ratings[worst], "answers", "answers")
-    made.passed_over = len(given) - 2
+    others = [(text, ratings[best] - rating) for at, (text, rating) in enumerate(zip(texts, ratings, strict=True))
+              if at not in (best, worst)]  # fmt: skip
+    made.worse = [(text, apart) for text, apart in others if apart and text[0]["role"] == "assistant"]
+    made.passed_over = len(others) - len(made.worse)
     return made
 
 

@@ -2,7 +2,7 @@
 
 | row | becomes |
 |---|---|
-| chosen, rejected; prompt, system, tools, margin, score_chosen, score_rejected? | messages, chosen, rejected, margin |
+| chosen, rejected; prompt, system, tools, margin, scores? | messages, chosen, rejected (and worse), margin |
 | prompt and completion, or messages; label (true, false) | messages, and chosen or rejected |
 
 An answer is a text, a turn or a list of turns. Where it brings the prompt with it (turns, or a transcript as in
@@ -46,6 +46,7 @@ UP, DOWN = (
 
 def preference(fields: Fields) -> Example:
     prompt = [] if fields.column("prompt") == fields.column("chosen") else read_prompt(fields)
+    more = _several(fields)
     given = [_side(fields, name) for name in ("chosen", "rejected")]
     if fields.findings:
         return Example(fields.source)
@@ -53,7 +54,9 @@ def preference(fields: Fields) -> Example:
         given[1] = [*given[0][:-1], {"role": "assistant", "content": given[1]}]
     sides = [_transcript(side, prompt) for side in given]
     margin = _margin(fields)
-    return paired(fields, prompt, sides[0], sides[1], margin, "chosen", "rejected")
+    made = paired(fields, prompt, sides[0], sides[1], margin, "chosen", "rejected")
+    made.worse = [(as_turns(text), None) for text in more]
+    return made
 
 
 def thumbs(fields: Fields) -> Example:
@@ -150,6 +153,20 @@ def _side(fields: Fields, name: str) -> str | list[Message]:
         fields.report("data.empty-target", fields.column(name), "is null: there is no answer", LEAVE_OUT)
         return ""
     return fields.text(name, target=True)
+
+
+def _several(fields: Fields) -> list[str]:
+    """Of several rejected texts the first stays the row's; returned are the others. None may be empty or the chosen."""
+    value, column = fields.get("rejected"), fields.column("rejected")
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        return []
+    for at, text in enumerate(value):
+        if not text.strip():
+            fields.report("data.empty-target", f"{column}[{at}]", "is empty: there is nothing to learn", LEAVE_OUT)
+        elif text.strip() == str(fields.get("chosen")).strip():
+            fields.report("data.same-answers", f"{column}[{at}]", "is the chosen answer itself", LEAVE_OUT)
+    fields.row = {**fields.row, column: value[0]}
+    return value[1:]
 
 
 def _transcript(side: str | list[Message], prompt: list[Message]) -> list[Message]:

@@ -6,7 +6,7 @@ Supervised is the answer with its terminator: of turns that follow the prompt th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +55,21 @@ def encode_whole(
     return {"input_ids": ids, "supervised": [True] * len(ids), "turn_ends": [], "full_length": full}
 
 
+def pair_rows(
+    encode_one: Callable[..., Features], backbone: Backbone, example: Example, limit: int | None
+) -> list[Features]:
+    """A row of the answers that an example has; where its chosen one is better than several, a row for each.
+
+    They weigh as much as one together.
+    """
+    parts = [encode_one(backbone, example, turns, side, limit) for side, turns in sides_of(example)]
+    rows = [one_row(parts, example) | {"margin": example.margin}]
+    for turns, margin in example.worse:
+        other = encode_one(backbone, example, turns, SIDES[1], limit)
+        rows.append(one_row([parts[0], other], example) | {"margin": margin})
+    return [row | {"weight": example.weight / len(rows)} for row in rows]
+
+
 def one_row(parts: Sequence[Features], example: Example) -> Features:
     """Sequences end to end, as ``objectives/likelihood.py`` reads them; the longest says whether a row is too long."""
     lengths = [len(part["input_ids"]) for part in parts]
@@ -80,7 +95,7 @@ def told_rows(train: Sequence[Example], evaluation: Sequence[Example]) -> list[F
     examples = [*train, *evaluation]
     findings = []
     if over := sum(example.passed_over for example in examples):
-        what = f"of rows with several rated answers the best and the worst are learned, and {over} others are not"
+        what = f"{over} answers are rated as their row's best one is, and make no pair with it"
         findings.append(Finding("data.passed-over", "data", what, severity="note"))
     counts = Counter(len(sides_of(example)) for example in examples)
     if len(counts) > 1:

@@ -17,11 +17,10 @@ from luthier.options import Options as Section
 from luthier.tasks import chat
 from luthier.tasks.answers import (
     encode_answer,
-    one_row,
+    pair_rows,
     parsed_row,
     shown_prompt,
     shown_turns,
-    sides_of,
     told_rows,
     with_system,
 )
@@ -55,14 +54,12 @@ class Task(chat.Task):
         return "kto" if self.unpaired else "dpo"
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
-        """A row with two answers is both, prompt and answer end to end; one with a thumb that one, and whether up."""
+        """A row with two answers is both, prompt and answer end to end; one with a thumb is that one."""
         cut = limit if overlong == "truncate" else None
 
         def encode(example: Example) -> list[Features]:
             example = with_system(example, self.system)
-            sides = sides_of(example)
-            parts = [encode_answer(backbone, example, turns, side, cut) for side, turns in sides]
-            return [one_row(parts, example)]
+            return pair_rows(encode_answer, backbone, example, cut)
 
         return encode
 

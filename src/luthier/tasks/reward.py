@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -15,7 +16,7 @@ from luthier.options import Options as Section
 from luthier.tasks.answers import (
     encode_answer,
     encode_whole,
-    one_row,
+    pair_rows,
     parsed_row,
     shown_prompt,
     shown_turns,
@@ -73,8 +74,7 @@ class Task:
 
         def encode(example: Example) -> list[Features]:
             example = with_system(example, self.system)
-            parts = [encode_one(backbone, example, turns, side, cut) for side, turns in sides_of(example)]
-            return [one_row(parts, example) | {"margin": example.margin, "turn_ends": []}]
+            return [row | {"turn_ends": []} for row in pair_rows(encode_one, backbone, example, cut)]
 
         return encode
 
@@ -106,7 +106,7 @@ class Task:
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
         """``score`` of an answer; of a pair the scores of ``chosen`` and ``rejected``, and how ``probable`` it is that
         the chosen one is preferred: σ of their difference."""
-        return [_told(output) for output in ask.outputs(examples)]
+        return [_told(output) for output in ask.outputs([replace(example, worse=[]) for example in examples])]
 
     def terminators(self, backbone: Backbone) -> list[int]:
         return []
