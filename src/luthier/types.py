@@ -79,6 +79,16 @@ class Example:
     """What a row says, by language; of several texts in one language all are references."""
     problem: Problem | None = None
     """How code that goes on from ``text`` is tested."""
+    chosen: list[Message] | None = None
+    """The turns of an answer to ``messages`` that is liked, or preferred to ``rejected``."""
+    rejected: list[Message] | None = None
+    """The turns of one that is not."""
+    margin: float | None = None
+    """By how much ``chosen`` is better, where that was told."""
+    worse: list[tuple[list[Message], float | None]] = field(default_factory=list)
+    """More answers that ``chosen`` is better than, and by how much."""
+    passed_over: int = 0
+    """How many more answers the row has, which are as good as ``chosen`` and so no part of a pair."""
     weight: float = 1.0
     entry: int = 0
     """Which of several data sets that were named together it is of."""

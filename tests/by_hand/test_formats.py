@@ -119,7 +119,9 @@ def test_every_format_is_tested() -> None:
     asked = ["squad", "open-question", "question-answer"]
     elsewhere = ["tokens-tags", "text-spans", "translation", "source-target", "scored-pair", "query-positive"]
     pictures = ["image-text-label", "image-label"]  # in test_pictures.py
-    assert list(FORMATS) == [*pictures, *talks, *asked, *elsewhere, "text-label", "document-summary", "plain-text"]
+    judged = ["preference", "judged-pair", "rated-answers"]  # in test_preference_rows.py, thumbs too
+    here = ["text-label", "document-summary", "thumbs", "plain-text"]
+    assert list(FORMATS) == [*pictures, *talks, *asked, *elsewhere[:4], *judged, *elsewhere[4:], *here]
 
 
 def test_tool_turns_and_tools() -> None:

@@ -62,6 +62,29 @@ def summary_rows(count: int, *, seed: int = 0, weighted: bool = False) -> list[d
     return [{key: value for key, value in row.items() if key != "label"} for row in rows]
 
 
+def preference_rows(count: int, *, seed: int = 0, weighted: bool = False) -> list[dict[str, Any]]:
+    """Pairs with answers of 1 to 9 words; every other row shares its prompt with the one before."""
+    choose, rows = random.Random(seed), []
+    for i in range(count):
+        chosen, rejected = (words(choose.randint(1, 9), choose) for _ in range(2))
+        row = {"prompt": f"{i // 2} {tiny.WORDS[i // 2 % 14]}", "chosen": chosen, "rejected": f"{i} {rejected}"}
+        rows.append(row | ({"weight": 1 + i % 3} if weighted else {}))
+    return rows
+
+
+def thumb_rows(count: int, *, seed: int = 0, weighted: bool = False) -> list[dict[str, Any]]:
+    """Single answers, a thumb up on every other one."""
+    rows = preference_rows(count, seed=seed, weighted=weighted)
+    for i, row in enumerate(rows):
+        row |= {
+            "prompt": f"{i} {row['prompt']}",
+            "completion": row.pop("chosen" if i % 2 else "rejected"),
+            "label": bool(i % 2),
+        }
+        row.pop("chosen", row.pop("rejected", None))
+    return rows
+
+
 def ready(model: str, task: str, rows: Sequence[dict[str, Any]], folder: Path, **keys: Any) -> Prepared:
     """A run that could begin: no dropout unless ``keys`` bring it, nothing found wrong."""
     data = {"train": tiny.write_jsonl(folder / "rows.jsonl", rows), "eval": 0.0}

@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 from commands import Forks
-from helpers import assert_close, chat_rows, classify_rows, final_sha256, no_dropout, records, train_steps, write_recipe
+from helpers import (
+    assert_close,
+    chat_rows,
+    classify_rows,
+    final_sha256,
+    no_dropout,
+    preference_rows,
+    records,
+    train_steps,
+    write_recipe,
+)
 from safetensors.torch import load_file
 
 import tiny
@@ -24,8 +34,12 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "classify, head": ("bert", "classify", {"method": "freeze"}),
     "chat, lora": ("llama", "chat", {"method": "lora", "lora": {"rank": 4}}),
     "chat, taught": ("llama", "chat", {"method": "lora", "distill": {}}),
+    "prefer, dpo": ("llama", "prefer", {"method": "lora", "lora": {"rank": 4}}),
+    "prefer, kto": ("llama", "prefer", {"method": "lora", "lora": {"rank": 4}, "objective": "kto"}),
+    "reward": ("llama", "reward", {"method": "lora", "lora": {"rank": 4}}),
     "stopped": ("llama", "chat", {"method": "lora", "lora": {"rank": 4}}),
 }
+ROWS = {"classify": classify_rows, "prefer": preference_rows, "reward": preference_rows}
 SINGLE = {kind: kind for kind in RUNS} | {"stopped": "chat, lora"}
 NO_GRADIENT = "key.bias"  # see test_gradient
 
@@ -33,7 +47,7 @@ NO_GRADIENT = "key.bias"  # see test_gradient
 def make(folder: Path, kind: str, tiny_folder: Any) -> Path:
     model, task, keys = RUNS[kind]
     keys = keys | ({"distill": {"teacher": tiny_folder(model, seed=1)}} if "distill" in keys else {})
-    rows = (classify_rows if task == "classify" else chat_rows)(19, weighted=True)
+    rows = ROWS.get(task, chat_rows)(19, weighted=True)
     folder.mkdir(parents=True)
     data = {"train": tiny.write_jsonl(folder / "train.jsonl", rows[:13])}
     data["eval"] = tiny.write_jsonl(folder / "eval.jsonl", rows[13:])

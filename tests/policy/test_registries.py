@@ -20,8 +20,8 @@ ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS, "fusion":
 # Files of a room that are shared by its entries.
 SHARED = {
     "methods": {"common", "combine", "injected", "bottleneck", "members", "rank_budget"},
-    "objectives": {"chunked", "divergence", "sequence", "similarity"},
-    "tasks": {"common", "extract", "language", "pictures", "source"},
+    "objectives": {"chunked", "divergence", "likelihood", "preference", "sequence", "similarity"},
+    "tasks": {"answers", "common", "extract", "language", "pictures", "source"},
     "fusion": {"common"},
 }
 PROMISED = {"methods": ("Options", "DEFAULTS", "adapt"), "objectives": ("Options", "Objective"),

@@ -8,6 +8,7 @@ import torch
 
 from luthier.engine.accumulate import loss_of
 from luthier.engine.fit import choose, train_mode
+from luthier.runs.reference import with_reference
 from luthier.types import Features, Finding
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def gradients_flow(prepared: Prepared) -> list[Finding]:
     mode and random state are as before.
     """
     parameters = prepared.adaptation.parameters
-    rows = _trial_rows(prepared)
+    rows = with_reference(prepared, _trial_rows(prepared))
     if not parameters or not rows:
         return []
     backbone, model = prepared.backbone, prepared.backbone.model

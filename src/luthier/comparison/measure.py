@@ -18,6 +18,7 @@ from luthier.models.load import load
 from luthier.runs.composing import locate_model
 from luthier.runs.folder import write_json
 from luthier.runs.predictor import Predictor
+from luthier.runs.reference import share_reference
 from luthier.runs.rows import read_rows
 from luthier.runs.run import Run
 from luthier.types import Features, Finding, Refused
@@ -99,6 +100,7 @@ class Finished:
         backbone.model.to(ours.backbone.device).eval()
         backbone.choose_layout(recipe.packing)
         objective = type(ours.objective)(self.run.resolved.objective_options, backbone, ours.objective.encoder)
+        share_reference(ours.objective, objective)
         reader = replace(ours.reader, backbone=backbone)
         return replace(ours, backbone=backbone, objective=objective, reader=reader, solved=None)
 

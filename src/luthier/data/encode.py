@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from luthier.types import Example, Features, Finding, Refused
+
+
+@runtime_checkable
+class Completes(Protocol):
+    """An objective whose rows take something of each other: an unrelated answer."""
+
+    def complete(self, rows: list[Features]) -> list[Features]: ...
 
 
 @dataclass
@@ -98,6 +105,8 @@ def encode(
             encoded.tokens += len(features["input_ids"]) + len(features.get("target_ids", ()))
         encoded.examples.append(example)
     _tell_unusable(encoded, unusable, skip, where)
+    if isinstance(objective, Completes) and encoded.rows:
+        encoded.rows = objective.complete(encoded.rows)
     if cut.long:
         encoded.findings.append(cut.finding(len(examples), limit, policy, where, encoded.skipped))
     if rewritten:

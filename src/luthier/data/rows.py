@@ -19,8 +19,12 @@
 | source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
+| preference | chosen, rejected; prompt?, system?, tools?, margin?, scores? | messages, chosen, rejected, margin |
+| judged-pair | two answers (output_1, output_2; ...), better (winner, ...); prompt? | messages, chosen, rejected |
+| rated-answers | prompt, answers (responses, ...) with ratings | messages, chosen, rejected, margin |
 | scored-pair | sentence1, sentence2, score | text, targets, label |
 | query-positive | query (anchor, question), positive (passage, context); negatives? | text, targets, negatives |
+| thumbs | prompt and completion, or messages; label | messages, and chosen or rejected |
 | plain-text | text | text |
 
 Every format may have a ``weight`` column, which multiplies the loss of the row.
@@ -31,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from luthier.data import conversations, images, pairs, tagged, texts, translations
+from luthier.data import conversations, images, judged, pairs, preferences, tagged, texts, translations
 from luthier.data.fields import Columns, Fields, Format
 from luthier.data.problems import PROBLEM, TESTS, code_problem
 from luthier.data.squad import OPEN, SQUAD, open_question, squad
@@ -86,6 +90,9 @@ FORMATS: dict[str, Format] = {
     "text-spans": Format({"text": texts.TEXT, "spans": ("spans", "entities")}, {}, tagged.text_spans),
     "translation": Format({"translation": ("translation",)}, {}, translations.translation),
     "source-target": Format({"source": ("source", "src"), "target": ("target", "tgt")}, {}, translations.source_target),
+    "preference": Format(preferences.PAIR, preferences.BESIDE_PAIR, preferences.preference),
+    "judged-pair": Format(judged.JUDGED, judged.BESIDE_JUDGED, judged.judged_pair),
+    "rated-answers": Format(judged.RATED, judged.BESIDE_RATED, judged.rated_answers),
     "scored-pair": Format(pairs.SCORED_PAIR, {}, pairs.scored_pair),
     "query-positive": Format(pairs.QUERY_POSITIVE, pairs.NEGATIVES, pairs.query_positive),
     "text-label": Format({"text": texts.TEXT, "label": texts.LABEL}, {}, texts.text_label),
@@ -94,6 +101,7 @@ FORMATS: dict[str, Format] = {
         {},
         texts.document_summary,
     ),
+    "thumbs": Format(preferences.THUMBS, preferences.BESIDE_THUMBS, preferences.thumbs),
     "plain-text": Format({"text": ("text",)}, {}, texts.plain_text),
 }
 

@@ -48,13 +48,22 @@ def split(
 
 
 def content_key(example: Example) -> str:
-    """The sha256 of what a row says, without its label: equal for texts that differ in case, spaces or end signs."""
+    """The sha256 of what a row says, without its label: equal for texts that differ in case, spaces or end signs.
+
+    Of a row with judged answers it is of what is asked.
+    """
     parts = [normalised(part) for part in (example.text, example.question) if part is not None]
     if example.targets and isinstance(example.label, float):  # a score is of both texts
         parts += map(normalised, example.targets)
     parts += [_picture(one) for one in example.images or []]
     parts += [_normalised_turn(turn) for turn in example.messages or []]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def row_key(example: Example) -> str:
+    """The same, with both answers where a row has two: rows that ask the same may well have other answers."""
+    answers = [" ".join(map(_normalised_turn, side)) for side in (example.chosen, example.rejected) if side]
+    return "\0".join([content_key(example), *sorted(answers)])
 
 
 def _picture(picture: Picture) -> str:
@@ -77,12 +86,12 @@ def duplicates(train: Sequence[Example], held_out: Sequence[Example]) -> list[Fi
     ``data.conflict``) or in train with the same label or target (warning ``data.duplicates``)."""
     groups: dict[str, list[Example]] = {}
     for example in train:
-        groups.setdefault(content_key(example), []).append(example)
+        groups.setdefault(row_key(example), []).append(example)
     repeated = [group for group in groups.values() if len(group) > 1]
     conflicts = [group for group in repeated if len({_label(example) for example in group}) > 1]
     # A document may well stand in several rows, each with another summary.
     repeats = [group for group in repeated if len({(_label(e), tuple(e.targets or ())) for e in group}) == 1]
-    leaks = [(example, groups[key][0]) for example in held_out if (key := content_key(example)) in groups]
+    leaks = [(example, groups[key][0]) for example in held_out if (key := row_key(example)) in groups]
     return [*_leaks(leaks, len(held_out)), *_conflicts(conflicts), *_repeats(repeats, len(train))]
 
 
@@ -105,7 +114,9 @@ def _conflicts(groups: list[list[Example]]) -> list[Finding]:
     for first, *others in groups[:SHOWN]:
         other = next(example for example in others if _label(example) != _label(first))
         what = f"labelled {first.label!r} here and {other.label!r} at {other.source}, with the same content"
-        if first.label is None:
+        if first.chosen or first.rejected:
+            what = f"the answer that is preferred here is the other one at {other.source}"
+        elif first.label is None:
             what = f"marked otherwise here than at {other.source}, with the same content"
         findings.append(Finding("data.conflict", str(first.source), what, "keep one of them", severity="warning"))
     if len(groups) > SHOWN:
@@ -129,6 +140,8 @@ def _places(group: Iterable[Example]) -> str:
 
 
 def _label(example: Example) -> str:
+    if example.chosen or example.rejected:
+        return " ".join(map(_normalised_turn, example.chosen or []))
     label = sorted(example.label) if isinstance(example.label, list) else example.label
     return json.dumps(label if example.spans is None else example.spans)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from luthier.types import Features
 
-COMPUTED = ("row", "hidden_LD", "teacher_logits")
+COMPUTED = ("row", "hidden_LD", "teacher_logits", "reference")
 
 
 def content_key(trunk: nn.Module, rows: Sequence[Features], *settings: str) -> str:

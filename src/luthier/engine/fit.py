@@ -26,7 +26,7 @@ from luthier.engine.precision import matmul_route
 from luthier.engine.recovery import peak_memory_mb, stop_on_signal
 from luthier.engine.schedule import learning_rate
 from luthier.models.backbone import Backbone
-from luthier.models.modes import keep_statistics
+from luthier.models.modes import keep_statistics, train_without_dropout
 from luthier.types import Adaptation, Features, Finding, Refused
 
 NAN_PATIENCE = 3
@@ -117,8 +117,11 @@ def trunk_is_frozen(backbone: Backbone, adaptation: Adaptation) -> bool:
 
 
 def train_mode(backbone: Backbone, adaptation: Adaptation) -> None:
-    """Dropout on where something trains; a wholly frozen trunk gives its plain hidden states."""
-    backbone.model.train()
+    """Dropout on where something trains and it is wanted; a wholly frozen trunk gives its plain hidden states."""
+    if backbone.dropout:
+        backbone.model.train()
+    else:
+        train_without_dropout(backbone.model)
     keep_statistics(backbone.model)
     if trunk_is_frozen(backbone, adaptation):
         backbone.trunk.eval()

@@ -13,6 +13,7 @@ from luthier.models.load import load
 from luthier.runs.embedder import load_own, save_embedding
 from luthier.runs.final import open_final
 from luthier.runs.predictor import Predictor
+from luthier.runs.reference import share_reference
 from luthier.runs.run import Run
 from luthier.types import Finding, Refused
 
@@ -36,7 +37,7 @@ def export(run: Run, to: Path) -> dict[str, Any]:
     shutil.rmtree(partial, ignore_errors=True)
     backbone.model.save_pretrained(partial)
     predictor.backbone.save_readers(partial)
-    if predictor.objective.couples:
+    if predictor.objective.couples and predictor.objective.needs == "hidden":
         max_length = run.resolved.recipe.max_length
         save_embedding(predictor.task, predictor.objective, max_length, partial, "transformers")
     told = compare(predictor, _read_back(predictor, run, partial), probes(run))
@@ -65,5 +66,6 @@ def _read_back(old: Predictor, run: Run, folder: Path) -> Predictor:
     backbone.read_as(old.backbone)
     objective = type(old.objective)(run.resolved.objective_options, backbone, old.objective.encoder)
     load_own(objective, run.folder / "final")
+    share_reference(old.objective, objective)
     reader = Reader(backbone, micro_tokens=old.reader.micro_tokens, matmul=old.reader.matmul)
     return replace(old, backbone=backbone, objective=objective, reader=reader)

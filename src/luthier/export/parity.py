@@ -9,10 +9,12 @@ import torch
 from luthier.runs.predictor import Predictor
 from luthier.runs.rows import read_rows
 from luthier.runs.run import Run
-from luthier.types import Example, Refused
+from luthier.types import INLINE, Example, Refused
 
 MOST = 32
 WRITTEN = 16  # tokens of an answer that is compared
+SAID = ("similarity", "score", "chosen", "rejected")
+JUDGED = "preference"
 TEXTS = ("A short text.", "Another one, somewhat longer than the first, to fill a few more positions.")
 
 
@@ -23,7 +25,13 @@ def probes(run: Run) -> list[Example]:
         held_out = read_rows(run.resolved, task).evaluation[:MOST]
     except Refused:
         held_out = []
-    return held_out or [_with_answer(task.parse(text)) for text in TEXTS]
+    return held_out or [_judged(text) if JUDGED in task.formats else _with_answer(task.parse(text)) for text in TEXTS]
+
+
+def _judged(text: str) -> Example:
+    """A prompt with two answers."""
+    good, bad = ([{"role": "assistant", "content": said}] for said in ("An answer.", "Another one."))
+    return Example(INLINE, messages=[{"role": "user", "content": text}], chosen=good, rejected=bad)
 
 
 def _with_answer(example: Example) -> Example:
@@ -48,10 +56,13 @@ def compare(first: Predictor, second: Predictor, examples: list[Example]) -> dic
 
 
 def _flat(outputs: list[Any]) -> torch.Tensor:
-    """Logits of a classifier, log-likelihoods of a language model, vectors or similarities of a retriever."""
+    """Logits of a classifier, log-likelihoods of a language model, vectors or similarities of a retriever, scores."""
     rows = [_numbers(row) if isinstance(row, dict) else row for row in outputs]
     return torch.tensor(rows, dtype=torch.float64)
 
 
 def _numbers(row: dict[str, Any]) -> list[float]:
-    return row["vector"] if "vector" in row else [row["nll"] if "nll" in row else row["similarity"]]
+    """Of what a row shows the part that a model says itself: not the loss, and no reward beside a reference."""
+    if "vector" in row:
+        return row["vector"]
+    return [row[name] for name in ("nll",) if name in row] or [row[name] for name in SAID if name in row]

@@ -54,6 +54,7 @@ class Backbone(Switched):
     ``fresh`` names the parameters that were not in the checkpoint; ``fingerprint`` tells these weights from others;
     ``adapters`` are those that were put in, and which are in force. ``soft_prompt`` gives embeddings (P, D) that are
     laid before every row; ``prefix_positions`` is how many positions a carried prefix takes from the tokens.
+    ``dropout`` is whether training drops what config and method say: not where two likelihoods are compared.
     """
 
     model: PreTrainedModel
@@ -72,6 +73,7 @@ class Backbone(Switched):
     prefix_positions: int = 0
     prefix_switch: Switch = field(default_factory=lambda: Switch(on=False))
     pictures: Pictures | None = None
+    dropout: bool = True
 
     @cached_property
     def seams(self) -> Seams:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 @contextmanager
@@ -28,3 +29,16 @@ def keep_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+
+
+def train_without_dropout(model: nn.Module) -> None:
+    """Every module in evaluation mode, so that a pass draws nothing.
+
+    Blocks that are to be checkpointed look for training mode: they alone are in it, with their own rates at 0.
+    """
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer) and getattr(module, "gradient_checkpointing", False):
+            module.training = True
+            rates = [name for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]
+            vars(module).update(dict.fromkeys(rates, 0.0))

@@ -8,6 +8,7 @@ of a batch. It never asks which method is in force.
 from typing import Any
 
 from luthier.registry import Registry
+from luthier.types import Finding, Refused
 
 OBJECTIVES = Registry(
     next_token="luthier.objectives.next_token",
@@ -18,10 +19,26 @@ OBJECTIVES = Registry(
     span="luthier.objectives.span",
     contrastive="luthier.objectives.contrastive",
     distill="luthier.objectives.distill",
+    dpo="luthier.objectives.dpo",
+    ipo="luthier.objectives.ipo",
+    simpo="luthier.objectives.simpo",
+    orpo="luthier.objectives.orpo",
+    cpo="luthier.objectives.cpo",
+    kto="luthier.objectives.kto",
+    bradley_terry="luthier.objectives.bradley_terry",
 )
+PREFERENCES = ("dpo", "ipo", "simpo", "orpo", "cpo", "kto")
+"""Those by which a model that writes learns from judged answers."""
+KINDS = (PREFERENCES, ("bradley_terry",))
+"""Objectives whose rows no other objective reads."""
 
 
 def objective_class(name: str, own: str) -> Any:
     """The class of an objective. ``own`` is the task's: what a teacher is compared in. Raises Refused."""
+    kinds = [next((at for at, kind in enumerate(KINDS) if one in kind), None) for one in (name, own)]
+    if kinds[0] != kinds[1] and name != "distill":
+        what = f"`{name}` does not read the rows of a task whose own objective is `{own}`"
+        mend = f"leave `objective: {name}` out" + (", or use it with `task: prefer`" if name in PREFERENCES else "")
+        raise Refused(Finding("recipe.combination", "objective", what, mend))
     module = OBJECTIVES.load(name)
     return module.over(own) if name == "distill" else module.Objective

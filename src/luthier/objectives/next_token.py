@@ -45,7 +45,7 @@ class Objective:
 
     def units(self, features: Features) -> int:
         """How many tokens of a row are supervised."""
-        return len(_predicted(features))
+        return len(predicted(features))
 
     def collate(self, rows: list[Features]) -> Batch:
         """Rows ``[a b C D]`` and ``[e F]`` (capitals supervised), packed:
@@ -59,7 +59,7 @@ class Objective:
         tensors = self.backbone.lay_out(rows)
         at, targets, weights = [], [], []
         for start, row in zip(tensors["starts"].tolist(), rows, strict=True):
-            for position, token in _predicted(row):
+            for position, token in predicted(row):
                 at.append(start + position)
                 targets.append(token)
                 weights.append(row["weight"])
@@ -103,7 +103,7 @@ class Objective:
         return results
 
 
-def _predicted(row: Features) -> list[tuple[int, int]]:
+def predicted(row: Features) -> list[tuple[int, int]]:
     """(position, token) of each supervised token: the position of the hidden state that predicts it.
 
     A decoder predicts token t at t-1: the one shift is here. An encoder-decoder's decoder is fed the target shifted

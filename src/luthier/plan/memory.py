@@ -21,8 +21,12 @@ from luthier.engine.optimizer import build
 from luthier.engine.precision import matmul_route
 from luthier.evaluate.outputs import Reader
 from luthier.objectives.distill import LOGITS, Classes
+from luthier.objectives.likelihood import supervised_tokens
+from luthier.objectives.preference import REFERENCE
+from luthier.objectives.sequence import SequenceObjective
 from luthier.plan.trace import Trace, Work
 from luthier.runs.prepared import Prepared
+from luthier.runs.reference import keeps_reference
 from luthier.runs.teacher import teacher_of
 from luthier.runs.teaching import read
 from luthier.types import Features
@@ -36,8 +40,8 @@ class Footprint:
     """The trace of a run, and what was traced.
 
     ``tokens`` are those of the traced micro-batches together, ``tokens_of_largest`` of the largest; ``update`` is the
-    work of the optimizer's step, ``evaluated`` and ``read`` how many
-    tokens the traced evaluation and the traced reading of a frozen trunk have.
+    work of the optimizer's step, ``evaluated`` and ``read`` how many tokens the traced evaluation and the traced
+    reading of a frozen trunk have, ``referred`` those of which a reference's log-probabilities were traced.
     """
 
     trace: Trace
@@ -45,6 +49,7 @@ class Footprint:
     tokens_of_largest: int = 0
     evaluated: int = 0
     read: int = 0
+    referred: int = 0
     update: Work = field(default_factory=Work)
     groups: list[list[int]] = field(default_factory=list)
     cache_bytes: int = 0
@@ -64,10 +69,11 @@ def weigh(prepared: Prepared, trace: Trace) -> Footprint:
         if adaptation.solve is not None:
             _solve(prepared, reader, found)
             return found
+        _refer(prepared, reader, found)
         with trace.phase("evaluation", graph=False):
             found.evaluated = _evaluate(prepared, reader)
         rows = _taught(prepared, reader, found)
-        if trunk_is_frozen(prepared.backbone, adaptation) and prepared.objective.needs == "sequence_logits":
+        if trunk_is_frozen(prepared.backbone, adaptation) and isinstance(prepared.objective, SequenceObjective):
             rows = _hidden(prepared, reader, found)
         choose(model, adaptation)
         trace.name("weights", model.parameters())
@@ -173,6 +179,18 @@ def _taught(prepared: Prepared, reader: Reader, found: Footprint) -> list[Featur
     with found.trace.phase("teacher", graph=False):
         read(prepared, [rows[i] for i in group])
     return [row | {LOGITS: [0.0] * len(prepared.task.labels)} for row in rows]
+
+
+def _refer(prepared: Prepared, reader: Reader, found: Footprint) -> None:
+    """Rows with log-probabilities of a reference, zeros, as ``runs.reference`` computes them before training."""
+    if not keeps_reference(prepared.objective):
+        return
+    group = _largest(prepared.train.rows, reader)
+    with found.trace.phase("reference", graph=False):
+        reader.outputs(prepared.objective.reader, [prepared.train.rows[i] for i in group])
+    found.referred = sum(size(prepared.train.rows[i]) for i in group)
+    for side in (prepared.train, prepared.evaluation):
+        side.rows = [row | {REFERENCE: [0.0] * sum(supervised_tokens(row))} for row in side.rows]
 
 
 def _hidden(prepared: Prepared, reader: Reader, found: Footprint) -> list[Features]:

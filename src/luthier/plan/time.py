@@ -76,6 +76,8 @@ def timing(prepared: Prepared, found: Footprint, device: Device) -> Timing:
     train, held_out = prepared.train.tokens, prepared.evaluation.tokens
     evaluation = speed.seconds(work.get("evaluation", Work())) * held_out / max(1, found.evaluated)
     once = speed.seconds(work.get("cache", Work())) * (train + held_out) / max(1, found.read)
+    if found.referred:
+        once += speed.seconds(work["reference"]) * (train + held_out) / found.referred
     if prepared.adaptation.solve is not None:
         return Timing(0.0, 0.0, once, 0, 0, speed.origin, 0.0)
     part = train / len(prepared.train.rows) * min(recipe.batch_size, len(prepared.train.rows)) / max(1, found.tokens)

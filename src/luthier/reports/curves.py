@@ -18,22 +18,22 @@ def curves(folder: RunFolder) -> Html:
     events = lettered(folder.kind("event"))
     marks = [(event["step"], letter) for letter, event in events if letter]
     metric = (folder.result or {}).get("metric")
-    figures = [_figure("Loss", _losses(folder), marks)]
+    figures = [figure("Loss", _losses(folder), marks)]
     if metric and metric != "loss":
-        figures.append(_figure(label(metric).capitalize(), _metric(folder, metric), marks))
+        figures.append(figure(label(metric).capitalize(), _metric(folder, metric), marks))
     drawn = [figure for figure in figures if figure]
     charts = element("div", drawn, class_="pair") if drawn else None
     return join(charts, _events(events), _evaluations(folder.kind("eval")))
 
 
-def _points(records: list[Record], key: str) -> list[Point]:
+def points(records: list[Record], key: str) -> list[Point]:
     return [(record["step"], record[key]) for record in records if "step" in record and key in record]
 
 
 def _losses(folder: RunFolder) -> list[Series]:
     """Held-out rows are judged by their labels; where a teacher is in the loss too, the labels' part is drawn."""
-    records, held_out = folder.kind("train"), _points(folder.kind("eval"), "loss")
-    train = _points(records, "cross_entropy") or _points(records, "loss")
+    records, held_out = folder.kind("train"), points(folder.kind("eval"), "loss")
+    train = points(records, "cross_entropy") or points(records, "loss")
     smooth = len(train) >= SMOOTH_FROM
     series = [Series("training", thinned(train), "faint" if smooth else "quiet")]
     if smooth:
@@ -42,10 +42,10 @@ def _losses(folder: RunFolder) -> list[Series]:
 
 
 def _metric(folder: RunFolder, metric: str) -> list[Series]:
-    return [Series("held out", thinned(_points(folder.kind("eval"), metric)), "main", dots=True)]
+    return [Series("held out", thinned(points(folder.kind("eval"), metric)), "main", dots=True)]
 
 
-def _figure(title: str, series: list[Series], marks: list[tuple[float, str]]) -> Html:
+def figure(title: str, series: list[Series], marks: list[tuple[float, str]]) -> Html:
     shown = [one for one in series if one.points]
     chart = line_chart(f"{title} by step", shown, marks)
     if not chart:

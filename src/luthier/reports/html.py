@@ -16,6 +16,7 @@ from luthier.reports.markup import Html, element, join, table
 from luthier.reports.mixing import mixing
 from luthier.reports.over_time import over_time
 from luthier.reports.result import before_after, facts, trained
+from luthier.reports.rewards import rewards
 from luthier.reports.samples import samples
 from luthier.reports.teacher import teacher
 from luthier.reports.verdict import verdict
@@ -109,6 +110,7 @@ SECTIONS = (
     ("result", "Before and after", before_after),
     ("teacher", "Teacher", teacher),
     ("curves", "Training", curves),
+    ("rewards", "Rewards", rewards),
     ("trained", "What was trained", trained),
     ("mixing", "Fusion", mixing),
     ("data", "Data", data),

@@ -6,8 +6,9 @@ from typing import Any
 
 HEADS = {
     "classify": "SequenceClassification", "tag": "TokenClassification", "chat": "CausalLM", "complete": "CausalLM",
-    "summarize": "CausalLM", "translate": "CausalLM",
+    "summarize": "CausalLM", "translate": "CausalLM", "prefer": "CausalLM", "reward": "SequenceClassification",
 }  # fmt: skip
+HEADED = ("classify", "tag", "reward")
 ASK_CLASS = """\
 with torch.no_grad():
     logits = model(**tokenizer("A sentence to judge.", return_tensors="pt")).logits[0]
@@ -26,6 +27,12 @@ READ_CLASS = {
 ASK_CHAT = """\
 messages = [{"role": "user", "content": "Hello!"}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+"""
+ASK_SCORE = """\
+messages = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hello, what can I do?"}]
+inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+with torch.no_grad():
+    print(model(**inputs).logits.item())
 """
 ASK_TEXT = """\
 inputs = tokenizer("Once upon a time", return_tensors="pt")
@@ -68,15 +75,15 @@ def loading_code(run: dict[str, Any], classes: list[str], options: dict[str, Any
     )
     loaded = f"model = {kind}.from_pretrained(folder{_sizes(run, classes) if peft else ''}).eval()"
     start = f'{imports}\n\nfolder = "."  # the folder that holds this card\n{loaded}\n'
-    torch = "import torch\n" if run["task"] in ("classify", "tag") else ""
+    torch = "import torch\n" if run["task"] in HEADED else ""
     return f"{torch}{start}tokenizer = AutoTokenizer.from_pretrained(folder)\n\n{_ask(run, options)}"
 
 
 def _sizes(run: dict[str, Any], classes: list[str]) -> str:
     """The base model's own config knows nothing of the new head: how many outputs, and what they are called."""
-    if run["task"] not in ("classify", "tag"):
+    if run["task"] not in HEADED:
         return ""
-    if run.get("objective") == "regression" or not classes:
+    if run.get("objective") in ("regression", "bradley_terry") or not classes:
         return ", num_labels=1"
     names = dict(enumerate(classes))
     shown = f", id2label={names!r}" if len(classes) <= 20 else ""
@@ -94,6 +101,8 @@ def _ask(run: dict[str, Any], options: dict[str, Any]) -> str:
         prompt = f"{options.get('prefix', '')}{example}{'' if from_source else options['separator']}"
         asked = f'inputs = tokenizer({prompt!r}, return_tensors="pt")\n'
         return asked + (GENERATE_FROM_SOURCE if from_source else GENERATE)
-    if run["task"] in ("chat", "complete"):
-        return (ASK_CHAT if run["task"] == "chat" else ASK_TEXT) + GENERATE
+    if run["task"] == "reward":
+        return ASK_SCORE
+    if run["task"] in ("chat", "prefer", "complete"):
+        return (ASK_TEXT if run["task"] == "complete" else ASK_CHAT) + GENERATE
     return ""

@@ -43,7 +43,7 @@ def _time(time: dict[str, Any]) -> list[str]:
     if time["evaluations"] and time["evaluation_s"]:
         parts += f", {time['evaluations']} evaluations of {duration(time['evaluation_s'])}"
     if time["once_s"]:
-        parts += f", {duration(time['once_s'])} for the frozen trunk"
+        parts += f", {duration(time['once_s'])} once, before the first step"
     kind = {"measured here": "an estimate: FLOPs and bytes by rates measured here",
             "data sheet": "an estimate: FLOPs and bytes by 40 % of the data sheet's rates"}  # fmt: skip
     return [f"time     {duration(time['run_s'])}: {parts}", f"         {kind.get(time['origin'], time['origin'])}"]

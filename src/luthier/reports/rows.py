@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import Any
 
 SHOWN = 3
@@ -28,6 +29,7 @@ def _runs(tokenizer: Any, features: Any) -> list[tuple[str, bool]]:
     runs: list[tuple[str, bool]] = []
     for ids, taught in _parts(features):
         start = 0
+        runs += [("\n", False)] if runs and ids else []  # between two sequences
         for at in range(1, len(ids) + 1):
             if at == len(ids) or taught[at] != taught[start]:
                 runs.append((tokenizer.decode(ids[start:at]), bool(taught[start])))
@@ -36,6 +38,10 @@ def _runs(tokenizer: Any, features: Any) -> list[tuple[str, bool]]:
 
 
 def _parts(features: Any) -> list[tuple[list[int], list[bool]]]:
-    """Ids, and whether each is supervised: of the row, then of the target that an encoder-decoder writes."""
+    """Ids, and whether each is supervised: of the row, then of the target that an encoder-decoder writes; or of each
+    sequence of a row that has several."""
+    if "lengths" in features and "supervised" in features:
+        cuts = pairwise([0, *accumulate(features["lengths"])])
+        return [(features["input_ids"][a:b], features["supervised"][a:b]) for a, b in cuts]
     ids, target = features["input_ids"], features.get("target_ids", [])
     return [(ids, features.get("supervised", [False] * len(ids))), (target, [True] * len(target))]

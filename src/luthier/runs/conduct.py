@@ -22,6 +22,7 @@ from luthier.runs.passages import Passages
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import REAL, prepare
 from luthier.runs.prepared import Prepared
+from luthier.runs.reference import give_references
 from luthier.runs.result import finish, mixing
 from luthier.runs.run import Run
 from luthier.runs.teaching import changed, closed, teacher_score, weaker
@@ -92,6 +93,7 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
         if answers := prepared.data["train"].get("answers"):
             shutil.copyfile(answers["file"], folder / "answers.jsonl")
         (folder / "recipe.yaml").write_text(prepared.resolved.to_yaml(), encoding="utf-8")
+    give_references(prepared, processes)
     before = measure_before(prepared, predictor, folder, processes)
     taught = teacher_score(prepared, folder, processes)
     if taught is not None and (weak := weaker(prepared, taught, before["metrics"])):

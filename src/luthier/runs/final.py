@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 from luthier.evaluate.outputs import Reader
 from luthier.methods.members import other_base
 from luthier.models import composed
+from luthier.models.backbone import Backbone
 from luthier.models.images import reads_pictures_alone
 from luthier.models.load import load, locate, unreadable, weight_findings
 from luthier.objectives import objective_class
@@ -20,6 +21,7 @@ from luthier.runs.embedder import load_own
 from luthier.runs.passages import Passages
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import MICRO_TOKENS
+from luthier.runs.reference import refer_later
 from luthier.tasks import TASKS
 from luthier.types import Refused
 
@@ -58,11 +60,29 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
         backbone, recipe.max_length or 2048, "split" if recipe.overlong == "split" else "truncate"
     )
     load_own(objective, final)
+    refer_later(objective, lambda: _base(resolved, base, backbone))
     precision = "fp32" if device.type == "cpu" and recipe.precision != "bf16" else str(recipe.precision)
     matmul = str(recipe.matmul) if device.type == "cpu" else "default"
     reader = Reader(backbone, micro_tokens=MICRO_TOKENS[device.type], precision=precision, matmul=matmul)
     pooling = solved.settings["pooling"] if solved is not None else ""
     return Predictor(task, backbone, objective, reader, solved, pooling, Passages.of(resolved, task))
+
+
+def _base(resolved: ResolvedRecipe, base: dict[str, Any], tuned: Backbone) -> Backbone:
+    """The model that a run began with, beside the one that it left. Raises Refused where it is gone or another."""
+    recipe = resolved.recipe
+    path, findings = locate_model(resolved)
+    if findings:
+        path, findings = locate(base["path"], resolved.base)
+    if findings:
+        raise Refused(*findings)
+    dtype = "bfloat16" if recipe.precision == "bf16" else "float32"
+    found = load(recipe.model.name, path, tuned.needs, dtype=dtype, revision=recipe.model.revision)
+    if base.get("fingerprint", found.fingerprint) != found.fingerprint:
+        raise Refused(other_base(Path(path), base["name"], found))
+    found.place(tuned.device)
+    found.choose_layout(recipe.packing)
+    return found
 
 
 def _saved(final: Path) -> tuple[Any, Any]:

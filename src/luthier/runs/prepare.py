@@ -22,6 +22,7 @@ from luthier.runs.answers import with_answers
 from luthier.runs.composing import locate_model
 from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
+from luthier.runs.reference import bind_reference
 from luthier.runs.rows import Rows, read_rows, tell
 from luthier.runs.sampling import read_prompts
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
@@ -94,7 +95,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         raise Refused(*findings, NOTHING)
     _resolve_steps(resolved, task, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
-    findings += bind_base(objective, adaptation)
+    findings += bind_base(objective, adaptation) + bind_reference(objective, adaptation, str(recipe.objective))
     own = own_parameters(objective)  # a temperature that is learned: it trains, and is no part of the model
     adaptation.parameters = {**adaptation.parameters, **{f"objective.{name}": p for name, p in own.items()}}
     tell(rows.report, train, evaluation, task.labels)
@@ -131,6 +132,9 @@ def _defaults(resolved: ResolvedRecipe) -> None:
         for key, value in defaults.items():
             if key not in resolved.origins and key in type(resolved.recipe).model_fields:
                 resolved.set(key, value, origin)
+    part = TASKS.load(resolved.recipe.task).DEFAULTS.get("learning_rate_factor")
+    if part is not None and resolved.origins.get("learning_rate") == "method":
+        resolved.set("learning_rate", part * float(resolved.recipe.learning_rate or 0), "method, task")
 
 
 def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: Means) -> tuple[Backbone, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from luthier.data.encode import Encoded
 from luthier.data.formats import ReadResult, read_examples
-from luthier.data.split import content_key, duplicates, split
+from luthier.data.split import duplicates, row_key, split
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.passages import Passages
 from luthier.types import Example, Finding, Refused
@@ -93,8 +93,8 @@ def _split(
 
 
 def _without_leaks(train: list[Example], evaluation: list[Example], report: dict[str, Any]) -> list[Example]:
-    held_out = {content_key(example) for example in evaluation}
-    kept = [example for example in train if content_key(example) not in held_out]
+    held_out = {row_key(example) for example in evaluation}
+    kept = [example for example in train if row_key(example) not in held_out]
     if len(kept) < len(train):
         report["train"]["skipped"]["also in eval"] = len(train) - len(kept)
     return kept

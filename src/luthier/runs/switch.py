@@ -21,7 +21,9 @@ from luthier.methods.bottleneck import Composition, install
 from luthier.methods.common import PREFIX
 from luthier.methods.members import Member, check_bases, find_members, member_name
 from luthier.models.load import load
+from luthier.objectives.sequence import SequenceObjective
 from luthier.runs.predictor import Predictor
+from luthier.runs.reference import share_reference
 from luthier.runs.run import Run
 from luthier.types import Batch, Finding, Refused
 
@@ -67,6 +69,7 @@ class Switch:
     def _seat(self, run: Run, member: Member) -> Seat:
         own = run.predictor
         objective = type(own.objective)(run.resolved.objective_options, self.backbone, own.objective.encoder)
+        share_reference(own.objective, objective)
         predictor = replace(
             own, backbone=self.backbone, objective=objective, reader=replace(own.reader, backbone=self.backbone)
         )
@@ -83,7 +86,7 @@ class Switch:
         if unknown:
             mend = f"there are: {', '.join(self.seats)}"
             raise Refused(*(Finding("adapter.unknown", name, "no run of this name is here", mend) for name in unknown))
-        if self.backbone.needs == "sequence_logits":
+        if all(isinstance(seat.predictor.objective, SequenceObjective) for seat in self.seats.values()):
             return [answer for at in range(0, len(given), BATCH) for answer in self._mixed(given[at : at + BATCH])]
         found: dict[int, dict[str, Any]] = {}
         for name, seat in self.seats.items():

@@ -15,6 +15,7 @@ from luthier.engine.fit import fit, trunk_is_frozen
 from luthier.engine.parallel import Processes
 from luthier.engine.plan import Plan
 from luthier.engine.schedule import warmup_steps
+from luthier.objectives.sequence import SequenceObjective
 from luthier.reports.console import Console
 from luthier.reports.trackers import Metrics
 from luthier.runs.predictor import Predictor
@@ -50,7 +51,7 @@ def train(
     rows, evaluation = prepared.train.rows, prepared.choosing
     plan = _plan(prepared)
     rows = with_logits(prepared, rows, processes)
-    if trunk_is_frozen(prepared.backbone, prepared.adaptation) and prepared.objective.needs == "sequence_logits":
+    if trunk_is_frozen(prepared.backbone, prepared.adaptation) and isinstance(prepared.objective, SequenceObjective):
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
 
     found, skipped = checkpoint.latest(folder / "checkpoints", plan.recipe_hash)

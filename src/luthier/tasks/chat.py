@@ -25,7 +25,14 @@ class Options(Section):
 
 
 class Task(LanguageTask):
-    formats = ("messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion", "question-answer")
+    formats: tuple[str, ...] = (
+        "messages",
+        "sharegpt",
+        "alpaca",
+        "self-instruct",
+        "prompt-completion",
+        "question-answer",
+    )
     splits = True
 
     def __init__(self, options: Options):
@@ -74,7 +81,7 @@ class Task(LanguageTask):
             messages = messages[:-1]
         return encode_prompt(ask.backbone.tokenizer, self._with_system(messages), tools=example.tools)
 
-    def taught(self, example: Example, text: str) -> Example:
+    def taught(self, example: Example, text: str) -> Example | None:
         """Its last turn is the text; what the assistant said before stays."""
         messages = list(example.messages or [])
         while messages and messages[-1]["role"] == "assistant":

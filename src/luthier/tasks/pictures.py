@@ -51,7 +51,7 @@ def _problem(backbone: ImageBackbone | MultimodalBackbone, example: Example, pic
 def picture_example(given: Any) -> Example:
     """An input as a person gives it: the path of a picture, its bytes, or a row in the columns of training rows."""
     row = given if isinstance(given, dict) else {"image": given}
-    named = next((row[name] for name in IMAGE if row.get(name)), [])
+    named: Any = next((row[name] for name in IMAGE if row.get(name)), [])
     images = [
         one if isinstance(one, bytes) else Path(str(one)) for one in (named if isinstance(named, list) else [named])
     ]

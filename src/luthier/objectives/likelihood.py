@@ -1,0 +1,73 @@
+"""How likely a model finds given answers: log-probabilities of their real, supervised tokens.
+
+Several sequences make one row, end to end, as ``lengths`` says. The prompt, pads and other sequences never count.
+
+Axes: K rows, S sequences of all rows, N supervised tokens of all sequences, D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from luthier.models.backbone import Backbone
+from luthier.objectives import chunked
+from luthier.objectives.next_token import predicted
+from luthier.types import Features
+
+
+def sequences(row: Features) -> list[Features]:
+    """The sequences of a row: ``input_ids`` and ``supervised`` of each."""
+    cuts = pairwise([0, *accumulate(row["lengths"])])
+    return [{key: row[key][a:b] for key in ("input_ids", "supervised")} for a, b in cuts]
+
+
+def supervised_tokens(row: Features) -> list[int]:
+    """How many tokens of each of its sequences are supervised."""
+    return [len(predicted(sequence)) for sequence in sequences(row)]
+
+
+def lay_out_answers(backbone: Backbone, rows: list[Features]) -> dict[str, Tensor]:
+    """Rows ``[a B | a C D]`` and ``[e F | e G]`` (capitals supervised, a bar between sequences), packed:
+
+    input_ids [[a B a C D e F e G]]   predict_at [0 2 3 5 7]   targets [B C D F G]   counts [1 2 1 1]
+    """
+    some = [sequence for row in rows for sequence in sequences(row)]
+    tensors = backbone.lay_out(some)
+    at, targets, counts = [], [], []
+    for start, sequence in zip(tensors["starts"].tolist(), some, strict=True):
+        found = predicted(sequence)
+        at += [start + position for position, _ in found]
+        targets += [token for _, token in found]
+        counts.append(len(found))
+    told = {"predict_at": at, "targets": targets, "counts": counts}
+    return tensors | {name: torch.tensor(values, dtype=torch.long) for name, values in told.items()}
+
+
+def token_log_probabilities(backbone: Backbone, tensors: dict[str, Tensor], hidden_TD: Tensor) -> Tensor:
+    """(N,) log p(token given those before it), fp32.
+
+    Logits are made a chunk of positions at a time. Where there are several chunks and a gradient is wanted, they are
+    made anew for it, so that those of one chunk are held and never all.
+    """
+    hidden_ND, targets_N = hidden_TD.index_select(0, tensors["predict_at"]), tensors["targets"]
+    size = max(16, chunked.CHUNK // backbone.model.get_output_embeddings().weight.shape[0])
+
+    def log_p(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
+        return -F.cross_entropy(backbone.token_logits(hidden_nD).float(), targets_n, reduction="none")
+
+    chunks = list(zip(hidden_ND.split(size), targets_N.split(size), strict=True))
+    if len(chunks) == 1 or not torch.is_grad_enabled():
+        parts = [log_p(*chunk) for chunk in chunks]
+    else:
+        parts = [checkpoint(log_p, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    return torch.cat(parts)
+
+
+def per_sequence(values_N: Tensor, counts_S: Tensor) -> Tensor:
+    """(S,) sums over the tokens of each sequence, in a fixed order."""
+    return torch.stack([part.sum() for part in values_N.split(counts_S.tolist())])
