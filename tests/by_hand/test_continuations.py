@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import processors
 
 import luthier
 import tiny
@@ -89,6 +90,18 @@ def test_a_long_text_is_asked_for_in_windows(tiny_folder: Callable[..., str]) ->
         [expected, by_hand(backbone, [0, *ids_of(backbone, "the")], 1)[0]]
     )
     assert texts.truncated == 0
+
+
+def test_a_text_stands_after_one_begin_of_text_token(tiny_folder: Callable[..., str]) -> None:
+    """Of a tokenizer that puts one itself, too: it is neither doubled nor scored."""
+    backbone, texts = opened("llama", tiny_folder("llama"))
+    processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    backbone.tokenizer.backend_tokenizer.post_processor = processor  # type: ignore[attr-defined]
+    words = ids_of(backbone, "the red cat")
+    assert backbone.tokenizer("the red cat")["input_ids"] == [0, *words]
+    assert texts.whole(["the red cat"]) == pytest.approx([by_hand(backbone, [0, *words], 3)[0]], rel=1e-5)
+    [(nats, _)] = texts.likelihoods([("the red", " cat")])
+    assert nats == pytest.approx(by_hand(backbone, [0, *words], 1)[0], rel=1e-5)
 
 
 def test_a_context_that_is_too_long_loses_its_beginning_and_is_counted(tiny_folder: Callable[..., str]) -> None:
