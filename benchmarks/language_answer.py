@@ -25,7 +25,7 @@ from typing import Any
 from side_by_side import HERE, SHARED, Cell, arguments, conduct, starter
 
 KEPT = Path(os.environ.get("LUTHIER_BENCH", HERE / "results" / "language_answer_runs"))
-BATCH, STEPS = 8, 92  # one epoch
+BATCH, STEPS = 16, 92  # two epochs
 MAX_LENGTH, STRIDE, LONGEST, BEST = 256, 0.25, 30, 20
 Rows = list[dict[str, Any]]
 
