@@ -73,8 +73,10 @@ def test_without_the_harness_the_extra_is_named(tiny_folder: Callable[..., str],
 
 
 def test_what_is_measured_is_asked_for_once(tmp_path: Path) -> None:
-    neither, both = session(tmp_path, "evaluate runs/asked", "evaluate runs/asked --data a.jsonl --lm-eval arc_easy")
-    assert (neither.code, both.code) == (2, 2)
+    words = ("", "--data a.jsonl --lm-eval arc_easy", "--data a.jsonl --limit 5")
+    neither, both, unread = session(tmp_path, *(f"evaluate runs/asked {one}" for one in words))
+    assert (neither.code, both.code, unread.code) == (2, 2, 2)
+    assert "--limit: this is read with `--lm-eval` alone" in " ".join(unread.out.split())
 
 
 @there
