@@ -67,10 +67,16 @@ def _of_a_run(verbs: Any) -> None:
     verb.add_argument("--max-new-tokens", type=int, help="for tasks that write text")
     _json(verb)
 
-    verb = verbs.add_parser("evaluate", help="the task's metrics with intervals, on files of labelled rows")
+    verb = verbs.add_parser("evaluate", help="the task's metrics with intervals, on labelled rows; or benchmarks")
     verb.add_argument("run", help="a run folder")
-    verb.add_argument("--data", required=True, nargs="+", help="files of rows")
     verb.add_argument("--set", nargs="+", default=[], metavar="key=value", help="such as code.run_tests=true")
+    what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", nargs="+", help="files of rows")
+    what.add_argument("--lm-eval", nargs="+", metavar="TASK", help="tasks of lm-evaluation-harness (an extra)")
+    verb.add_argument("--include-path", metavar="FOLDER", help="lm-eval: tasks of your own, as YAML files")
+    verb.add_argument("--fewshot", type=int, metavar="N", help="lm-eval: examples before each question")
+    verb.add_argument("--limit", type=int, metavar="N", help="lm-eval: only the first rows of each task")
+    verb.add_argument("--chat-template", action="store_true", help="lm-eval: ask in turns, by the run's chat template")
     _json(verb)
 
     verb = verbs.add_parser("chat", help="talk to a finished run")

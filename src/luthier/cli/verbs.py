@@ -136,6 +136,12 @@ def predict(given: argparse.Namespace) -> int:
 def evaluate(given: argparse.Namespace) -> int:
     from luthier.runs.run import load
 
+    options = {key: getattr(given, key) for key in ("include_path", "fewshot", "limit", "chat_template")}
+    if given.lm_eval:
+        return _harness(given, options)
+    if unread := [f"--{key.replace('_', '-')}" for key, value in options.items() if value not in (None, False)]:
+        what, mend = "this is read with `--lm-eval` alone", "leave it out: labelled rows are all evaluated"
+        raise Refused(Finding("evaluate.option", ", ".join(unread), what, mend))
     found = load(given.run, given.set).evaluate(given.data)
     if given.json:
         say(found)
@@ -146,6 +152,27 @@ def evaluate(given: argparse.Namespace) -> int:
     for name, metric in found["metrics"].items():
         span = f"  ({metric['low']:.4f} to {metric['high']:.4f})" if "low" in metric else ""
         print(f"{name:<16} {metric['value']:.4f}{span}")
+    return 0
+
+
+def _harness(given: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Tasks of lm-evaluation-harness. It may print while it works, so with --json that goes to the error stream."""
+    import contextlib
+
+    from luthier.runs.run import load
+
+    with contextlib.redirect_stdout(sys.stderr):
+        found = load(given.run).harness(given.lm_eval, **options)
+    if given.json:
+        say(found)
+        return 0
+    for task, told in found["tasks"].items():
+        print(f"{task}: {told['rows']} rows" if told["rows"] else task)
+        for name, metric in told["metrics"].items():
+            error = f"  (standard error {metric['stderr']:.4f})" if "stderr" in metric else ""
+            print(f"  {name:<24} {metric['value']:.4f}{error}")
+    if found["truncated"]:
+        print(f"{found['truncated']} texts were longer than the model reads, and lost their beginning")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,6 +18,16 @@ def terminators(backbone: Backbone) -> list[int]:
     configured = backbone.model.generation_config.eos_token_id
     found = set(configured) if isinstance(configured, list) else {configured}
     return sorted(int(i) for i in found | {backbone.tokenizer.eos_token_id} if i is not None)
+
+
+class _Ended:
+    """Ends a row once what was written of it says so; ``first`` is where the answer begins."""
+
+    def __init__(self, ended: Callable[[list[int]], bool], first: int):
+        self.ended, self.first = ended, first
+
+    def __call__(self, ids_KL: torch.Tensor, scores: Any, **more: Any) -> torch.Tensor:
+        return torch.tensor([self.ended(row) for row in ids_KL[:, self.first :].tolist()], device=ids_KL.device)
 
 
 class _OfTheAnswer:
@@ -37,10 +47,11 @@ def generate(
     backbone: Backbone, prompts: Sequence[list[int]], *, max_new_tokens: int, min_new_tokens: int = 0,
     temperature: float = 0.0, seed: int = 0, num_beams: int = 1, length_penalty: float = 1.0,
     no_repeat_ngram_size: int = 0, stop: Sequence[int] = (), batch_size: int = 8,
+    ended: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:  # fmt: skip
     """The ids that follow each prompt, or that an encoder-decoder writes from it, without the terminator.
 
-    Greedy, or by beam search, at temperature 0; sampled above it.
+    Greedy, or by beam search, at temperature 0; sampled above it. ``ended`` may end an answer early, by its ids.
     """
     ends = sorted({*terminators(backbone), *stop})
     pad = backbone.tokenizer.pad_token_id if backbone.tokenizer.pad_token_id is not None else ends[0]
@@ -65,8 +76,10 @@ def generate(
             first = 1 if backbone.encoder_decoder else given
             rules = [_OfTheAnswer(no_repeat_ngram_size, first)] if no_repeat_ngram_size else []
             least = {"min_new_tokens": min(min_new_tokens, new)} if min_new_tokens else {}
+            done = [_Ended(ended, first)] if ended else []
             grown = cast(Any, backbone.model).generate(
                 **inputs, max_new_tokens=new, eos_token_id=ends, pad_token_id=pad, logits_processor=rules,
+                stopping_criteria=done,
                 **least, **sampling,
             )  # fmt: skip
             for row in grown[:, first:].tolist():

@@ -102,6 +102,12 @@ class Run:
         found = {"passages": passages.counted("data")[0]} if passages else {}
         return {"rows": len(encoded.examples), "skipped": encoded.skipped, "metrics": metrics, **found}
 
+    def harness(self, tasks: Sequence[str], **options: Any) -> dict[str, Any]:
+        """Tasks of lm-evaluation-harness, where it is installed (see `runs/harness.py`). Raises Refused."""
+        from luthier.runs.harness import harness
+
+        return harness(self, tasks, **options)
+
     def export(self, form: str, to: str | Path | None = None) -> dict[str, Any]:
         """Write the model in another form (`merged`), and check that it gives the same outputs."""
         from luthier.export import EXPORTS
