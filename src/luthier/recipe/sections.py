@@ -14,7 +14,8 @@ class ModelSection(Options):
     image: str | None = Field(None, description="an image encoder, to be composed with `text`")
     text: str | None = Field(None, description="an encoder or a decoder, to be composed with `image`")
     fuse: str | dict[str, Any] | None = Field(
-        None, description="how they meet: projection, concatenation, cross_attention; or one of them with its options"
+        None,
+        description="how they meet: projection, concatenation, cross_attention, similarity; or one with its options",
     )
     revision: str | None = Field(None, description="commit or tag of a hub id")
     template: str | None = Field(

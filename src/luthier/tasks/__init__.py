@@ -11,6 +11,7 @@ TASKS = Registry(
     classify="luthier.tasks.classify",
     chat="luthier.tasks.chat",
     complete="luthier.tasks.complete",
+    match="luthier.tasks.match",
     retrieve="luthier.tasks.retrieve",
     summarize="luthier.tasks.summarize",
     tag="luthier.tasks.tag",
