@@ -134,6 +134,35 @@ def test_a_class_is_the_mean_of_its_templates(pictures: list[Path], tmp_path: Pa
     torch.testing.assert_close(found, each.mean(0) / each.mean(0).norm())
 
 
+@pytest.mark.parametrize("towers", ["clip", "composed"])
+def test_what_frozen_towers_make_is_computed_once(
+    towers: str, pictures: list[Path], tiny_folder: Callable[..., str], tmp_path: Path
+) -> None:
+    """The projections on what was kept give the vectors, and the gradient, of the whole model."""
+    path = tiny.save_dual_model("clip", tmp_path / "clip")
+    if towers == "composed":
+        compose(
+            tiny.save_image_model("vit", tmp_path / "vit"), tiny_folder("bert"), "similarity", {}, tmp_path / "made"
+        )
+        path = str(tmp_path / "made")
+    objective = opened(path)
+    rows = rows_of(objective, pictures, CAPTIONS)
+    found = []
+    for kept in (False, True):
+        batch = objective.collate(rows)
+        assert ("pixel_values" in batch.tensors) is not kept
+        vectors = objective.vectors(objective.backbone, batch)
+        objective.coupled_loss(vectors, rows).total.backward()
+        head = objective.backbone.head_parameters()
+        found.append((vectors.detach(), {name: p.grad.clone() for name, p in head.items() if p.grad is not None}))
+        objective.backbone.model.zero_grad()
+        objective.backbone.remember(rows, batch) if not kept else None
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-6, rtol=1e-5)
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, grad in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], grad, atol=1e-5, rtol=1e-4)
+
+
 def test_a_composed_pair_saves_whole(pictures: list[Path], tiny_folder: Callable[..., str], tmp_path: Path) -> None:
     vit = tiny.save_image_model("vit", tmp_path / "vit")
     compose(vit, tiny_folder("bert"), "similarity", {"width": 12}, tmp_path / "composed")

@@ -10,16 +10,18 @@ Axes: I different pictures of a batch, T different texts, K rows, L columns, S w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from luthier.models.backbone import Backbone
 from luthier.models.composed import ComposedConfig
+from luthier.models.dual_encoder import ComposedDualEncoder
 from luthier.models.modes import evaluating
 from luthier.models.pictures import Pictures
 from luthier.models.stacks import stacks
@@ -40,10 +42,12 @@ def compares(config: Any) -> bool:
 
 @dataclass(kw_only=True)
 class DualBackbone(Backbone):
-    """``fixed`` is the length that every text is padded to, 0 where pads don't change its vector."""
+    """``fixed`` is the length that every text is padded to, 0 where pads don't change its vector. ``memory`` holds what
+    frozen towers made of a picture's key or a text's ids, for the projections to read."""
 
     pictures: Pictures  # type: ignore[misc]
     fixed: int = 0
+    memory: dict[Any, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         towers = stacks(self.model)
@@ -117,30 +121,75 @@ class DualBackbone(Backbone):
 
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         """Different texts, padded, and different pictures; ``text_of`` and ``picture_of`` say which each row has."""
-        texts = [tuple(ids) for row in rows for ids in split(row["input_ids"], row["lengths"])]
-        keys = [key for row in rows for key in row["pictures"]]
-        place = {ids: at for at, ids in enumerate(dict.fromkeys(texts))}
+        keys, texts = _contents(rows)
         shown = {key: at for at, key in enumerate(dict.fromkeys(keys))}
-        tensors = super().lay_out([{"input_ids": list(ids)} for ids in place]) if texts else {}
+        place = {ids: at for at, ids in enumerate(dict.fromkeys(texts))}
+        known = self.memory.keys() >= {*shown, *place}
+        tensors: dict[str, Tensor] = {}
         if keys:
-            tensors["pixel_values"] = self.pictures.pixels(list(shown))
+            states = torch.stack([self.memory[key] for key in shown]) if known else self.pictures.pixels(list(shown))
+            tensors["picture_states" if known else "pixel_values"] = states
+        if texts and known:
+            tensors["text_states"] = torch.stack([self.memory[ids] for ids in place])
+        elif texts:
+            tensors |= super().lay_out([{"input_ids": list(ids)} for ids in place])
         tensors["text_of"] = torch.tensor([place[ids] for ids in texts], dtype=torch.long)
         tensors["picture_of"] = torch.tensor([shown[key] for key in keys], dtype=torch.long)
         return tensors
 
+    @property
+    def projections(self) -> dict[str, nn.Module]:
+        """What brings each tower's vector into the space, by role; none where that is not one module each."""
+        owner: Any = self.model.base_model.fusion if isinstance(self.model, ComposedDualEncoder) else self.model
+        names = [("image", ("project_image", "visual_projection")), ("text", ("project_text", "text_projection"))]
+        named = {role: getattr(owner, name) for role, several in names for name in several if hasattr(owner, name)}
+        return named if len(named) == 2 else {}
+
+    def remember(self, rows: list[Features], batch: Batch) -> None:
+        """Keep what the towers make of the pictures and texts of a batch: for towers that do not train."""
+        keys, texts = (list(dict.fromkeys(some)) for some in _contents(rows))
+        for role, some, make in (("image", keys, self.picture_vectors), ("text", texts, self.text_vectors)):
+            taken: list[Tensor] = []
+            hook = self.projections[role].register_forward_pre_hook(lambda _, given, to=taken: to.append(given[0]))
+            try:
+                make(batch)
+            finally:
+                hook.remove()
+            self.memory.update(zip(some, taken[0].float().cpu(), strict=True))
+
     def picture_vectors(self, batch: Batch) -> Tensor:
         """(I, S), of their own length."""
+        if "picture_states" in batch.tensors:
+            return self.projections["image"](batch["picture_states"])
         return _pooled(cast(Any, self.model).get_image_features(pixel_values=batch["pixel_values"]))
 
     def text_vectors(self, batch: Batch) -> Tensor:
         """(T, S), of their own length."""
+        if "text_states" in batch.tensors:
+            return self.projections["text"](batch["text_states"])
+        return _pooled(self._read(batch))
+
+    def _read(self, batch: Batch) -> Any:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        return _pooled(cast(Any, self.model).get_text_features(**inputs))
+        if self._shift:  # past a prefix
+            columns_L = torch.arange(inputs["input_ids"].shape[1], device=self.device)
+            inputs["position_ids"] = (columns_L + self._shift).expand_as(inputs["input_ids"])
+        return cast(Any, self.model).get_text_features(**inputs)
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Raises Refused: what asks for the hidden states of a row can't have a picture and a text in it."""
-        what = f"{self.name} reads pictures and texts apart, and has no hidden states of a row of both"
-        raise Refused(Finding("model.no-hidden", "model.name", what, "use `lora`, `full`, `freeze` or `adapter`"))
+        """Of the texts of a probe, (T, D), after the other tower has run: for what is asked of a model at work."""
+        self.picture_vectors(batch)
+        return self._read(batch).last_hidden_state.flatten(0, 1)
+
+    def probe(self, ids: list[int]) -> Batch:
+        batch = super().probe(ids)
+        batch.tensors["pixel_values"] = self.pictures.blank.to(self.device)
+        return batch
+
+    @property
+    def trunk(self) -> PreTrainedModel:
+        """All of it: the projections have no dropout that a frozen trunk would keep off."""
+        return self.model
 
     def sample_inputs(self) -> dict[str, Tensor]:
         ids_1L = torch.tensor([self._ids("a", None)[0]], device=self.device)
@@ -149,6 +198,12 @@ class DualBackbone(Backbone):
     def save_readers(self, folder: Path) -> None:
         super().save_readers(folder)
         self.pictures.save(folder)
+
+
+def _contents(rows: list[Features]) -> tuple[list[str], list[tuple[int, ...]]]:
+    """The keys of their pictures, and their texts' ids."""
+    texts = [tuple(ids) for row in rows for ids in split(row["input_ids"], row["lengths"])]
+    return [key for row in rows for key in row["pictures"]], texts
 
 
 def split(flat: Sequence[int], lengths: Sequence[int]) -> list[Sequence[int]]:

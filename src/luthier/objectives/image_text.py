@@ -99,10 +99,10 @@ class Objective(Coupled):
         parts, places = [], []
         texts_K, pictured_K = batch["texts"], batch["pictured"]
         rows_K = torch.arange(len(texts_K), device=texts_K.device)
-        if "pixel_values" in batch.tensors:
+        if len(batch["picture_of"]):
             parts.append(F.normalize(backbone.picture_vectors(batch).float(), dim=-1)[batch["picture_of"]])
             places.append(2 * rows_K[pictured_K > 0])
-        if "input_ids" in batch.tensors:
+        if len(batch["text_of"]):
             each_TD = F.normalize(backbone.text_vectors(batch).float(), dim=-1)[batch["text_of"]]
             summed_KD = each_TD.new_zeros(len(texts_K), each_TD.shape[1])
             summed_KD = summed_KD.index_add(0, rows_K.repeat_interleave(texts_K), each_TD)
