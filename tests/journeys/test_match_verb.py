@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
+from PIL import Image
 from typed import session
 
 import luthier
@@ -61,6 +64,55 @@ def test_two_towers_learn_to_find_each_other(folder: Path, tiny_folder: Callable
     assert sum(chosen["probabilities"].values()) == pytest.approx(1)
     model = ComposedDualEncoder.from_pretrained(folder / "runs/pairs/final")
     assert float(model.logit_scale.detach()) != pytest.approx(2.6593, abs=1e-4), "it was learned, and is in the model"
+
+
+def test_search_by_words_and_by_pictures(folder: Path) -> None:
+    """A model as it came: each entry finds itself, both kinds are found from both, and the page has what was found."""
+    model = tiny.save_dual_model("clip", folder / "clip")
+    (folder / "images/words.txt").write_text("the red house\n\na blue cat\n", encoding="utf-8")
+    rows = [{"image": "0.png", "captions": ["a green river", "old trees"]}]
+    tiny.write_jsonl(folder / "images/more.jsonl", rows)
+    (folder / "images/notes.pdf").write_bytes(b"%PDF")
+    made, again, words, beside, texts, printed, none, tokens = session(
+        folder, f"index {model} images --to index --json", f"index {model} images --to index --json",
+        f"search {model} red --index index --json -k 3 --page found/page.html",
+        f"search {model} images/7.png --index index --json -k 2",
+        f"search {model} images/7.png --index index --find texts --json", f"search {model} cat --index index -k 1",
+        f"search {model} red --index index --backend exact -k 0", f"index {model} images --to other --tokens 20",
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    assert (made.json["pictures"], made.json["texts"]) == (48, 4)
+    assert made.json["not_read"] == ["images/notes.pdf"]
+    assert again.json["embedded"] == []
+    assert [set(one) for one in words.json] == [{"image", "score"}] * 3
+    page = (folder / "found/page.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 3
+    assert all(one["image"] in page for one in words.json)
+    assert beside.json[0] == {"image": "images/7.png", "score": pytest.approx(1, abs=1e-5)}
+    assert {one["text"] for one in texts.json} == {"the red house", "a blue cat", "a green river", "old trees"}
+    assert {(one["file"], one["line"]) for one in texts.json} >= {("images/words.txt", 3), ("images/more.jsonl", 1)}
+    assert "images/" in printed.out
+    assert (none.code, tokens.code) == (2, 2)
+    best = transformers_order(model, folder, "red")
+    assert [one["image"] for one in words.json] == best[:3]
+    (folder / "images/bad.png").write_bytes(b"no picture")
+    (folder / "images/worse.jpg").write_bytes((folder / "images/0.png").read_bytes()[:500])
+    (refused,) = session(folder, f"index {model} images --to index")
+    assert refused.code == 2
+    assert "bad.png" in refused.out + refused.err
+    assert "worse.jpg" in refused.out + refused.err
+
+
+def transformers_order(path: str, folder: Path, text: str) -> list[str]:
+    """Pictures by falling ``logits_per_text``, by transformers alone."""
+    model = transformers.CLIPModel.from_pretrained(path).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    processor = transformers.AutoImageProcessor.from_pretrained(path)
+    names = [f"images/{i}.png" for i in range(48)]
+    pixels = processor([Image.open(folder / name).convert("RGB") for name in names], return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**tokenizer([text], return_tensors="pt"), pixel_values=torch.as_tensor(pixels["pixel_values"]))
+    return [names[at] for at in logits.logits_per_text[0].argsort(descending=True).tolist()]
 
 
 def test_classes_train_by_their_names(folder: Path) -> None:
