@@ -2,9 +2,13 @@
 
     python benchmarks/vision.py clothing [--seeds 3]
     python benchmarks/vision.py easy_vqa [--steps 1600]
+    python benchmarks/vision.py match [--seeds 3]
 
 Writes ``benchmarks/results/vision-<part>.json``. Clothing: 2,060 photographs in 10 classes, a fifth held out by
 content.
+Match: the pictures and names of 1,207 emoji, a fifth held out, by two towers that never saw each other (MobileNet and
+MiniLM), frozen, with a projection each that trains. Beside the recall of the held-out pairs stands what chance gives,
+and the same model's recall where each name is given another's picture. Epochs and layers were chosen on other splits.
 easy-VQA: all questions of its training pictures, scored on all of its test questions; the words of a question alone
 (whether it says `not`), with every other kind of question right, would give 0.812.
 """
@@ -14,6 +18,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import random
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,6 +35,7 @@ CLOTHING: list[tuple[str, dict[str, Any]]] = [
     ("mobilenet_v1_0.5_160", {"method": "lora", "learning_rate": 1e-3, "epochs": 3}),
     ("mobilenet_v1_0.5_160", {"method": "full", "learning_rate": 1e-3, "epochs": 3}),
 ]
+MATCH = ("mobilenet_v1_0.25_128", "mobilenet_v1_0.5_160")
 FUSES = ("concatenation", "cross_attention", "projection")
 
 
@@ -85,9 +91,44 @@ def easy_vqa(out: Path, steps: int) -> Iterator[dict[str, Any]]:
         yield run(recipe, {"fuse": fuse, "steps": steps, "seed": 0})
 
 
+def match(out: Path, seeds: int) -> Iterator[dict[str, Any]]:
+    source = SHARED / "data/emoji/emoji.jsonl"
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    rows = [{"image": str(source.parent / row["image"]), "caption": row["name"]} for row in rows]
+    for seed in range(seeds):
+        order = random.Random(100 + seed).sample(rows, len(rows))
+        held_out, train = order[: len(rows) // 5], order[len(rows) // 5 :]
+        swapped = [
+            row | {"image": other["image"]} for row, other in zip(held_out, held_out[1:] + held_out[:1], strict=True)
+        ]
+        files = {}
+        for name, some in (("train", train), ("eval", held_out), ("swapped", swapped)):
+            files[name] = str(out / f"{name}-{seed}.jsonl")
+            Path(files[name]).write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+        for name in MATCH:
+            began = time.perf_counter()
+            towers = {"image": str(SHARED / "models" / name), "text": "starter:minilm", "fuse": "similarity"}
+            made = luthier.tune(
+                task="match", model=towers, data={"train": files["train"], "eval": files["eval"]}, method="freeze",
+                learning_rate=1e-3, epochs=20, batch_size=256, seed=seed, final="last", out=str(out),
+                name=f"match-{name}-{seed}",
+            )  # fmt: skip
+            row = {"image": name, "seed": seed, "pairs": len(held_out), "trainable": made.result["trainable"]}
+            row |= {"seconds": round(time.perf_counter() - began, 1), "training_seconds": made.result["seconds"]}
+            swaps = made.evaluate(files["swapped"])["metrics"]
+            for metric, told in made.result["after"].items():
+                row[metric] = told | {
+                    "before": made.result["before"][metric]["value"],
+                    "swapped": swaps[metric]["value"],
+                }
+            row["chance"] = {f"recall@{k}": round(k / len(held_out), 4) for k in (1, 5, 10)}
+            print(json.dumps(row), flush=True)
+            yield row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["clothing", "easy_vqa"])
+    parser.add_argument("part", choices=["clothing", "easy_vqa", "match"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1600)
     given = parser.parse_args()
@@ -95,7 +136,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        for row in clothing(out, given.seeds) if given.part == "clothing" else easy_vqa(out, given.steps):
+        parts = {"clothing": lambda: clothing(out, given.seeds), "easy_vqa": lambda: easy_vqa(out, given.steps)}
+        parts["match"] = lambda: match(out, given.seeds)
+        for row in parts[given.part]():
             rows.append(row)  # kept at once, in case the rest is stopped
             target.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -159,6 +159,36 @@ def save_image_model(kind: str, folder: Path, *, seed: int = 0) -> str:
     return str(folder)
 
 
+DUAL_MODELS = ("clip", "siglip")
+
+
+def save_dual_model(kind: str, folder: Path, *, seed: int = 0) -> str:
+    """A random model of a picture tower and a text tower with its processor; returns its path."""
+    tower: dict[str, Any] = {
+        "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "intermediate_size": 48,
+    }  # fmt: skip
+    words = tokenizer(encoder=True)
+    ids = {"bos_token_id": 3, "eos_token_id": 4, "pad_token_id": 2}
+    text = tower | ids | {"vocab_size": len(words), "max_position_embeddings": 24}
+    vision = tower | {"image_size": SIDE, "patch_size": 8}
+    more = {"projection_dim": 16, "initializer_factor": 5.0} if kind == "clip" else {}
+    torch.manual_seed(seed)
+    config = transformers.AutoConfig.for_model(kind, text_config=text, vision_config=vision, **more)
+    made = transformers.AutoModel.from_config(config)
+    with torch.no_grad():
+        made.logit_scale.fill_(1.5)
+        for parameter in made.parameters():  # wide, so that vectors differ by what they are of
+            if parameter.ndim >= 2:
+                parameter.normal_(std=0.2)
+    made.save_pretrained(folder)
+    words.model_max_length = 24
+    words.save_pretrained(folder)
+    transformers.CLIPImageProcessor(
+        size={"height": SIDE, "width": SIDE}, do_center_crop=False, do_convert_rgb=True
+    ).save_pretrained(folder)
+    return str(folder)
+
+
 def save_picture(path: Path, colour: str, *, size: int = 40, seed: int = 0) -> Path:
     """A patch of a colour somewhere on grey noise."""
     import numpy as np

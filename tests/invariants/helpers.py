@@ -171,7 +171,9 @@ class Wrapped:
         return getattr(self._objective, name)
 
 
-def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float, *, but: str = "") -> None:
+def assert_close(
+    found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float, *, but: str | tuple[str, ...] = ""
+) -> None:
     """Every number within ``tolerance``; tensors whose name ends in ``but`` are left out."""
     assert found.keys() == expected.keys()
     for name in found:

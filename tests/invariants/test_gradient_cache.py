@@ -245,3 +245,41 @@ def test_rows_of_the_toy_tokenizer_are_ragged(tiny_folder: Any, tmp_path: Path) 
     assert len({len(row["input_ids"]) for row in made.prepared.train.rows}) > 4
     assert {len(row["lengths"]) for row in made.prepared.train.rows} == {2, 3, 4}
     assert tiny.WIDTH == 32
+
+
+PAIRS = {
+    "clip, full": ("clip", {"method": "full"}),
+    "siglip, lora": ("siglip", {"method": "lora", "lora": {"rank": 4}}),
+    "towers, full": ("towers", {"method": "full"}),
+}
+
+
+def pictured(folder: Path, kind: str, keys: dict[str, Any], tiny_folder: Callable[..., str]) -> Trial:
+    """Eight pairs of a picture and 1 to 9 words, two of one picture and two that say the same."""
+    choose, rows = random.Random(0), []
+    for i in range(8):
+        picture = tiny.save_picture(folder / f"{min(i, 6)}.png", ("red", "green", "blue")[i % 3], seed=min(i, 6))
+        rows.append({"image": picture.name, "caption": words(choose.randint(1, 9), choose), "weight": 1 + i % 3})
+    rows[5]["caption"] = rows[2]["caption"]
+    model: Any = {"image": "", "text": tiny_folder("bert", **NO_DROPOUT), "fuse": "similarity"}
+    if kind == "towers":
+        model["image"] = tiny.save_image_model("vit", folder / "vit")
+    else:
+        model = tiny.save_dual_model(kind, folder / kind)
+    return Trial(ready(model, "match", rows, folder, **keys), folder)
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_pictures_with_captions_have_the_gradient_of_the_whole_batch(
+    case: str, tiny_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, keys = PAIRS[case]
+    made = pictured(tmp_path, kind, keys, tiny_folder)
+    split_into(monkeypatch, [list(range(8))])
+    expected = made.fit()
+    assert "objective.logit_scale" in expected.gradient
+    for groups in SPLITS.values():
+        split_into(monkeypatch, groups)
+        trained = made.fit()
+        assert_same_gradient(trained.gradient, expected.gradient)
+        assert trained.losses == [pytest.approx(expected.losses[0], rel=1e-6)]

@@ -37,11 +37,12 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "prefer, dpo": ("llama", "prefer", {"method": "lora", "lora": {"rank": 4}}),
     "prefer, kto": ("llama", "prefer", {"method": "lora", "lora": {"rank": 4}, "objective": "kto"}),
     "reward": ("llama", "reward", {"method": "lora", "lora": {"rank": 4}}),
+    "match, full": ("clip", "match", {"method": "full"}),
     "stopped": ("llama", "chat", {"method": "lora", "lora": {"rank": 4}}),
 }
 ROWS = {"classify": classify_rows, "prefer": preference_rows, "reward": preference_rows}
 SINGLE = {kind: kind for kind in RUNS} | {"stopped": "chat, lora"}
-NO_GRADIENT = "key.bias"  # see test_gradient
+NO_GRADIENT = ("key.bias", "k_proj.bias")  # see test_gradient
 
 
 def make(folder: Path, kind: str, tiny_folder: Any) -> Path:
@@ -49,9 +50,14 @@ def make(folder: Path, kind: str, tiny_folder: Any) -> Path:
     keys = keys | ({"distill": {"teacher": tiny_folder(model, seed=1)}} if "distill" in keys else {})
     rows = ROWS.get(task, chat_rows)(19, weighted=True)
     folder.mkdir(parents=True)
+    if task == "match":
+        for i, row in enumerate(rows):
+            tiny.save_picture(folder / f"{i}.png", ("red", "green", "blue")[i % 3], seed=i)
+            rows[i] = {"image": f"{i}.png", "caption": row["text"], "weight": row["weight"]}
+    path = tiny.save_dual_model(model, folder / "model") if task == "match" else tiny_folder(model, **no_dropout(model))
     data = {"train": tiny.write_jsonl(folder / "train.jsonl", rows[:13])}
     data["eval"] = tiny.write_jsonl(folder / "eval.jsonl", rows[13:])
-    write_recipe(folder, task=task, model=tiny_folder(model, **no_dropout(model)), data=data, steps=STEPS, batch_size=4,
+    write_recipe(folder, task=task, model=path, data=data, steps=STEPS, batch_size=4,
                  save_every=2, eval_every=4, learning_rate=1e-4, final="last", name="run", **keys)  # fmt: skip
     return folder / "runs" / "run"
 

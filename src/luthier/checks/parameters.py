@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,7 +61,7 @@ def _trial_rows(prepared: Prepared) -> list[Features]:
     if not prepared.objective.couples:
         return ordered[:4]
     half = ordered[: max(8, len(ordered) // 2)]
-    return half[:: max(1, len(half) // 8)][:8]
+    return random.Random(0).sample(half, min(8, len(half)))  # every n-th could be of one kind, where kinds take turns
 
 
 def _unreached(names: list[str], of: int) -> list[Finding]:

@@ -27,7 +27,9 @@ def pictures_seen(prepared: Prepared) -> list[Finding]:
     with evaluating(backbone.model), torch.no_grad(), autocast(precision, backbone.device):
         for pixels in (batch["pixel_values"], batch["pixel_values"].roll(1, dims=0)):
             batch.tensors["pixel_values"] = pixels
-            if backbone.needs == "hidden" and not objective.couples:  # a classifier will be fitted to these
+            if objective.couples:
+                losses.append(float(objective.coupled_loss(objective.vectors(backbone, batch), rows).total))
+            elif backbone.needs == "hidden":  # a classifier will be fitted to these
                 hidden_TD = backbone.hidden(batch).float()
                 losses.append(float(hidden_TD.flatten() @ torch.linspace(0, 1, hidden_TD.numel()).to(hidden_TD.device)))
             else:

@@ -115,7 +115,7 @@ def _of_documents(verbs: Any) -> None:
     """Verbs that make documents searchable and search them."""
     verb = verbs.add_parser("index", help="documents cut into passages, with a vector for each, to be searched")
     verb.add_argument("run", help="a run folder, or a model (folder, hub id, starter:minilm)")
-    verb.add_argument("documents", help="a folder or file: text (.txt, .md, .rst), or rows with text (JSONL, CSV, ...)")
+    verb.add_argument("documents", help="a folder or file: text, rows with text; for a run of `match` pictures too")
     verb.add_argument("--to", help="folder to write; default: index, in the run folder, or runs/index-<model>")
     verb.add_argument("--tokens", type=int, help="of a passage (default: 200)")
     verb.add_argument("--overlap", type=int, help="tokens of a passage that the next one repeats (default: 40)")
@@ -124,7 +124,9 @@ def _of_documents(verbs: Any) -> None:
 
     verb = verbs.add_parser("search", help="the passages of an index that are nearest to a question in meaning")
     verb.add_argument("run", help="the run folder or model that made the index")
-    verb.add_argument("query", help="what is sought")
+    verb.add_argument("query", help="what is sought, in words; in an index of pictures also a picture's path")
+    verb.add_argument("--find", choices=("pictures", "texts"), help="in an index of pictures (default: pictures)")
+    verb.add_argument("--page", metavar="FILE", help="also write the answer as an HTML page, with thumbnails")
     verb.add_argument("-k", type=int, default=5, help="how many passages (default: 5)")
     verb.add_argument("--index", help="the index's folder, where `luthier index` was told one")
     verb.add_argument(

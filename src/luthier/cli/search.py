@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from luthier.cli.say import say
 
@@ -14,7 +15,10 @@ def index(given: argparse.Namespace) -> int:
     if given.json:
         say(told)
         return 0
-    print(f"{told['entries']} passages, {told['width']} numbers each, in {told['folder']}")
+    kinds = (
+        f"{told['pictures']} pictures, {told['texts']} texts" if "pictures" in told else f"{told['entries']} passages"
+    )
+    print(f"{kinds}, {told['width']} numbers each, in {told['folder']}")
     print(f"{len(told['embedded'])} file(s) embedded, {len(told['kept'])} unchanged, {len(told['gone'])} gone")
     for name in told["empty"]:
         print(f"no text: {name}")
@@ -24,15 +28,23 @@ def index(given: argparse.Namespace) -> int:
 
 
 def search(given: argparse.Namespace) -> int:
+    from luthier.reports.gallery import write_gallery
     from luthier.runs.search import search
 
-    found = search(given.run, given.query, given.k, folder=given.index, backend=given.backend)
+    found = search(given.run, given.query, given.k, folder=given.index, backend=given.backend, find=given.find or "")
+    if given.page:
+        write_gallery(given.query, found, Path(given.page))
     if given.json:
         say(found)
         return 0
     for passage in found:
+        if "image" in passage:
+            print(f"{passage['score']:.4f}  {passage['image']}")
+            continue
         also = f" (and {', '.join(passage['also'])})" if "also" in passage else ""
         print(f"{passage['score']:.4f}  {passage['file']}:{passage['line']}{also}")
         for line in passage["text"].splitlines():
             print(f"        {line}")
+    if given.page:
+        print(f"page: {given.page}")
     return 0

@@ -4,6 +4,7 @@
 |---|---|---|
 | image-text-label | image, text (question, ...), label (answer, ...) | images, text, label |
 | image-label | image (picture, file_name), label | images, label |
+| image-caption | image, caption (captions, sentences, text, ...; text or list) | images, targets |
 | messages | messages; tools? | messages |
 | sharegpt | conversations or conversation; system?, tools? | messages |
 | alpaca | instruction, output or response; input or context?, system? | messages: instruction, blank line, input |
@@ -53,6 +54,7 @@ FORMATS: dict[str, Format] = {
         images.image_text_label,
     ),
     "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
+    "image-caption": Format({"image": IMAGE, "caption": images.CAPTION}, {}, images.image_caption),
     "messages": Format({"messages": ("messages",)}, TALK, conversations.messages, talks=True),
     "sharegpt": Format({"conversations": ("conversations", "conversation")}, TALK, conversations.sharegpt, talks=True),
     "alpaca": Format(

@@ -213,8 +213,8 @@ def _candidates(folder: Path) -> list[tuple[int, Path]]:
     """(step, folder) of all that is named as a checkpoint, newest first; of one step, the highest copy first."""
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        if match := re.fullmatch(r"step-(\d{8,})(?:\.(\d+))?", path.name):
-            found.append((int(match[1]), int(match[2] or 1), path))
+        if named := re.fullmatch(r"step-(\d{8,})(?:\.(\d+))?", path.name):
+            found.append((int(named[1]), int(named[2] or 1), path))
     return [(step, path) for step, _, path in sorted(found, reverse=True)]
 
 

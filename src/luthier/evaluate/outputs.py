@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from luthier.engine.batching import micro_batches
 from luthier.engine.parallel import Processes
 from luthier.engine.precision import autocast, matmul_route
 from luthier.models.backbone import Backbone
+from luthier.models.dual import DualBackbone
 from luthier.models.modes import evaluating
 from luthier.models.pooling import pool
 from luthier.types import Batch, Features
@@ -44,6 +45,14 @@ class Reader:
             with self._quietly():
                 found.update(zip(indices, objective.outputs(self.backbone, batch), strict=True))
         return self._together(found, len(rows))
+
+    def remember(self, objective: Any, rows: Sequence[Features]) -> None:
+        """Let the model keep what its frozen towers make of these rows."""
+        for indices in self._groups(rows):
+            some = [rows[i] for i in indices]
+            batch = objective.collate(some).to(self.backbone.device)
+            with self._quietly():
+                cast(DualBackbone, self.backbone).remember(some, batch)
 
     def vectors(self, rows: Sequence[Features], pooling: str) -> Tensor:
         """One fp32 vector per row, (K, D): the mean over its tokens, or its first or last token."""

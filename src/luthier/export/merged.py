@@ -33,6 +33,7 @@ def export(run: Run, to: Path) -> dict[str, Any]:
     backbone = load(path, path, predictor.backbone.needs, config=predictor.task.config())
     methods.attach(backbone, run.folder / "final")
     methods.fold(backbone)
+    load_own(type(predictor.objective)(run.resolved.objective_options, backbone, None), run.folder / "final")
     partial = to.with_name(f".{to.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     backbone.model.save_pretrained(partial)

@@ -2,7 +2,7 @@
 
 A mechanism's module has ``Options`` and ``Fusion``, a module of torch whose ``forward(text, inputs, pictures_IPD,
 rows_I)`` gives the hidden states (K, L, width) of rows with pictures. It ``provides`` where pictures stand: as tokens
-``in the row``, or ``beside`` it.
+``in the row``, or ``beside`` it. ``similarity`` joins nothing: it gives a vector of a picture and one of a text.
 """
 
 from luthier.registry import Registry
@@ -11,4 +11,5 @@ FUSIONS = Registry(
     projection="luthier.fusion.projection",
     concatenation="luthier.fusion.concatenation",
     cross_attention="luthier.fusion.cross_attention",
+    similarity="luthier.fusion.similarity",
 )

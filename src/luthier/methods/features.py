@@ -43,7 +43,7 @@ class Options(MethodOptions):
         if objective_needs != "sequence_logits":
             mend = "use `task: classify`, or another method (`lora`, `full`, `freeze`)"
             what = "feature extraction gives one vector a row, and this task predicts tokens"
-            if objective_needs == "hidden":
+            if objective_needs in ("hidden", "vectors"):
                 what = "feature extraction fits a classifier to vectors, and this task has no classes"
             raise Refused(Finding("method.combination", "method", what, mend))
         return "hidden"

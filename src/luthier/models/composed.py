@@ -135,24 +135,31 @@ class ComposedForSequenceClassification(ComposedPreTrainedModel):
         self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None,
         attention_mask: Tensor | None = None, labels: Tensor | None = None, **inputs: Any,
     ) -> SequenceClassifierOutput:  # fmt: skip
-        if attention_mask is None:
-            given: Any = input_ids if inputs_embeds is None else inputs_embeds
-            attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
+        mask_KL = mask_of(input_ids, inputs_embeds, attention_mask)
         hidden_KLE = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **inputs
+            input_ids=input_ids, attention_mask=mask_KL, inputs_embeds=inputs_embeds, **inputs
         ).last_hidden_state
-        logits = self.classifier(self.dropout(self.pooled(hidden_KLE, attention_mask)))
+        logits = self.classifier(self.dropout(pooled(hidden_KLE, mask_KL, self.config.classifier_reads)))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
-    def pooled(self, hidden_KLE: Tensor, mask_KL: Tensor) -> Tensor:
-        reads = self.config.classifier_reads
-        if reads == "mean":
-            mask_KL1 = mask_KL[..., None].to(hidden_KLE.dtype)
-            return (hidden_KLE * mask_KL1).sum(1) / mask_KL1.sum(1)
-        columns_L = torch.arange(mask_KL.shape[1], device=mask_KL.device)
-        at_K = mask_KL.argmax(1) if reads == "first" else (mask_KL * columns_L).argmax(1)
-        return hidden_KLE[torch.arange(len(hidden_KLE), device=hidden_KLE.device), at_K]
+
+def mask_of(input_ids: Tensor | None, inputs_embeds: Tensor | None, mask_KL: Tensor | None) -> Tensor:
+    """(K, L), ones where none is given."""
+    if mask_KL is not None:
+        return mask_KL
+    given: Any = input_ids if inputs_embeds is None else inputs_embeds
+    return torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
+
+
+def pooled(hidden_KLE: Tensor, mask_KL: Tensor, reads: str) -> Tensor:
+    """(K, E): the mean of each row's hidden states, or its first or last one."""
+    if reads == "mean":
+        mask_KL1 = mask_KL[..., None].to(hidden_KLE.dtype)
+        return (hidden_KLE * mask_KL1).sum(1) / mask_KL1.sum(1)
+    columns_L = torch.arange(mask_KL.shape[1], device=mask_KL.device)
+    at_K = mask_KL.argmax(1) if reads == "first" else (mask_KL * columns_L).argmax(1)
+    return hidden_KLE[torch.arange(len(hidden_KLE), device=hidden_KLE.device), at_K]
 
 
 def as_sequence(states: Tensor) -> Tensor:

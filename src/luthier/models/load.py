@@ -149,6 +149,7 @@ def load(
     from luthier.models import composed
     from luthier.models.attention import register
     from luthier.models.backbone import OWN_HEADS, Backbone
+    from luthier.models.dual import DualBackbone
     from luthier.models.fingerprint import fingerprint
     from luthier.models.images import ImageBackbone, NoText
     from luthier.models.multimodal import MultimodalBackbone
@@ -161,7 +162,7 @@ def load(
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
         auto = auto_class(needs, found)
-        tokenizer, pictures = readers(path, found, **where)
+        tokenizer, pictures = readers(path, found, needs, **where)
         given = {
             "dtype": getattr(torch, dtype),
             "use_safetensors": True,
@@ -189,7 +190,8 @@ def load(
     if pictures is None:
         backbone = Backbone(model, tokenizer, name, path, needs, fresh)
     else:
-        kind = ImageBackbone if isinstance(tokenizer, NoText) else MultimodalBackbone
+        reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
+        kind = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
         backbone = kind(model, tokenizer, name, path, needs, fresh, pictures=pictures)
     if backbone.reads_text:
         give_pad(backbone)
@@ -197,7 +199,7 @@ def load(
     return backbone
 
 
-def readers(path: str, config: Any, **where: Any) -> tuple[Any, Any]:
+def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]:
     """What turns rows into numbers: the tokenizer, and ``Pictures`` of a model that reads them."""
     import transformers
 
@@ -209,7 +211,7 @@ def readers(path: str, config: Any, **where: Any) -> tuple[Any, Any]:
     tokenizer = (
         NoText() if alone else transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
     )
-    if not alone and config.model_type != ComposedConfig.model_type:
+    if not alone and config.model_type != ComposedConfig.model_type and needs != "vectors":
         return tokenizer, None
     if find_spec("PIL") is None:
         what, mend = "pictures are read with Pillow, which is not installed", 'pip install "luthier[image]"'
@@ -235,8 +237,22 @@ def auto_class(needs: str, config: Any) -> Any:
     """
     import transformers
 
+    from luthier.models.composed import ComposedConfig
+    from luthier.models.dual import compares
+    from luthier.models.dual_encoder import ComposedDualEncoder
     from luthier.models.images import reads_pictures_alone
 
+    composed = isinstance(config, ComposedConfig)
+    if needs == "vectors" and not compares(config):
+        what = "this model gives no vectors of pictures and of texts that could be compared"
+        mend = "choose one such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"
+        raise Refused(Finding("model.no-vectors", "model.name", what, mend))
+    if composed and needs != "vectors" and compares(config):
+        what = "`fuse: similarity` joins nothing: it gives a vector of a picture and one of a text"
+        mend = "use it with `task: match`, or another `model.fuse`"
+        raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
+    if needs == "vectors":
+        return ComposedDualEncoder if composed else transformers.AutoModel
     if needs in ("tag_logits", "span_logits") and config.is_encoder_decoder:
         what = "an encoder-decoder writes; a head on the tokens of its source is another model"
         mend = "choose an encoder (such as BERT) or a decoder, or let this model write the answer"

@@ -20,9 +20,12 @@ def is_encoder_decoder(model: PreTrainedModel) -> bool:
 
 
 def stacks(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The stacks by the name of their role: both of an encoder-decoder, the towers of a composed model, else none."""
+    """The stacks by the name of their role: both of an encoder-decoder, the towers of a composed model or of one that
+    compares pictures with texts, else none."""
     if isinstance(model.base_model, ComposedModel):
         return model.base_model.towers()
+    if not is_encoder_decoder(model) and hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
+        return {"image": model.get_submodule("vision_model"), "text": model.get_submodule("text_model")}
     return {"encoder": model.get_encoder(), "decoder": model.get_decoder()} if is_encoder_decoder(model) else {}
 
 

@@ -18,6 +18,7 @@ OBJECTIVES = Registry(
     tags="luthier.objectives.tags",
     span="luthier.objectives.span",
     contrastive="luthier.objectives.contrastive",
+    image_text="luthier.objectives.image_text",
     distill="luthier.objectives.distill",
     dpo="luthier.objectives.dpo",
     ipo="luthier.objectives.ipo",

@@ -38,12 +38,12 @@ from torch import Tensor, nn
 from luthier.evaluate.retrieval import settle_ranked, settle_scored
 from luthier.models.backbone import Backbone
 from luthier.models.pooling import pool, pooling_of
+from luthier.objectives.coupled import Coupled
 from luthier.objectives.similarity import cosent, info_nce, not_negative, shortened
 from luthier.options import Options as Section
 from luthier.types import Batch, Example, Features, Finding, LossTerms, Refused
 
 HIGHEST_SCALE = 100.0
-JUDGED = 512  # rows of a batch in which held-out rows are judged: a loss among more would be another one
 
 
 class Options(Section):
@@ -62,9 +62,8 @@ class Options(Section):
     normalize: bool = Field(True, description="vectors have length 1: their product is the cosine")
 
 
-class Objective:
+class Objective(Coupled):
     needs = "hidden"
-    couples = True
 
     def __init__(self, options: Options, backbone: Backbone, encoder: Any):
         """``encoder(example) -> [features]`` is the task's. Raises Refused for what gives no vector of a text."""
@@ -176,24 +175,15 @@ class Objective:
     def settle(self, outputs: Sequence[Tensor], rows: Sequence[Features]) -> list[dict[str, Any]]:
         """What each row shows when all rows are seen together: its loss, and how its passages rank among all.
 
-        The loss is taken in batches of ``JUDGED`` rows. A row that is a text alone gives its vector.
+        A row that is a text alone gives its vector.
         """
         normalize = self.options.normalize
         vectors = [shortened(found, None, normalize=normalize) for found in outputs]
         if not rows or all(len(row["lengths"]) == 1 for row in rows):
             return [{"vector": found[0].tolist()} for found in vectors]
-        losses: list[float] = []
-        for start in range(0, len(rows), JUDGED):
-            some = rows[start : start + JUDGED]
-            losses += self.row_losses(torch.cat(list(outputs[start : start + JUDGED])), some)[0].tolist()
+        losses = self.judged_losses(outputs, rows)
         settle = settle_scored if "score" in rows[0] else settle_ranked
         return [row | {"loss": loss} for row, loss in zip(settle(vectors, rows), losses, strict=True)]
-
-    def mean_loss(self, outputs: list[dict[str, float]], rows: list[Features]) -> float:
-        """Of settled outputs."""
-        weights = [row["weight"] for row in rows]
-        total = sum(weight * out["loss"] for weight, out in zip(weights, outputs, strict=True))
-        return total / max(sum(weights), 1e-12)
 
 
 def _texts(row: Features) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Losses on vectors and their similarities, whatever the vectors were made from: InfoNCE, CoSENT, squared error.
+"""Losses on vectors and their similarities, whatever the vectors were made from: InfoNCE, sigmoid of pairs, CoSENT.
 
 Axes: K rows (queries), C candidates, U vectors, D their width.
 """
@@ -37,6 +37,19 @@ def info_nce(
         return losses_K
     back_KK = logits_KC[:, : len(own_K)].T
     return (losses_K + F.cross_entropy(back_KK, own_K, reduction="none")) / 2
+
+
+def pair_sigmoid(
+    pictures_KD: Tensor, texts_KD: Tensor, blocked_KK: Tensor, scale: Tensor | float, bias: Tensor | float
+) -> Tensor:
+    """(K,) losses: -Σ_j log σ(z_kj (scale · p_j · t_k + bias)), z = 1 where j = k and -1 elsewhere.
+
+    SigLIP (Zhai et al. 2023, arXiv 2303.15343), equation 1, whose sum over k is divided by K. ``blocked_KK`` [k, j] are
+    texts j that are no negatives of picture k: these pairs are left out, both ways.
+    """
+    logits_KK = scale * texts_KD @ pictures_KD.T + bias
+    signs_KK = 2 * torch.eye(len(logits_KK), device=logits_KK.device) - 1
+    return -F.logsigmoid(signs_KK * logits_KK).masked_fill(blocked_KK.T, 0).sum(1)
 
 
 def cosent(similarities_K: Tensor, scores_K: Tensor, weights_K: Tensor, scale: Tensor | float) -> Tensor:

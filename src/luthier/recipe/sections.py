@@ -16,7 +16,8 @@ class ModelSection(Options):
     image: str | None = Field(None, description="an image encoder, to be composed with `text`")
     text: str | None = Field(None, description="an encoder or a decoder, to be composed with `image`")
     fuse: str | dict[str, Any] | None = Field(
-        None, description="how they meet: projection, concatenation, cross_attention; or one of them with its options"
+        None,
+        description="how they meet: projection, concatenation, cross_attention, similarity; or one with its options",
     )
     init: Literal["pretrained", "random"] = Field(
         "pretrained", description="where the weights come from; `random`: drawn anew as config.json says, under `seed`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
-VOID = {"input", "meta"}
+VOID = {"img", "input", "meta"}
 
 
 class Html(str):

@@ -126,13 +126,16 @@ def _device() -> torch.device:
 
 def save_embedding(task: Any, objective: Any, max_length: int | None, final: Path, opens_with: str) -> None:
     """What a run of coupled rows leaves beside its weights: its settings, and what the objective itself learned."""
+    if objective.parameters:
+        final.mkdir(parents=True, exist_ok=True)
+        save_file({name: p.detach().cpu().contiguous() for name, p in objective.parameters.items()}, final / OWN)
+    if objective.needs != "hidden":  # vectors that the model itself makes
+        return
     settings = Settings(
         objective.pooling, objective.options.normalize, task.query_prefix, task.passage_prefix,
         max_length or 512, tuple(objective.options.sizes),
     )  # fmt: skip
     _write(final / FILE, vars(settings) | {"sizes": list(settings.sizes)})
-    if objective.parameters:
-        save_file({name: p.detach().cpu().contiguous() for name, p in objective.parameters.items()}, final / OWN)
     if opens_with == "transformers":
         _sentence_transformers(final, settings, objective.backbone.width)
 

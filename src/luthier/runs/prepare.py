@@ -96,8 +96,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     _resolve_steps(resolved, task, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
     findings += bind_base(objective, adaptation) + bind_reference(objective, adaptation, str(recipe.objective))
-    own = own_parameters(objective)  # a temperature that is learned: it trains, and is no part of the model
-    adaptation.parameters = {**adaptation.parameters, **{f"objective.{name}": p for name, p in own.items()}}
+    _with_own(adaptation, objective)
     tell(rows.report, train, evaluation, task.labels)
     prepared = Prepared(
         resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
@@ -220,6 +219,27 @@ def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
     except Refused as refused:
         findings += refused.findings
         return Adaptation(resolved.methods.name, {}, lambda folder: None)
+
+
+def _with_own(adaptation: Adaptation, objective: Any) -> None:
+    """What the objective itself learns, such as a temperature, trains with what the method chose.
+
+    Where that is a parameter of the model it is the objective's: no method chooses it.
+    """
+    if not objective.couples:
+        return
+    own = own_parameters(objective)
+    taken = {id(parameter) for parameter in (*own.values(), *objective.held)}
+    chosen = {name: p for name, p in adaptation.parameters.items() if id(p) not in taken}
+    adaptation.parameters = chosen | {f"objective.{name}": p for name, p in own.items()}
+    before = adaptation.after_step
+
+    def after_step(step: int) -> None:
+        if before is not None:
+            before(step)
+        objective.after_step()
+
+    adaptation.after_step = after_step
 
 
 def _resolve_steps(resolved: ResolvedRecipe, task: Any, rows: int, choosing: bool, device: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from luthier.runs import gallery
 from luthier.runs.embedder import Embedder, open_embedder
 from luthier.search import flat_faiss
 from luthier.search.index import Built, Index, Source, build, fitted
@@ -33,6 +34,12 @@ def index(
     models that were trained to bear it (matryoshka). Raises Refused.
     """
     folder = Path(to) if to else default_folder(model)
+    if gallery.is_matcher(model):
+        for name, given in (("--tokens", tokens), ("--overlap", overlap), ("--size", size)):
+            if given is not None:
+                what = f"`{name}` is for documents, and {model} indexes pictures and what is said of them"
+                raise Refused(Finding("index.pictures", name, what, "leave it out"))
+        return gallery.index(model, documents, folder)
     root = Path(documents)
     files, others = find_files(root)
     embedder = open_embedder(model)
@@ -113,9 +120,16 @@ class Searcher:
 
 
 def search(
-    model: str, query: str, k: int = 5, *, folder: str | None = None, backend: str = "exact"
+    model: str, query: str, k: int = 5, *, folder: str | None = None, backend: str = "exact", find: str = ""
 ) -> list[dict[str, Any]]:
-    """The k passages that are nearest to a query in meaning: text, file, line, score. Raises Refused."""
+    """The k passages that are nearest to a query in meaning: text, file, line, score; of pictures see
+    ``runs/gallery.py``. Raises Refused."""
     if k < 1:
         raise Refused(Finding("search.k", "-k", f"{k} passages can't be shown", "give 1 or more"))
+    place = Path(folder) if folder else default_folder(model)
+    if gallery.kind_of(place) == "pictures":
+        return gallery.search(model, query, k, place, find)
+    if find:
+        what = "this index has passages of documents alone"
+        raise Refused(Finding("search.find", "--find", what, "leave it out, or index pictures with a run of `match`"))
     return Searcher(model, folder, backend=backend)([query], k)[0]

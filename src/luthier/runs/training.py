@@ -15,6 +15,7 @@ from luthier.engine.fit import fit, trunk_is_frozen
 from luthier.engine.parallel import Processes
 from luthier.engine.plan import Plan
 from luthier.engine.schedule import warmup_steps
+from luthier.models.dual import DualBackbone
 from luthier.objectives.sequence import SequenceObjective
 from luthier.reports.console import Console
 from luthier.reports.trackers import Metrics
@@ -53,6 +54,8 @@ def train(
     rows = with_logits(prepared, rows, processes)
     if trunk_is_frozen(prepared.backbone, prepared.adaptation) and isinstance(prepared.objective, SequenceObjective):
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
+    if _frozen_towers(prepared):
+        predictor.alone().reader.remember(prepared.objective, [*rows, *evaluation])
 
     found, skipped = checkpoint.latest(folder / "checkpoints", plan.recipe_hash)
     resumed = found.step if found else 0
@@ -87,6 +90,14 @@ def train(
         "steps": progress.step, "best_step": progress.best_step, "seconds": seconds, "stopped": progress.stopped,
         "epochs": round(epochs, 2), "tokens": progress.tokens,
     }  # fmt: skip
+
+
+def _frozen_towers(prepared: Prepared) -> bool:
+    """Whether only what projects the vectors of two towers trains."""
+    backbone = prepared.backbone
+    return isinstance(backbone, DualBackbone) and bool(backbone.projections) and trunk_is_frozen(
+        backbone, prepared.adaptation
+    )  # fmt: skip
 
 
 def _with_hidden(prepared: Prepared, predictor: Predictor, rows: list[Features], processes: Processes) -> list[Any]:

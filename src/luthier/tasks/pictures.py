@@ -12,7 +12,7 @@ from luthier.data.texts import TEXT
 from luthier.models.backbone import Backbone
 from luthier.models.images import ImageBackbone
 from luthier.models.multimodal import MultimodalBackbone
-from luthier.types import INLINE, Example, Features, Finding, Picture, Refused
+from luthier.types import INLINE, Example, Features, Finding, Refused
 
 
 def read_pictures(backbone: Backbone, example: Example, limit: int | None) -> Features:
@@ -24,12 +24,11 @@ def read_pictures(backbone: Backbone, example: Example, limit: int | None) -> Fe
     if not example.images and not backbone.reads_text:
         what = f"{backbone.name} reads pictures, and this row has none"
         raise Refused(Finding("data.no-picture", str(example.source), what, "name one in a column `image`"))
-    images = example.images or []
-    findings = [found for one in images if (found := _problem(backbone, example, one))]
+    findings = bad_pictures(backbone, example)
     if findings:
         raise Refused(*findings)
     try:
-        return backbone.picture_row(images, example.text, limit)
+        return backbone.picture_row(example.images or [], example.text, limit)
     except Refused as refused:
         raise Refused(*(replace(one, where=_at(one.where, example)) for one in refused.findings)) from None
 
@@ -39,13 +38,17 @@ def _at(where: str, example: Example) -> str:
     return f"{example.source}:{where}" if where in ("text", "image") else where
 
 
-def _problem(backbone: ImageBackbone | MultimodalBackbone, example: Example, picture: Picture) -> Finding | None:
-    try:
-        backbone.pictures.key(picture)
-    except BadPicture as bad:
-        name = "picture" if isinstance(picture, bytes) else str(picture)
-        return Finding("data.picture", f"{example.source}:image", f"{name} {bad.what}", bad.mend)
-    return None
+def bad_pictures(backbone: Backbone, example: Example) -> list[Finding]:
+    """What is wrong with each picture of a row that can't be used."""
+    assert backbone.pictures is not None
+    findings = []
+    for one in example.images or []:
+        try:
+            backbone.pictures.key(one)
+        except BadPicture as bad:
+            name = "picture" if isinstance(one, bytes) else str(one)
+            findings.append(Finding("data.picture", f"{example.source}:image", f"{name} {bad.what}", bad.mend))
+    return findings
 
 
 def picture_example(given: Any) -> Example:

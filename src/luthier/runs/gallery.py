@@ -1,0 +1,202 @@
+"""``luthier index`` and ``luthier search`` over pictures and what is said of them: by words, or by a picture.
+
+A folder's pictures are entries ``{"image": path}``; the lines of its text files, and the captions of its files of rows,
+are entries ``{"text", "file", "line"}``. Both have vectors in one space, made by a run of `match` or a model such as
+CLIP as it came.
+
+Axes: N entries, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig
+
+from luthier.data.formats import read_examples
+from luthier.data.pictures import BadPicture
+from luthier.data.read import READERS
+from luthier.engine.precision import choose_matmul
+from luthier.evaluate.outputs import Reader
+from luthier.models import composed
+from luthier.models.dual import DualBackbone, compares
+from luthier.models.load import load, locate
+from luthier.objectives import objective_class
+from luthier.objectives.image_text import Options
+from luthier.runs.run import Run
+from luthier.search.index import Index, Source, build
+from luthier.search.passages import file_digest
+from luthier.tasks import TASKS
+from luthier.types import INLINE, Example, Finding, Refused
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+TEXTS = (".txt", ".md")
+ROWS = 512  # entries encoded at a time
+MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
+
+
+@dataclass
+class Matcher:
+    """A model that gives a vector of a picture and of a text; ``fingerprint`` tells it from any other."""
+
+    name: str
+    backbone: DualBackbone
+    objective: Any
+    reader: Reader
+    fingerprint: str
+
+    def vectors(self, examples: Sequence[Example]) -> np.ndarray:
+        """(N, D) of length 1; each example is a picture alone or a text alone."""
+        found: list[Any] = []
+        for start in range(0, len(examples), ROWS):
+            some = examples[start : start + ROWS]
+            rows = [row | {"row": i} for i, example in enumerate(some) for row in self.objective.encode(example)]
+            found += [vector[0].numpy() for vector in self.reader.outputs(self.objective, rows)]
+        return np.stack(found)
+
+
+def is_matcher(model: str) -> bool:
+    """Whether a run or a model compares pictures with texts."""
+    run = Path(model) / "run.json"
+    if run.is_file():
+        return Run(model).info.get("needs") == "vectors"
+    path, missing = locate(model, Path.cwd())
+    composed.register()
+    try:
+        return not missing and compares(AutoConfig.from_pretrained(path, trust_remote_code=False))
+    except (OSError, ValueError):
+        return False
+
+
+def open_matcher(model: str) -> Matcher:
+    if (Path(model) / "run.json").is_file():
+        run = Run(model)
+        weights = sorted((run.folder / "final").rglob("*.safetensors"))
+        told = [run.predictor.backbone.fingerprint, *(file_digest(path) for path in weights)]
+        return Matcher(model, run.predictor.backbone, run.predictor.objective, run.predictor.reader, _fingerprint(told))  # type: ignore[arg-type]
+    path, _ = locate(model, Path.cwd())
+    backbone = load(model, path, "vectors")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone.place(device)
+    backbone.choose_layout("auto")
+    module = TASKS.load("match")
+    objective = objective_class("image_text", "image_text")(Options.model_validate({}), backbone, None)
+    limit = min(n for n in (backbone.max_positions, backbone.tokenizer.model_max_length) if n)
+    objective.encoder = module.Task(module.Options()).encoder(backbone, limit, "truncate")
+    reader = Reader(backbone, MICRO_TOKENS[device.type], matmul=choose_matmul("auto", device)[0])
+    return Matcher(model, backbone, objective, reader, _fingerprint([backbone.fingerprint]))
+
+
+def _fingerprint(told: list[str]) -> str:
+    return hashlib.sha256("|".join(told).encode()).hexdigest()[:32]
+
+
+def index(model: str, documents: str, folder: Path) -> dict[str, Any]:
+    """Make, or bring up to date, an index of a folder of pictures and texts. Raises Refused, for every bad picture."""
+    root = Path(documents)
+    if not root.exists():
+        raise Refused(Finding("index.missing", str(root), "there is no such file or folder", "give the pictures"))
+    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    kept = [path for path in files if path.suffix.lower() in (*PICTURES, *TEXTS) or _ending(path) in READERS]
+    if not kept:
+        mend = f"known: {', '.join((*PICTURES, *TEXTS, *READERS))}"
+        raise Refused(Finding("index.empty", str(root), "there is no picture or text here", mend))
+    matcher = open_matcher(model)
+    _check(matcher, [path for path in kept if path.suffix.lower() in PICTURES])
+
+    def embed(entries: list[dict[str, Any]]) -> np.ndarray:
+        return matcher.vectors([_example(entry) for entry in entries])
+
+    sources = [Source(str(path), file_digest(path), lambda path=path: _entries(path)) for path in kept]  # type: ignore[misc]
+    built = build(
+        folder, sources, embed, made_by=model, fingerprint=matcher.fingerprint,
+        settings={"normalize": True, "kind": "pictures"},
+    )  # fmt: skip
+    entries = Index.open(folder).entries
+    return {
+        "folder": str(folder), **vars(built), "not_read": [str(path) for path in files if path not in kept],
+        "pictures": sum("image" in entry for entry in entries), "texts": sum("text" in entry for entry in entries),
+    }  # fmt: skip
+
+
+def _check(matcher: Matcher, paths: list[Path]) -> None:
+    pictures = matcher.backbone.pictures
+    pictures.prepare(paths)
+    findings = []
+    for path in paths:
+        try:
+            pictures.key(path)
+        except BadPicture as bad:
+            findings.append(Finding("data.picture", str(path), f"it {bad.what}", f"{bad.mend}, or move it away"))
+    if findings:
+        raise Refused(*findings)
+
+
+def _ending(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    if path.suffix.lower() in PICTURES:
+        return [{"image": str(path)}]
+    if path.suffix.lower() in TEXTS:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return [{"text": line.strip(), "file": str(path), "line": n} for n, line in enumerate(lines, 1) if line.strip()]
+    read = read_examples(str(path.resolve()), base=Path("/"), fmt="image-caption")
+    if errors := [finding for finding in read.findings if finding.severity == "error"]:
+        raise Refused(*errors)
+    return [
+        {"text": caption, "file": str(path), "line": example.source.line}
+        for example in read.examples
+        for caption in example.targets or []
+    ]
+
+
+def _example(entry: dict[str, Any]) -> Example:
+    if "image" in entry:
+        return Example(INLINE, images=[Path(entry["image"])])
+    return Example(INLINE, targets=[entry["text"]])
+
+
+def search(model: str, query: str, k: int, folder: Path, find: str = "") -> list[dict[str, Any]]:
+    """The k nearest entries to a text, or to the picture that ``query`` is the path of.
+
+    ``find``: "pictures" or "texts"; default: pictures, where there are any.
+    """
+    if not query.strip():
+        raise Refused(Finding("search.empty", "query", "the query is empty", "say what is sought"))
+    matcher = open_matcher(model)
+    found = Index.open(folder, matcher.fingerprint)
+    of_picture_N = np.array(["image" in entry for entry in found.entries], dtype=bool)
+    wanted_N = (
+        of_picture_N if (find or ("pictures" if of_picture_N.any() else "texts")) == "pictures" else ~of_picture_N
+    )
+    if not wanted_N.any():
+        there = "pictures" if of_picture_N.any() else "texts"
+        raise Refused(Finding("search.find", "--find", f"there are no {find} in this index", f"leave it out: {there}"))
+    found.first_N = found.first_N & wanted_N
+    is_picture = Path(query).suffix.lower() in PICTURES and Path(query).is_file()
+    if is_picture:
+        _check(matcher, [Path(query)])
+    example = Example(INLINE, images=[Path(query)]) if is_picture else Example(INLINE, targets=[query])
+    (best,) = found.search(matcher.vectors([example]), k)
+    return [{**found.entries[at], "score": round(score, 6)} for at, score in best]
+
+
+def kind_of(folder: Path) -> str:
+    """ "pictures" for an index that this file made, else ""."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return ""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["settings"].get("kind", ""))
+    except (ValueError, KeyError):
+        return ""

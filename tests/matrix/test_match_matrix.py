@@ -1,0 +1,114 @@
+"""Every method on models that match pictures with texts, pretrained and joined from two towers: it runs, learns, trains
+only what was chosen and opens again the same in a fresh process, or is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from table import METHODS
+
+import luthier
+import tiny
+from luthier.types import Refused
+
+STEPS = 30
+MODELS = ("clip", "siglip", "towers")
+BUILDS_ON_OTHERS = ("adapter: stack", "fusion")
+
+
+def refusal(model: str, method: str) -> str | None:
+    family = method.partition(":")[0]
+    if family == "features":
+        return "method.combination"  # it fits a classifier
+    if "prompt" in method:
+        return "method.no-target"  # it would stand before one side's rows alone
+    if method == "freeze: head" and model == "siglip":
+        return "method.no-target"  # nothing is projected
+    return None
+
+
+CELLS = [(model, method) for model in MODELS for method in METHODS if method not in BUILDS_ON_OTHERS]
+DEFAULT = {
+    ("clip", "full"), ("clip", "lora"), ("clip", "adapter: pfeiffer"), ("clip", "prefix"), ("clip", "freeze: head"),
+    ("clip", "prompt"), ("siglip", "lora: dora"), ("siglip", "full"), ("siglip", "freeze: head"),
+    ("siglip", "features: logistic"), ("towers", "freeze: head"), ("towers", "lora"), ("towers", "adapter: houlsby"),
+    ("towers", "ia3"), ("towers", "prefix"),
+}  # fmt: skip
+
+
+def cases(wanted: bool) -> list[Any]:
+    return [
+        pytest.param(*cell, id=", ".join(cell), marks=[] if cell in DEFAULT else pytest.mark.slow)
+        for cell in CELLS
+        if (refusal(*cell) is not None) == wanted
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of a coloured patch with two captions that name the colour."""
+    made = tmp_path_factory.mktemp("pictures")
+    rows = []
+    for i in range(40):
+        colour = ("red", "green", "blue")[i % 3]
+        tiny.save_picture(made / "images" / f"{i}.png", colour, seed=i)
+        captions = [f"the {colour} {tiny.WORDS[3 + i % 8]}", f"{colour} and {tiny.WORDS[3 + i % 5]} {i}"]
+        rows.append({"image": f"images/{i}.png", "captions": captions})
+    tiny.write_jsonl(made / "train.jsonl", rows[8:])
+    tiny.write_jsonl(made / "eval.jsonl", rows[:8])
+    return made
+
+
+@pytest.fixture(scope="module")
+def models(tiny_folder: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    made = tmp_path_factory.mktemp("models")
+    text = tiny_folder("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    towers = {"image": tiny.save_image_model("vit", made / "vit"), "text": text, "fuse": "similarity"}
+    return {kind: tiny.save_dual_model(kind, made / kind) for kind in tiny.DUAL_MODELS} | {"towers": towers}
+
+
+def recipe(model: str, method: str, models: dict[str, Any], folder: Path, out: Path) -> dict[str, Any]:
+    data = {"train": str(folder / "train.jsonl"), "eval": str(folder / "eval.jsonl")}
+    return {
+        "task": "match", "model": models[model], "data": data, "out": str(out), "steps": STEPS, "batch_size": 32,
+        "eval_every": STEPS, "final": "last", "schedule": "constant", "warmup": 0, **METHODS[method],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "method"), cases(wanted=False))
+def test_a_working_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    run = luthier.tune(**recipe(model, method, models, folder, tmp_path))
+    final = run.folder / "final"
+    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in records if record["kind"] == "train"]
+    assert sum(losses[-5:]) < 0.97 * sum(losses[:5]), losses
+    if (final / "adapter_config.json").is_file():
+        marks = ("lora_", "ia3_", "vera_", "oft_", ".adapter", "prompt_embeddings", "fusion")
+        names = load_file(final / "adapter_model.safetensors")
+        assert all(any(mark in name for mark in marks) for name in names), list(names)[:5]
+    assert "logit_scale" in load_file(final / "objective.safetensors")
+    script = "import luthier, json, sys; r = luthier.load(sys.argv[1]); print(json.dumps(r.evaluate(sys.argv[2])))"
+    held_out = recipe(model, method, models, folder, tmp_path)["data"]["eval"]
+    done = subprocess.run([sys.executable, "-c", script, str(run.folder), held_out], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])["metrics"]
+    for name, expected in run.result["after"].items():
+        assert found[name]["value"] == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize(("model", "method"), cases(wanted=True))
+def test_a_refused_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(Refused) as refused:
+        luthier.tune(**recipe(model, method, models, folder, tmp_path))
+    (finding,) = (finding for finding in refused.value.findings if finding.severity == "error")
+    assert finding.code == refusal(model, method)
+    assert finding.mend
+    assert not list(tmp_path.rglob("run.json"))
