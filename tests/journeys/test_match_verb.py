@@ -50,6 +50,7 @@ def test_two_towers_learn_to_find_each_other(folder: Path, tiny_folder: Callable
     assert "mean_recall" in tuned.out
     result = json.loads((folder / "runs/pairs/result.json").read_text())
     assert result["after"]["loss"]["value"] < result["before"]["loss"]["value"] - 0.2
+    assert result["trainable"] == result["parameters"], "the temperature counts once"
     recalls = judged.json["metrics"]
     assert judged.json["rows"] == 12
     assert recalls["image_to_text_recall@1"]["n"] == 12
