@@ -3,9 +3,9 @@
     python benchmarks/language_code.py             # measures what is missing in results/language_code.json
 
 The starter language model goes on with functions of Python's own standard library, each a function that is begun and
-how it goes on, and with GPTeacher's code instructions (rows that fit into 256 tokens). Both sides get the same rows, batch
-size, steps, learning rate (linear, no warm-up), weight decay and clipping; the peer renders ChatML and masks in its own
-few lines, pads each batch and draws its own order. The score is nats per answer token on the rows held out. Each side
+how it goes on, and with GPTeacher's code instructions (rows that fit into 256 tokens). Both sides get the same rows,
+batch size, steps, learning rate (linear, no warm-up), weight decay and clipping; the peer renders ChatML and masks in
+its own few lines, pads each batch and draws its own order. The score is nats per answer token on the rows held out. Each side
 runs in a process of its own, with one thread.
 """
 
@@ -90,9 +90,9 @@ def luthier_side(data: str, seed: int) -> Row:
             paths[name] = str(file)
         began = time.perf_counter()
         run = luthier.tune(
-            task="code", model="starter:lm", method="full", batch_size=BATCH, seed=seed,
-            data={**paths, "on_leak": "drop"}, epochs=EPOCHS, learning_rate=RATE, warmup=0.0, weight_decay=WEIGHT_DECAY, precision="fp32", final="last",
-            eval_every=10**6, max_length=LONGEST, out=folder,
+            task="code", model="starter:lm", method="full", batch_size=BATCH, seed=seed, epochs=EPOCHS,
+            data={**paths, "on_leak": "drop"}, learning_rate=RATE, warmup=0.0, weight_decay=WEIGHT_DECAY,
+            precision="fp32", final="last", eval_every=10**6, max_length=LONGEST, out=folder,
         )  # fmt: skip
         found, seconds = run.result, time.perf_counter() - began
     return {

@@ -50,6 +50,7 @@ def test_two_towers_learn_to_find_each_other(folder: Path, tiny_folder: Callable
     assert "mean_recall" in tuned.out
     result = json.loads((folder / "runs/pairs/result.json").read_text())
     assert result["after"]["loss"]["value"] < result["before"]["loss"]["value"] - 0.2
+    assert result["trainable"] == result["parameters"], "the temperature counts once"
     recalls = judged.json["metrics"]
     assert judged.json["rows"] == 12
     assert recalls["image_to_text_recall@1"]["n"] == 12
@@ -118,10 +119,15 @@ def transformers_order(path: str, folder: Path, text: str) -> list[str]:
 def test_classes_train_by_their_names(folder: Path) -> None:
     model = tiny.save_dual_model("clip", folder / "clip")
     words = f"--task match --model {model} --data classes.jsonl data.eval=labels.jsonl --method full"
-    tuned, refused = session(
+    tiny.write_jsonl(folder / "texts.jsonl", [{"text": "red"}])
+    tuned, refused, planned, embedded = session(
         folder, f"tune {words} learning_rate=1e-3 steps=30 batch_size=24 name=classes",
-        f"tune --task match --model {model} --data classes.jsonl --method features",
+        f"tune --task match --model {model} --data classes.jsonl --method features", f"plan {words}",
+        "embed runs/classes --data texts.jsonl --to v.npy",
     )  # fmt: skip
+    for answer, code in ((planned, "plan.untraceable"), (embedded, "run.task")):
+        assert answer.code == 2
+        assert code in answer.out + answer.err
     assert tuned.code == 0, tuned.err
     result = json.loads((folder / "runs/classes/result.json").read_text())
     assert result["metric"] == "accuracy"

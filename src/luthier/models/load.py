@@ -251,6 +251,10 @@ def auto_class(needs: str, config: Any) -> Any:
         what = "`fuse: similarity` joins nothing: it gives a vector of a picture and one of a text"
         mend = "use it with `task: match`, or another `model.fuse`"
         raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
+    if needs == "hidden" and compares(config):
+        what = "this model gives a vector of a picture and one of a text, and no hidden states of a row"
+        mend = "use it with `task: match`, `luthier index` and `luthier search`"
+        raise Refused(Finding("model.no-hidden", "model.name", what, mend))
     if needs == "vectors":
         return ComposedDualEncoder if composed else transformers.AutoModel
     if needs in ("tag_logits", "span_logits") and config.is_encoder_decoder:

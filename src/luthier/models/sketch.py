@@ -108,6 +108,10 @@ def load(
     config: dict[str, Any] | None = None, dtype: str = "float32", seed: int = 0, **_: Any,
 ) -> Sketch:  # fmt: skip
     """A Sketch with the head that ``needs`` asks for. Raises Refused where config or tokenizer can't be read."""
+    if needs == "vectors":
+        what = "a plan of models that compare pictures with texts is not there yet"
+        mend = "run it: what does not fit in memory at once is cut into micro-batches, with the same result"
+        raise Refused(Finding("plan.untraceable", "model.name", what, mend))
     transformers.logging.set_verbosity_error()
     register()
     where = {"revision": revision} if revision else {}

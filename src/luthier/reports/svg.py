@@ -56,7 +56,7 @@ class Scale:
 
 def nice_ticks(low: float, high: float, about: int = 5, whole: bool = False) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten, from at or below ``low`` to at or above ``high``."""
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-3):  # equal but for rounding
         low, high = low - 0.5, high + 0.5
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))

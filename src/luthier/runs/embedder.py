@@ -102,6 +102,9 @@ def _of_run(folder: str, pooling: str | None) -> Embedder:
     if predictor.solved is not None:
         mend = "embed with the model that it was made from"
         raise Refused(Finding("run.task", folder, "this run's model is as it came: it has a classifier alone", mend))
+    if predictor.backbone.needs == "vectors":
+        mend = "use `luthier index` and `luthier search`; `luthier predict` answers a text with its vector"
+        raise Refused(Finding("run.task", folder, "this run's vectors are of pictures and of captions", mend))
     backbone = replace(predictor.backbone, needs="hidden")
     if (final / FILE).is_file():
         told = json.loads((final / FILE).read_text(encoding="utf-8"))

@@ -82,15 +82,15 @@ def _result(prepared: Prepared, final: Path, before: Any, after: Any, outcome: d
 
     recipe, parameters = prepared.resolved.recipe, prepared.adaptation.parameters
     size = sum(path.stat().st_size for path in final.rglob("*") if path.is_file())
+    own = own_parameters(prepared.objective).values()
+    whole = {id(p): p.numel() for p in (*prepared.backbone.model.parameters(), *own)}  # one may be the model's too
     return {
         "metric": recipe.metric,
         "higher_is_better": prepared.task.metrics[recipe.metric],
         "before": before,
         "after": after,
         "trainable": sum(p.numel() for p in parameters.values()),
-        "parameters": sum(
-            p.numel() for p in (*prepared.backbone.model.parameters(), *own_parameters(prepared.objective).values())
-        ),
+        "parameters": sum(whole.values()),
         "trained": roles_trained(prepared),
         **outcome,
         "peak_memory_mb": peak_memory_mb(prepared.backbone.device),
