@@ -72,7 +72,7 @@ def opened() -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from luthier.models.load import locate
+    from luthier.models.locate import locate
 
     folder, _ = locate("starter:lm", HERE)
     return AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
