@@ -5,8 +5,8 @@
 The starter language model goes on with functions of Python's own standard library, each a function that is begun and
 how it goes on, and with GPTeacher's code instructions (rows that fit into 256 tokens). Both sides get the same rows,
 batch size, steps, learning rate (linear, no warm-up), weight decay and clipping; the peer renders ChatML and masks in
-its own few lines, pads each batch and draws its own order. The score is nats per answer token on the rows held out. Each side
-runs in a process of its own, with one thread.
+its own few lines, pads each batch and draws its own order. The score is nats per answer token on the
+rows held out. Each side runs in a process of its own, with one thread.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def opened() -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from luthier.models.load import locate
+    from luthier.models.locate import locate
 
     folder, _ = locate("starter:lm", HERE)
     return AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

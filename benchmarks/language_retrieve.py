@@ -123,7 +123,7 @@ def peer_side(name: str, memory: str) -> dict[str, Any]:
         MultipleNegativesRankingLoss,
     )
 
-    from luthier.models.load import locate
+    from luthier.models.locate import locate
 
     torch.set_num_threads(1)
     model = SentenceTransformer(locate("starter:minilm", Path("."))[0], device="cpu")

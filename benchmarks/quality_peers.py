@@ -60,7 +60,7 @@ def read_texts(data: str) -> tuple[list[str], list[int], list[str], list[int]]:
 
 
 def starter() -> str:
-    from luthier.models.load import locate
+    from luthier.models.locate import locate
 
     path, findings = locate("starter:minilm", Path.cwd())
     if findings:

@@ -67,7 +67,7 @@ def made() -> dict[str, Any]:
 
 def starter() -> str:
     """The folder of the starter encoder."""
-    from luthier.models.load import locate
+    from luthier.models.locate import locate
 
     path, findings = locate("starter:minilm", Path.cwd())
     if findings:

@@ -77,7 +77,8 @@ def chat_rows(cell: dict[str, Any]) -> list[dict[str, Any]]:
 
 def classifier() -> tuple[Any, Any]:
     """The starter encoder with a new head of two classes, and its tokenizer."""
-    from luthier.models.load import load, locate
+    from luthier.models.load import load
+    from luthier.models.locate import locate
 
     path, findings = locate("starter:minilm", Path.cwd())
     assert not findings, findings

@@ -116,7 +116,7 @@ def test_plain_text() -> None:
 
 def test_every_format_is_tested() -> None:
     talks = ["messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion"]
-    asked = ["squad", "open-question", "question-answer"]
+    asked = ["code-problem", "squad", "open-question", "question-answer"]  # the first in test_written_code.py
     elsewhere = ["tokens-tags", "text-spans", "translation", "source-target", "scored-pair", "query-positive"]
     pictures = ["image-text-label", "image-label", "image-caption"]  # in test_pictures.py, test_matching.py
     judged = ["preference", "judged-pair", "rated-answers"]  # in test_preference_rows.py, thumbs too

@@ -15,7 +15,8 @@ from typed import REPOSITORY, session
 
 import luthier
 import tiny
-from luthier.models.load import load, locate
+from luthier.models.load import load
+from luthier.models.locate import locate
 from luthier.sandbox import unavailable
 
 MAKER = REPOSITORY / "starter"

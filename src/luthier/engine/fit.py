@@ -33,18 +33,10 @@ NAN_PATIENCE = 3
 
 
 def fit(
-    backbone: Backbone,
-    adaptation: Adaptation,
-    objective: Any,
-    rows: list[Features],
-    plan: Plan,
-    *,
-    evaluate: Callable[[], dict[str, float]] | None,
-    emit: Emit,
-    processes: Processes,
-    folder: Path,
+    backbone: Backbone, adaptation: Adaptation, objective: Any, rows: list[Features], plan: Plan, *,
+    evaluate: Callable[[], dict[str, float]] | None, emit: Emit, processes: Processes, folder: Path,
     resume: Checkpoint | None = None,
-) -> Progress:
+) -> Progress:  # fmt: skip
     """Train ``adaptation.parameters``; return how it went, with the best (or last) weights in the model.
 
     ``folder`` is where checkpoints go; ``resume`` is the one to go on from.

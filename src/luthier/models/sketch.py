@@ -26,6 +26,8 @@ from transformers.initialization import no_init_weights
 from luthier.models import load as opening
 from luthier.models.attention import PACKED, PACKED_AS_ON_GPU, register
 from luthier.models.backbone import Backbone
+from luthier.models.locate import WEIGHTS_ONLY
+from luthier.models.locate import locate as locate_files
 from luthier.types import Finding, Refused
 
 LAYERS, HEADS, HEAD_WIDTH, VOCABULARY = 2, 2, 16, 256
@@ -98,9 +100,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def locate(name: str, base: Path) -> tuple[str, list[Finding]]:
     """As ``load.locate``, but a folder with config.json and a tokenizer is enough."""
-    path, findings = opening.locate(name, base)
+    path, findings = locate_files(name, base)
     has_config = (Path(path) / "config.json").is_file()
-    return path, [finding for finding in findings if not (has_config and finding.code in opening.WEIGHTS_ONLY)]
+    return path, [finding for finding in findings if not (has_config and finding.code in WEIGHTS_ONLY)]
 
 
 def load(

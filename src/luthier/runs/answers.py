@@ -18,7 +18,8 @@ from luthier.data.split import content_key
 from luthier.engine.parallel import Processes
 from luthier.evaluate.outputs import Reader
 from luthier.models.fingerprint import fingerprint
-from luthier.models.load import load, locate
+from luthier.models.load import load
+from luthier.models.locate import locate
 from luthier.objectives import next_token
 from luthier.objectives.distill import Options
 from luthier.recipe import ResolvedRecipe

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.models.compose import compose, key_of
-from luthier.models.load import WEIGHTS_ONLY, locate, unreadable
+from luthier.models.load import unreadable
+from luthier.models.locate import WEIGHTS_ONLY, locate
 from luthier.recipe import ResolvedRecipe
 from luthier.types import Finding, Refused
 

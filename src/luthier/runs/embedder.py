@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from luthier.engine.precision import choose_matmul
 from luthier.evaluate.outputs import Reader
 from luthier.models.backbone import Backbone
-from luthier.models.load import load, locate
+from luthier.models.load import load
+from luthier.models.locate import locate
 from luthier.models.pooling import FLAGS, pooling_of
 from luthier.runs.run import Run
 from luthier.types import Finding, Refused

@@ -13,7 +13,8 @@ from luthier.methods.members import other_base
 from luthier.models import composed
 from luthier.models.backbone import Backbone
 from luthier.models.images import reads_pictures_alone
-from luthier.models.load import load, locate, unreadable, weight_findings
+from luthier.models.load import load, unreadable
+from luthier.models.locate import locate, weight_findings
 from luthier.objectives import objective_class
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.composing import locate_model

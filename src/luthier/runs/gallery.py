@@ -27,7 +27,8 @@ from luthier.engine.precision import choose_matmul
 from luthier.evaluate.outputs import Reader
 from luthier.models import composed
 from luthier.models.dual import DualBackbone, compares
-from luthier.models.load import load, locate
+from luthier.models.load import load
+from luthier.models.locate import locate
 from luthier.objectives import objective_class
 from luthier.objectives.image_text import Options
 from luthier.runs.run import Run

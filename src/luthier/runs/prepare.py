@@ -14,7 +14,8 @@ from luthier.engine.coupled import own_parameters
 from luthier.engine.precision import choose_precision
 from luthier.methods.common import LEAST_ROOM
 from luthier.models.backbone import Backbone
-from luthier.models.load import load, locate
+from luthier.models.load import load
+from luthier.models.locate import locate
 from luthier.models.probes import head_problem
 from luthier.objectives import OBJECTIVES, objective_class
 from luthier.recipe import ResolvedRecipe

@@ -101,7 +101,7 @@ def bind_base(objective: Any, adaptation: Adaptation) -> list[Finding]:
 def _open(
     name: str, resolved: ResolvedRecipe, task: Any, backbone: Backbone, load: Callable[..., Any], *, sketched: bool
 ) -> Opened:
-    from luthier.models.load import locate
+    from luthier.models.locate import locate
 
     folder = next((one for one in (resolved.base / name, Path(name)) if (one / "run.json").is_file()), None)
     if folder is not None:

@@ -16,7 +16,7 @@ import sentence_transformers
 import torch
 from sentence_transformers.sentence_transformer import losses
 
-from luthier.models.load import locate
+from luthier.models.locate import locate
 
 ROWS, WIDTH = 6, 16
 TEXTS = ["The soup was cold.", "A quiet, generous film about two sisters who keep bees.", "Warum?"]
