@@ -12,8 +12,10 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import IO, Any
 
+from luthier.data.captions import published
 from luthier.types import Finding, Source
 
 Row = tuple[Source, dict[str, Any]]
@@ -55,7 +57,7 @@ class Reading:
         else:
             self.rows.append((Source(self.file, line), value))
 
-    def bad(self, line: int, what: str, mend: str = "", code: str = "data.malformed") -> None:
+    def bad(self, line: int | str, what: str, mend: str = "", code: str = "data.malformed") -> None:
         self.findings.append(Finding(code, f"{self.file}:{line}", what, mend))
         if len(self.findings) >= self.limit_bad:
             raise TooManyBad
@@ -184,6 +186,12 @@ def read_json(stream: IO[bytes], reading: Reading) -> None:
 
 
 def _add_object(reading: Reading, value: dict[str, Any], text: str) -> None:
+    if (found := published(value)) is not None:
+        for place, what, mend in found[1]:
+            reading.bad(place, what, mend)
+        for number, row in found[0]:
+            reading.add(number, row, text)
+        return
     lists = {name for name, part in value.items() if isinstance(part, list) and part and isinstance(part[0], dict)}
     if not lists or lists & CONVERSATION_KEYS:
         reading.add(1, value, text)
@@ -213,11 +221,15 @@ def _add_elements(reading: Reading, values: list[Any], text: str, opens: int | N
 
 
 def read_delimited(stream: IO[bytes], reading: Reading, delimiter: str) -> None:
-    """A table with a header line. A row's line is the physical one that it starts in; every value is a string."""
+    """A table with a header line. A row's line is the physical one that it starts in; every value is a string. A header
+    without commas and with bars, as Flickr30k's, says that these part a ``.csv``; values have no blanks around them."""
     problems: dict[int, tuple[str, str]] = {}
+    first = list(islice(found := lines(stream, reading), 1))
+    barred = delimiter == "," and any("|" in text and "," not in text for _, text, _ in first)
+    delimiter = "|" if barred else delimiter
 
     def texts() -> Iterator[str]:
-        for line, text, problem in lines(stream, reading):
+        for line, text, problem in chain(first, found):
             if problem:
                 problems[line] = problem
             yield text
@@ -244,7 +256,8 @@ def read_delimited(stream: IO[bytes], reading: Reading, delimiter: str) -> None:
                 what = f"{len(fields)} fields, where the header names {len(names)}: {excerpt(delimiter.join(fields))}"
                 reading.bad(start, what, "quote a field that holds the delimiter")
             else:
-                reading.add(start, dict(zip(names, fields, strict=True)))
+                values = [field.strip() for field in fields] if barred else fields
+                reading.add(start, dict(zip(names, values, strict=True)))
     finally:
         csv.field_size_limit(limit)
 

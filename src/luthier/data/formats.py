@@ -73,13 +73,15 @@ def read_examples(
     limit_bad: int = LIMIT_BAD,
     prefer: Sequence[str] = (),
     change: Callable[[list[Row]], tuple[list[Row], list[Finding]]] | None = None,
+    images: Path | None = None,
 ) -> ReadResult:
     """Read one or several files to examples.
 
     Each path is what ``read_rows`` takes, or ``{"path": ..., "weight": ...}``, where the weight multiplies the loss
     of each of its rows. ``fmt`` names the format instead of recognising it; of those that fit, the
     ones in ``prefer`` come first. ``change`` is done to the rows of a file before their format is recognised; rows
-    that it leaves out it tells as findings. Nothing is raised: problems are findings.
+    that it leaves out it tells as findings. Pictures that do not lie beside the file that names them are looked for in
+    the folder ``images``. Nothing is raised: problems are findings.
     """
     result = ReadResult()
     entries = [paths] if isinstance(paths, str | Mapping) else paths
@@ -105,7 +107,7 @@ def read_examples(
         found = found or fmt or recognise(rows, columns, where=path, prefer=prefer)
         if isinstance(found, str):
             formats.append((path, found))
-            _convert(rows, found, columns, (number, weight), base, result)
+            _convert(rows, found, columns, (number, weight), (base, images), result)
         else:
             result.findings += found or []
     _join_formats(formats, result)
@@ -113,24 +115,30 @@ def read_examples(
 
 
 def _convert(
-    rows: Iterable[Row], fmt: str, columns: Columns | None, entry: tuple[int, float], base: Path, result: ReadResult
-) -> None:
+    rows: Iterable[Row], fmt: str, columns: Columns | None, entry: tuple[int, float],
+    places: tuple[Path, Path | None], result: ReadResult,
+) -> None:  # fmt: skip
     for source, row in rows:
         example = to_example(source, row, fmt, columns)
         if isinstance(example, Example):
             example.entry = entry[0]
-            _locate_pictures(example, base)
+            _locate_pictures(example, *places)
             example.weight *= entry[1]
             result.examples.append(example)
         else:
             result.findings += example
 
 
-def _locate_pictures(example: Example, base: Path) -> None:
-    """Paths of pictures are relative to the file that names them."""
+def _locate_pictures(example: Example, base: Path, images: Path | None) -> None:
+    """Paths of pictures are relative to the file that names them, or else to the folder ``images``."""
     if example.images:
         folder = (base / example.source.file).parent
-        example.images = [one if isinstance(one, bytes) else folder / one for one in example.images]
+        example.images = [one if isinstance(one, bytes) else _located(one, folder, images) for one in example.images]
+
+
+def _located(picture: Path, folder: Path, images: Path | None) -> Path:
+    beside = folder / picture
+    return beside if images is None or beside.exists() else images / picture
 
 
 def _join_formats(formats: list[tuple[str, str]], result: ReadResult) -> None:

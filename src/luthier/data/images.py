@@ -17,7 +17,7 @@ def image_text_label(row: Fields) -> Example:
     return Example(row.source, images=row.pictures("image"), text=text, label=read_label(row))
 
 
-CAPTION = ("caption", "captions", "sentences", "sentence", "description", "title", "text")
+CAPTION = ("caption", "captions", "sentences", "sentence", "description", "title", "text", "comment")
 
 
 def image_caption(row: Fields) -> Example:

@@ -45,8 +45,8 @@ SPLIT_WORDS = re.compile(r"(?:^|[^a-z])(train|test|dev|val|valid|validation|eval
 
 
 def read_rows(path: str, *, base: Path, limit_bad: int = LIMIT_BAD) -> tuple[list[Row], list[Finding]]:
-    """Read a file, a folder, a hub data set (``owner/name[:split]``, or ``hub:owner/name:split``), or
-    ``python:stdlib``, the functions of Python's own library.
+    """Read a file (or those of its rows that are of a ``split``: ``file:train+restval``), a folder, a hub data set
+    (``owner/name[:split]``, or ``hub:owner/name:split``), or ``python:stdlib``, the functions of Python's own library.
 
     ``path`` is relative to ``base``. After ``limit_bad`` bad rows in one file its reading stops with the error
     ``data.too-many-bad``. Nothing is raised: every problem is a finding.
@@ -59,9 +59,36 @@ def read_rows(path: str, *, base: Path, limit_bad: int = LIMIT_BAD) -> tuple[lis
     if target.is_dir():
         return _read_folder(target, path, limit_bad)
     if target.exists():
-        return _read_file(target, path, limit_bad)
+        rows, findings = _read_file(target, path, limit_bad)
+        return rows, findings + _several_splits(path, rows)
+    name, _, split = path.rpartition(":")
+    if name and (base / Path(name).expanduser()).is_file():
+        return _of_split(*_read_file(base / Path(name).expanduser(), name, limit_bad), path, split)
     missing = _missing(path, target)
     return _read_hub(path, missing) if _may_be_on_hub(path, base) else ([], [missing])
+
+
+def _splits(rows: list[Row]) -> list[str]:
+    """The splits that the rows say they are of; none where one says nothing."""
+    told = [row.get("split") for _, row in rows]
+    return sorted({one for one in told if isinstance(one, str)}) if all(isinstance(one, str) for one in told) else []
+
+
+def _several_splits(path: str, rows: list[Row]) -> list[Finding]:
+    splits = _splits(rows)
+    if len(splits) < 2 or not any(SPLIT_WORDS.search(split) for split in splits):
+        return []
+    what = f"its rows say that they are of splits ({', '.join(splits)}), and all are read as one set"
+    return [Finding("data.folder-splits", path, what, f"name those you want: {path}:{splits[-1]}", severity="warning")]
+
+
+def _of_split(rows: list[Row], findings: list[Finding], path: str, split: str) -> tuple[list[Row], list[Finding]]:
+    """The rows whose ``split`` is among those asked for, ``train+restval``."""
+    there, asked = _splits(rows), split.split("+")
+    if rows and (unknown := [one for one in asked if one not in there]):
+        has = f"the splits of its rows are {', '.join(there)}" if there else "not all of its rows have a `split`"
+        return [], [*findings, Finding("data.missing", path, f"there is no split {unknown[0]!r}", has)]
+    return [row for row in rows if row[1].get("split") in asked], findings
 
 
 def bad_rows(findings: list[Finding]) -> int:

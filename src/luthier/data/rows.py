@@ -42,7 +42,7 @@ from luthier.data.problems import PROBLEM, TESTS, code_problem
 from luthier.data.squad import OPEN, SQUAD, open_question, squad
 from luthier.types import Example, Finding, Source
 
-IMAGE = ("image", "picture", "images", "file_name")
+IMAGE = ("image", "picture", "images", "file_name", "image_name")
 TALK = {"system": ("system",), "tools": ("tools",)}
 
 # In the order in which they are tried, those that a task takes before all others: a row with a text and a label is

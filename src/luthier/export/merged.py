@@ -38,7 +38,7 @@ def export(run: Run, to: Path) -> dict[str, Any]:
     shutil.rmtree(partial, ignore_errors=True)
     backbone.model.save_pretrained(partial)
     predictor.backbone.save_readers(partial)
-    if predictor.objective.couples and predictor.objective.needs == "hidden":
+    if predictor.objective.couples:
         max_length = run.resolved.recipe.max_length
         save_embedding(predictor.task, predictor.objective, max_length, partial, "transformers")
     told = compare(predictor, _read_back(predictor, run, partial), probes(run))

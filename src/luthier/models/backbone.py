@@ -185,6 +185,10 @@ class Backbone(Switched):
         """What the trunk is given beside text."""
         return {}
 
+    def described(self) -> dict[str, Any]:
+        """What else a program must know to give the model rows, for run.json."""
+        return {}
+
     def save_readers(self, folder: Path) -> None:
         """Write what turns a row into numbers beside the model."""
         self.tokenizer.save_pretrained(folder)

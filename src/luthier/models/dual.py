@@ -195,6 +195,9 @@ class DualBackbone(Backbone):
         ids_1L = torch.tensor([self._ids("a", None)[0]], device=self.device)
         return {"input_ids": ids_1L, "pixel_values": self.pictures.blank.to(self.device)}
 
+    def described(self) -> dict[str, Any]:
+        return {"text_length": self.fixed, "logit_bias": self.logit("logit_bias") is not None}
+
     def save_readers(self, folder: Path) -> None:
         super().save_readers(folder)
         self.pictures.save(folder)

@@ -19,6 +19,7 @@ equation 1. Needs: vectors of both. Rows are coupled, so the engine caches the g
 | input_ids, lengths | the ids of the row's texts, end to end, and how long each is |
 | pictures | the key of its picture |
 | keys | a number for the picture and one for the text, equal for equal contents |
+| classes | rows of a text alone: what a picture with a label may be, also where no row has it |
 
 Axes: K rows, I different pictures, T different texts, U vectors (of each row its picture's, then its text's), D width.
 """
@@ -139,11 +140,20 @@ class Objective(Coupled):
         counts_K = (batch["pictured"] > 0).long() + (batch["texts"] > 0).long()
         return list(self.vectors(backbone, batch).cpu().split(counts_K.tolist()))
 
+    def beside(self, rows: Sequence[Features]) -> list[Features]:
+        """The classes to choose from that none of these rows has."""
+        known = {row["keys"][1] for row in rows}
+        classes = rows[0].get("classes", ()) if rows else ()
+        return [one for one in classes if one["keys"][1] not in known]
+
     @torch.no_grad()
     def settle(self, outputs: Sequence[Tensor], rows: Sequence[Features]) -> list[dict[str, Any]]:
         """What each row shows when all are seen together: its loss, and how its text ranks for its picture among all
-        texts, and the other way round. A picture or a text alone gives its vector."""
-        if not all(self.units(row) for row in rows):
+        texts, and the other way round. Pictures alone, or texts alone, give their vectors; texts alone that come
+        after pairs are more to choose from."""
+        pairs = sum(self.units(row) for row in rows)
+        if not pairs:
             return [{"vector": found[0].tolist()} for found in outputs]
-        losses = self.judged_losses(outputs, rows)
-        return [row | {"loss": loss} for row, loss in zip(settle_pairs(outputs, rows), losses, strict=True)]
+        own, more = outputs[:pairs], [found[0] for found in outputs[pairs:]]
+        settled, losses = settle_pairs(own, rows[:pairs], more), self.judged_losses(own, rows[:pairs])
+        return [row | {"loss": loss} for row, loss in zip(settled, losses, strict=True)]

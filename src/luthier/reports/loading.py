@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 HEADS = {
@@ -51,6 +52,17 @@ import luthier
 run = luthier.load("..")  # the run folder
 print(run.predict(["A sentence to judge."]))
 """
+ASK_PICTURE = ('{"image": "photo.jpg"}', '{"image": "photo.jpg", "text": "A sentence to judge."}')
+CHOICES = """\
+texts = ["a photo of a dog", "a photo of a cat"]
+"""
+ASK_MATCH = """\
+pixels = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")["pixel_values"]
+"""
+READ_MATCH = """\
+with torch.no_grad():
+    logits = model(**inputs, pixel_values=pixels).logits_per_image[0]
+"""
 
 
 def library(run: dict[str, Any]) -> str:
@@ -61,13 +73,18 @@ def library(run: dict[str, Any]) -> str:
 def loading_code(run: dict[str, Any], classes: list[str], options: dict[str, Any]) -> str:
     """Python that runs in the folder that holds the model, with the library that opens it. ``classes`` are the label
     names in the order of their ids; ``options`` the task's section of the recipe."""
+    if run["task"] == "match":
+        return _match(run)
+    if "image" in (reads := run["model"].get("reads", [])):
+        return ASK_LUTHIER.replace('"A sentence to judge."', ASK_PICTURE["text" in reads])
     if library(run) == "luthier":
         return ASK_LUTHIER
     head = HEADS.get(run["task"], "Model")
     if head == "CausalLM" and run["model"].get("encoder_decoder"):
         head = "Seq2SeqLM"
     peft = library(run) == "peft"
-    kind = f"AutoPeftModelFor{head}" if peft else f"AutoModelFor{head}" if head != "Model" else "AutoModel"
+    bare = "AutoPeftModelForFeatureExtraction" if peft else "AutoModel"
+    kind = bare if head == "Model" else f"AutoPeftModelFor{head}" if peft else f"AutoModelFor{head}"
     imports = (
         f"from peft import {kind}\nfrom transformers import AutoTokenizer"
         if peft
@@ -77,6 +94,31 @@ def loading_code(run: dict[str, Any], classes: list[str], options: dict[str, Any
     start = f'{imports}\n\nfolder = "."  # the folder that holds this card\n{loaded}\n'
     torch = "import torch\n" if run["task"] in HEADED else ""
     return f"{torch}{start}tokenizer = AutoTokenizer.from_pretrained(folder)\n\n{_ask(run, options)}"
+
+
+def _match(run: dict[str, Any]) -> str:
+    """A picture and what it may show. The temperature that was learned lies beside an adapter, and is Luthier's."""
+    if library(run) != "transformers":
+        asked = f'{CHOICES}print(run.predict([{{"image": "photo.jpg", "texts": texts}}])[0]["probabilities"])\n'
+        return ASK_LUTHIER.rpartition("print")[0] + asked
+    model = run["model"]
+    module, _, kind = model.get("class", "").rpartition(".")
+    kind, ours = (kind, f"from {module} import {kind}\n\n") if module.startswith("luthier.") else ("AutoModel", "\n")
+    names = ", ".join(sorted({kind, "AutoImageProcessor", "AutoTokenizer"} - ({kind} if ours.strip() else set())))
+    start = f"import torch\nfrom PIL import Image\nfrom transformers import {names}\n{ours}"
+    opened = f'folder = "."  # the folder that holds this card\nmodel = {kind}.from_pretrained(folder).eval()\n'
+    readers = "".join(
+        f"{name} = Auto{reader}.from_pretrained(folder)\n"
+        for name, reader in (("tokenizer", "Tokenizer"), ("processor", "ImageProcessor"))
+    )
+    length = model.get("text_length")  # of a model that reads its pads too
+    padded = f'padding="max_length", max_length={length}' if length else "padding=True"
+    read = ["input_ids"] if length else ["input_ids", "attention_mask"]
+    asked = f'tokens = tokenizer(texts, {padded}, truncation=True, return_tensors="pt")\n'
+    asked += f"inputs = {{name: tokens[name] for name in {json.dumps(read)}}}\n"
+    chances = "sigmoid()" if model.get("logit_bias") else "softmax(-1)"
+    told = f"print(dict(zip(texts, logits.{chances}.tolist())))\n"
+    return f"{start}{opened}{readers}\n{CHOICES}{ASK_MATCH}{asked}{READ_MATCH}{told}"
 
 
 def _sizes(run: dict[str, Any], classes: list[str]) -> str:

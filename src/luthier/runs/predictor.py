@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from luthier.data.encode import Encoded
 from luthier.evaluate.outputs import Reader
@@ -12,6 +12,13 @@ from luthier.models.backbone import Backbone
 from luthier.runs.passages import Passages
 from luthier.tasks.common import Marks
 from luthier.types import Example, Features, Solved
+
+
+@runtime_checkable
+class Compares(Protocol):
+    """An objective that judges rows beside others, which are none of the data."""
+
+    def beside(self, rows: Sequence[Features]) -> list[Features]: ...
 
 
 @dataclass
@@ -37,8 +44,9 @@ class Predictor:
     def row_outputs(self, rows: Sequence[Features]) -> list[Any]:
         if self.solved is not None:
             return self.solved.outputs(self.reader.vectors(rows, self.pooling))
-        outputs = self.reader.outputs(self.objective, rows)
-        return self.objective.settle(outputs, rows) if self.objective.couples else outputs
+        both = [*rows, *self.objective.beside(rows)] if isinstance(self.objective, Compares) else rows
+        outputs = self.reader.outputs(self.objective, both)
+        return self.objective.settle(outputs, both)[: len(rows)] if self.objective.couples else outputs
 
     def outputs(self, examples: Sequence[Example]) -> list[Any]:
         rows = [

@@ -51,7 +51,7 @@ def _save_final(prepared: Prepared, predictor: Predictor, final: Path) -> None:
         setattr(prepared.backbone.model.config, key, value)
     prepared.backbone.model.config.save_pretrained(final)
     prepared.backbone.save_readers(final)
-    if prepared.objective.couples and prepared.objective.needs == "hidden":
+    if prepared.objective.couples:
         max_length = prepared.resolved.recipe.max_length
         save_embedding(prepared.task, prepared.objective, max_length, final, opens_with(final))
 

@@ -46,6 +46,7 @@ def read_labelled(
     return read_examples(
         paths, base=base or resolved.base, columns=data.columns or None, fmt=data.format, prefer=task.formats,
         change=passages.into_rows if passages else None,
+        images=resolved.base / Path(data.images).expanduser() if data.images else None,
     )  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,32 @@ class Options(Section):
     templates: list[str] = Field(
         ["a photo of a {}."], min_length=1, description="a class as a text: the mean of their vectors is the class's"
     )
+    labels: list[str] = Field(
+        [], description="the classes to choose from where rows have a label; default: those of the rows that are judged"
+    )
 
     @field_validator("templates", mode="before")
     @classmethod
     def one_or_several(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def numbers_are_names(cls, given: Any) -> Any:
+        return [str(one) if type(one) is int else one for one in given] if isinstance(given, list) else given
+
+    @field_validator("labels")
+    @classmethod
+    def differ(cls, given: list[str]) -> list[str]:
+        seen: dict[int, str] = {}
+        for name in given:
+            if not name.strip():
+                raise ValueError("a class has no name")
+            if (same := seen.setdefault(content(name), name)) is not name:
+                raise ValueError(f"{same!r} and {name!r} say the same: name each class once")
+        if len(given) == 1:
+            raise ValueError(f"{given[0]!r} alone is no choice: name two classes at least")
+        return given
 
     @field_validator("templates")
     @classmethod
@@ -49,7 +72,7 @@ class Task:
     labels: tuple[str, ...] = ()
 
     def __init__(self, options: Options):
-        self.templates = options.templates
+        self.templates, self.choices = options.templates, options.labels
         self.classed = False
 
     @property
@@ -77,10 +100,20 @@ class Task:
         if len(said) < 2:
             what = f"all {len(train)} rows say the same: there is nothing to tell them from"
             return [Finding("data.single-class", "data.train", what, "give rows of at least two captions or classes")]
-        return [found for example in [*train, *evaluation] if (found := _several(example))]
+        both = [*train, *evaluation]
+        return [found for example in both if (found := _several(example))] + self.unknown(both)
 
     def unknown(self, examples: Sequence[Example]) -> list[Finding]:
-        return []
+        """Labels that are not among the recipe's, where it names them."""
+        known = {content(name): name for name in self.choices}
+        findings = []
+        for example in examples if known else []:
+            if example.label is not None and content(str(example.label)) not in known:
+                near = difflib.get_close_matches(str(example.label), self.choices, n=1)
+                mend = f"did you mean {near[0]!r}?" if near else "name it there, or leave the row out"
+                what = f"the label {str(example.label)!r} is not in `match.labels`"
+                findings.append(Finding("data.unknown-label", f"{example.source}:label", what, mend))
+        return findings
 
     def config(self) -> dict[str, Any]:
         return {}
@@ -111,7 +144,14 @@ class Task:
                 name = str(example.label) if example.label is not None else some[0] if some else ""
                 keys = [int(row["pictures"][0][:15], 16) if images else 0, content(name)]
                 rows.append(row | {"keys": keys, "weight": example.weight, "classed": example.label is not None})
+                if images and example.label is not None:
+                    rows[-1]["classes"] = classes()
             return rows
+
+        @cache
+        def classes() -> list[Features]:
+            """Those of the recipe, as texts alone: one list for all rows."""
+            return [encode(Example(INLINE, label=name))[0] | {"row": -1} for name in self.choices]
 
         return encode
 
@@ -182,6 +222,8 @@ class Task:
                   for e in examples]  # fmt: skip
         told = [str(e.label) if e.label is not None else (e.targets or [""])[0] for e in firsts]
         outputs = ask.outputs(firsts) if firsts else []
+        known = {content(name) for name in told}
+        told += [name for name in self.choices if content(name) not in known]  # as the loss lays them beside the rows
         return [
             {"caption": told[out["best_text"]], "place": out["image_to_text"], "similarity": out["similarity"]}
             for out in outputs
