@@ -14,6 +14,7 @@ TASKS = Registry(
     complete="luthier.tasks.complete",
     prefer="luthier.tasks.prefer",
     reward="luthier.tasks.reward",
+    reinforce="luthier.tasks.reinforce",
     retrieve="luthier.tasks.retrieve",
     summarize="luthier.tasks.summarize",
     tag="luthier.tasks.tag",
