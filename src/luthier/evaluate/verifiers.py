@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 # 12, -3.5, 1,234.5 and .5; a hyphen after a digit or a letter is no sign.
 NUMBER = re.compile(r"(?:(?<![\w.])[-\u2212])?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<!\d)\.\d+")
+WORD = re.compile(r"\w+")
 CLOSE = 1e-6  # of the expected number
 
 
@@ -32,6 +33,11 @@ def exact(answer: str, expected: str, setting: str) -> float:
     return float(normalised(answer) == normalised(expected))
 
 
+def contains(answer: str, expected: str, setting: str) -> float:
+    """The expected text stands in the answer, as whole words, once both are normalised."""
+    return float(f" {' '.join(WORD.findall(normalised(expected)))} " in f" {' '.join(WORD.findall(normalised(answer)))} ")
+
+
 def number(answer: str, expected: str, setting: str) -> float:
     """The number that stands last in the answer is the one that stands last in what is expected."""
     found, wanted = last_number(answer), last_number(expected)
@@ -43,4 +49,6 @@ def form(answer: str, expected: str, setting: str) -> float:
     return float(re.fullmatch(setting, answer.strip(), re.DOTALL) is not None)
 
 
-VERIFIERS: dict[str, Callable[[str, str, str], float]] = {"exact": exact, "number": number, "format": form}
+VERIFIERS: dict[str, Callable[[str, str, str], float]] = {
+    "exact": exact, "contains": contains, "number": number, "format": form,
+}  # fmt: skip

@@ -1,7 +1,7 @@
 """The parts that policy gradients on groups of answers share: advantages, the clipped ratio, KL to a reference.
 
-For an answer o of n tokens with advantage A, token log-probabilities log π (with gradient), log π_old (of the model that
-wrote it) and log π_ref:
+For an answer o of n tokens with advantage A, token log-probabilities log π (with gradient), log π_old (of its writer)
+and log π_ref:
 
     surrogate  = -min(ρ A, clip(ρ, 1 - ε, 1 + ε_high) A)          (Schulman et al. 2017, arXiv 1707.06347, equation 7)
     KL         = π_ref/π - 1 - log(π_ref/π) per token             (Schulman 2020, k3: never below 0, unbiased)
