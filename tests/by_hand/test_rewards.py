@@ -44,7 +44,9 @@ def test_normalising_leaves_what_is_only_punctuation() -> None:
     assert normalised(" ?! ") == "?!"
 
 
-ANSWERS = [Answer([{"role": "user", "content": "?"}], text, "1", f"rows.jsonl:{at}") for at, text in enumerate("abc", 1)]
+ANSWERS = [
+    Answer([{"role": "user", "content": "?"}], text, "1", f"rows.jsonl:{at}") for at, text in enumerate("abc", 1)
+]
 
 
 def of(function: Any, weight: float = 1.0, name: str = "mine") -> Reward:

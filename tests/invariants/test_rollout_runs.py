@@ -183,7 +183,9 @@ def test_answers_that_never_end_are_counted_and_dropped_where_asked(tiny_folder:
 
 
 def test_where_no_answer_ended_the_step_changes_nothing(tiny_folder: Any, tmp_path: Path) -> None:
-    made = trial(tiny_folder("llama"), tmp_path, rows=1, grpo={"truncated": "drop", "max_new_tokens": 1, "group_size": 2})
+    made = trial(
+        tiny_folder("llama"), tmp_path, rows=1, grpo={"truncated": "drop", "max_new_tokens": 1, "group_size": 2}
+    )
     fitted = made.fit(learning_rate=1e-2)
     (event, record) = fitted.records
     assert event["event"] == "no-answer"

@@ -23,7 +23,19 @@ from luthier.tasks import TASKS
 
 DOCS, SOURCE = REPOSITORY / "docs", REPOSITORY / "src/luthier"
 ROOMS = ["recipe", "data", "model", "method", "template", "task", "machine", "run", "train", "track", "export", "embed"]
-ROOMS += ["copy", "checkpoint", "compare", "plan", "adapter", "adapters", "index", "search", "distill", "prefer"]
+ROOMS += [
+    "copy",
+    "checkpoint",
+    "compare",
+    "plan",
+    "adapter",
+    "adapters",
+    "index",
+    "search",
+    "distill",
+    "prefer",
+    "reinforce",
+]
 FILES = {"samples.jsonl", "run.json", "model.safetensors", "compare.json", "compare.html"}  # names that look like codes
 
 

@@ -35,7 +35,9 @@ def exact(answer: str, expected: str, setting: str) -> float:
 
 def contains(answer: str, expected: str, setting: str) -> float:
     """The expected text stands in the answer, as whole words, once both are normalised."""
-    return float(f" {' '.join(WORD.findall(normalised(expected)))} " in f" {' '.join(WORD.findall(normalised(answer)))} ")
+    return float(
+        f" {' '.join(WORD.findall(normalised(expected)))} " in f" {' '.join(WORD.findall(normalised(answer)))} "
+    )
 
 
 def number(answer: str, expected: str, setting: str) -> float:
