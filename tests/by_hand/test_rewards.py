@@ -28,7 +28,8 @@ def test_the_last_number(text: str, number: float | None) -> None:
 @pytest.mark.parametrize(
     ("name", "answer", "expected", "setting", "reward"),
     [
-        ("exact", " The  CAT. ", "the cat", "", 1), ("exact", "a cat", "the cat", "", 0), ("exact", "ﬁne", "fine", "", 1),
+        ("exact", " The  CAT. ", "the cat", "", 1), ("exact", "a cat", "the cat", "", 0),
+        ("exact", "ﬁne", "fine", "", 1),
         ("contains", "So, the cat (Red, small) sat.", "cat RED", "", 1), ("contains", "redder", "red", "", 0),
         ("exact", "", "fine", "", 0), ("number", "2 + 2 = 4.0", "4", "", 1), ("number", "4, not 5", "4", "", 0),
         ("number", "four", "4", "", 0), ("number", "0.333333333", "0.3333333333", "", 1),

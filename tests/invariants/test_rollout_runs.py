@@ -196,7 +196,8 @@ def test_where_no_answer_ended_the_step_changes_nothing(tiny_folder: Any, tmp_pa
 @pytest.mark.parametrize(
     ("body", "code"),
     [
-        ("[float('nan')] * len(answers)", "reinforce.reward-value"), ("[None] * len(answers)", "reinforce.reward-value"),
+        ("[float('nan')] * len(answers)", "reinforce.reward-value"),
+        ("[None] * len(answers)", "reinforce.reward-value"),
         ("[0.0]", "reinforce.reward-count"), ("[1 / 0]", "reinforce.reward-raised"),
     ],
 )  # fmt: skip

@@ -34,8 +34,8 @@ class Options(Section):
     rewards: list[str | dict[str, str | float]] | None = Field(
         None,
         min_length=1,
-        description="exact, contains, number, {format: pattern}, {function: file.py:name}; each may have a weight; default: "
-        "number where all that is expected are numbers, else exact",
+        description="exact, contains, number, {format: pattern}, {function: file.py:name}; each may have a weight; "
+        "default: number where all that is expected are numbers, else exact",
     )
     system: str | None = Field(None, min_length=1, description="a system turn for prompts that have none")
     _base: Path = PrivateAttr(Path())
