@@ -46,7 +46,8 @@ def test_two_towers_learn_to_find_each_other(folder: Path, tiny_folder: Callable
         folder, "tune recipe.yaml", "evaluate runs/pairs --data eval.jsonl --json",
         "evaluate runs/pairs --data labels.jsonl --json",
         "evaluate runs/pairs --data labels.jsonl --json --set match.labels=[red,green,blue,cat,dog]",
-        "evaluate runs/pairs --data labels.jsonl --set match.labels=[red,green]", "predict runs/pairs images/0.png --json",
+        "evaluate runs/pairs --data labels.jsonl --set match.labels=[red,green]",
+        "predict runs/pairs images/0.png --json",
     )  # fmt: skip
     assert tuned.code == 0, tuned.err
     assert "mean_recall" in tuned.out
