@@ -60,6 +60,7 @@ def test_metrics_are_over_problems_and_outcomes_over_samples() -> None:
         (f"Here it is:\n```python\ndef area(r):\n{BODY}```\nIt squares `r`.", False),
         (f"```\nx = 1\n```\nand\n```py\ndef area(r):\n{BODY}", False),
         (BODY, False),
+        (BODY.strip(), False),
     ],
 )
 def test_an_answer_becomes_a_source(answer: str, goes_on_: bool) -> None:

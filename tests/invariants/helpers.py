@@ -20,7 +20,9 @@ from luthier.engine.checkpoint import Checkpoint, latest
 from luthier.engine.fit import fit
 from luthier.engine.parallel import Processes
 from luthier.engine.plan import Plan, Progress
+from luthier.evaluate.outputs import Reader
 from luthier.runs.prepared import Prepared
+from luthier.runs.rollouts import rollouts_of
 
 BETA_1 = 0.9
 PLAN = Plan(
@@ -83,6 +85,13 @@ def thumb_rows(count: int, *, seed: int = 0, weighted: bool = False) -> list[dic
         }
         row.pop("chosen", row.pop("rejected", None))
     return rows
+
+
+def asked_rows(count: int, *, seed: int = 0, weighted: bool = False) -> list[dict[str, Any]]:
+    """Prompts of 1 to 5 words, each with a number that is expected."""
+    choose = random.Random(seed)
+    rows = [{"prompt": f"{i} {words(choose.randint(1, 5), choose)}", "final": i} for i in range(count)]
+    return [row | {"weight": 1 + i % 3} for i, row in enumerate(rows)] if weighted else rows
 
 
 def ready(model: str, task: str, rows: Sequence[dict[str, Any]], folder: Path, **keys: Any) -> Prepared:
@@ -154,7 +163,7 @@ class Trial:
         progress = fit(
             prepared.backbone, prepared.adaptation, objective or prepared.objective, rows or prepared.train.rows,
             replace(PLAN, **changes), evaluate=evaluate, emit=records.append, processes=Processes(), folder=folder,
-            resume=resume,
+            resume=resume, source=rollouts_of(prepared, Reader(prepared.backbone, 4096), Processes(), records.append),
         )  # fmt: skip
         weights = {name: p.detach().clone() for name, p in parameters.items()}
         return Trained(weights, records, progress, folder)

@@ -20,7 +20,17 @@ ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS, "fusion":
 # Files of a room that are shared by its entries.
 SHARED = {
     "methods": {"common", "combine", "injected", "bottleneck", "members", "rank_budget"},
-    "objectives": {"chunked", "coupled", "divergence", "likelihood", "preference", "sequence", "similarity"},
+    "objectives": {
+        "chunked",
+        "coupled",
+        "divergence",
+        "likelihood",
+        "online",
+        "policy",
+        "preference",
+        "sequence",
+        "similarity",
+    },
     "tasks": {"answers", "common", "extract", "language", "pictures", "source"},
     "fusion": {"common"},
 }

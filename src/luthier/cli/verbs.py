@@ -195,7 +195,7 @@ def chat(given: argparse.Namespace) -> int:
         if not line:
             return 0
         messages.append({"role": "user", "content": line.rstrip("\n")})
-        given_input = messages if run.info["task"] in ("chat", "prefer") else line.rstrip("\n")
+        given_input = messages if run.info["task"] in ("chat", "prefer", "reinforce") else line.rstrip("\n")
         (answer,) = run.predict([given_input], **options)
         messages.append({"role": "assistant", "content": answer["text"]})
         print(json.dumps(answer, ensure_ascii=False) if given.json else answer["text"], flush=True)

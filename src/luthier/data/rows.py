@@ -26,6 +26,7 @@
 | scored-pair | sentence1, sentence2, score | text, targets, label |
 | query-positive | query (anchor, question), positive (passage, context); negatives? | text, targets, negatives |
 | thumbs | prompt and completion, or messages; label | messages, and chosen or rejected |
+| checkable | prompt (question, ...), final (expected, ...) | messages, targets |
 | plain-text | text | text |
 
 Every format may have a ``weight`` column, which multiplies the loss of the row.
@@ -36,7 +37,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from luthier.data import conversations, images, judged, pairs, preferences, tagged, texts, translations
+from luthier.data import checkable, conversations, images, judged, pairs, preferences, tagged, texts, translations
 from luthier.data.fields import Columns, Fields, Format
 from luthier.data.problems import PROBLEM, TESTS, code_problem
 from luthier.data.squad import OPEN, SQUAD, open_question, squad
@@ -104,6 +105,7 @@ FORMATS: dict[str, Format] = {
         texts.document_summary,
     ),
     "thumbs": Format(preferences.THUMBS, preferences.BESIDE_THUMBS, preferences.thumbs),
+    "checkable": Format(checkable.CHECKABLE, checkable.BESIDE_CHECKABLE, checkable.checkable),
     "plain-text": Format({"text": ("text",)}, {}, texts.plain_text),
 }
 

@@ -25,6 +25,7 @@ from luthier.engine.plan import Emit, Plan, Progress
 from luthier.engine.precision import matmul_route
 from luthier.engine.recovery import peak_memory_mb, stop_on_signal
 from luthier.engine.schedule import learning_rate
+from luthier.engine.source import Source
 from luthier.models.backbone import Backbone
 from luthier.models.modes import keep_statistics, train_without_dropout
 from luthier.types import Adaptation, Features, Finding, Refused
@@ -35,18 +36,19 @@ NAN_PATIENCE = 3
 def fit(
     backbone: Backbone, adaptation: Adaptation, objective: Any, rows: list[Features], plan: Plan, *,
     evaluate: Callable[[], dict[str, float]] | None, emit: Emit, processes: Processes, folder: Path,
-    resume: Checkpoint | None = None,
+    resume: Checkpoint | None = None, source: Source | None = None,
 ) -> Progress:  # fmt: skip
     """Train ``adaptation.parameters``; return how it went, with the best (or last) weights in the model.
 
-    ``folder`` is where checkpoints go; ``resume`` is the one to go on from.
+    ``folder`` is where checkpoints go; ``resume`` is the one to go on from. A ``source`` makes the rows that are
+    learned from those that are drawn.
 
     Raises Refused when the loss is not finite for three steps running; nothing non-finite ever reaches the weights.
     """
     model, parameters = backbone.model, adaptation.parameters
     choose(model, adaptation)
     optimizer = build(parameters, plan.learning_rate, plan.weight_decay)
-    progress = _resume(resume, adaptation, optimizer)
+    progress = _resume(resume, adaptation, optimizer, source)
     order = Order(len(rows), plan.batch_size, plan.seed, plan.data_hash, plan.mixture)
     began = time.monotonic() - progress.seconds
 
@@ -56,9 +58,10 @@ def fit(
             rate = learning_rate(plan.learning_rate, plan.schedule, step, plan.steps, plan.warmup)
             set_learning_rate(optimizer, rate)
             train_mode(backbone, adaptation)
-            indices = order.step(step)
-
-            sums = gradient_of_sum(backbone, objective, [rows[i] for i in indices], plan, progress, processes, emit)
+            learned = _learned(step, order, rows, source)
+            sums = gradient_of_sum(backbone, objective, learned, plan, progress, processes, emit)
+            if source is not None:
+                sums.report |= source.report
             for parameter in parameters.values():
                 if parameter.grad is not None:
                     parameter.grad.div_(max(sums.count, 1e-12))
@@ -72,7 +75,7 @@ def fit(
                     adaptation.after_step(step + 1)
                 progress.skipped = 0
             else:
-                _not_finite(step, sums, [rows[i]["row"] for i in indices], progress, emit)
+                _not_finite(step, sums, [row["row"] for row in learned], progress, emit)
             optimizer.zero_grad(set_to_none=True)
 
             progress.step = step + 1
@@ -86,11 +89,18 @@ def fit(
             if any(processes.sum(float(bool(stop)))) and not progress.stopped:
                 progress.stopped = stop.signal or "SIGTERM"  # another process was asked
             if progress.step % plan.save_every == 0 or last or progress.stopped or progress.best_step == progress.step:
-                _save(folder, plan, adaptation, optimizer, progress, processes)
+                _save(folder, plan, adaptation, optimizer, progress, processes, source)
 
     if plan.final == "best" and progress.best_step and not progress.stopped.startswith("SIG"):
         _load_best(folder, plan, adaptation, progress)
     return progress
+
+
+def _learned(step: int, order: Order, rows: list[Features], source: Source | None) -> list[Features]:
+    """The rows of a step: those that are drawn, or what a source makes of them."""
+    if source is None:
+        return [rows[i] for i in order.step(step)]
+    return source.rows(step, [rows[i] for i in order.step(step // source.repeats)])
 
 
 def choose(model: torch.nn.Module, adaptation: Adaptation) -> None:
@@ -169,6 +179,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     processes: Processes,
+    source: Source | None,
 ) -> None:
     if processes.main:
         tensors = {
@@ -177,15 +188,21 @@ def _save(
         }
         if adaptation.state:
             tensors["method"] = adaptation.state
+        if source is not None and (held := source.state(progress.step)):
+            tensors["source"] = held
         state = {key: value for key, value in vars(progress).items() if key != "stopped" or not value.startswith("SIG")}
         checkpoint.save(folder, progress.step, tensors=tensors, state=state, recipe_hash=plan.recipe_hash)
         checkpoint.rotate(folder, plan.keep, progress.best_step or None, plan.recipe_hash)
     processes.barrier()
 
 
-def _resume(found: Checkpoint | None, adaptation: Adaptation, optimizer: torch.optim.Optimizer) -> Progress:
+def _resume(
+    found: Checkpoint | None, adaptation: Adaptation, optimizer: torch.optim.Optimizer, source: Source | None
+) -> Progress:
     if found is None:
         return Progress()
+    if source is not None and found.step % source.repeats:
+        source.restore(found.step, found.tensors("source"))
     _restore(adaptation, found)
     load_state_tensors(optimizer, adaptation.parameters, found.tensors("optimizer"))
     return Progress(**found.state)

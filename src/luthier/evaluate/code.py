@@ -55,6 +55,9 @@ def source_of(answer: str, prompt: str, entry_point: str, *, goes_on: bool) -> s
     taken = next((block for block in fenced if f"def {entry_point}" in block), fenced[0] if fenced else answer)
     if f"def {entry_point}" in taken:
         return f"{stub(prompt)}\n\n{taken}"
+    if not taken[:1].isspace():  # a target loses the white space before it: the body stands as far in as its docstring
+        last = prompt.rstrip().rpartition("\n")[2]
+        taken = last[: len(last) - len(last.lstrip())] + taken
     return prompt + taken
 
 

@@ -46,12 +46,14 @@ class _OfTheAnswer:
 def generate(
     backbone: Backbone, prompts: Sequence[list[int]], *, max_new_tokens: int, min_new_tokens: int = 0,
     temperature: float = 0.0, seed: int = 0, num_beams: int = 1, length_penalty: float = 1.0,
-    no_repeat_ngram_size: int = 0, stop: Sequence[int] = (), batch_size: int = 8,
+    no_repeat_ngram_size: int = 0, stop: Sequence[int] = (), batch_size: int = 8, whole: bool = False,
     ended: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:  # fmt: skip
     """The ids that follow each prompt, or that an encoder-decoder writes from it, without the terminator.
 
     Greedy, or by beam search, at temperature 0; sampled above it. ``ended`` may end an answer early, by its ids.
+    ``whole``: as they were drawn, with the terminator (an answer without one never ended), and from
+    softmax(logits / temperature) itself: no top-k, top-p or penalty of the model's generation configuration.
     """
     ends = sorted({*terminators(backbone), *stop})
     pad = backbone.tokenizer.pad_token_id if backbone.tokenizer.pad_token_id is not None else ends[0]
@@ -61,6 +63,8 @@ def generate(
         sampling["length_penalty"] = length_penalty
     if temperature > 0:
         sampling = {"do_sample": True, "num_beams": 1, "temperature": temperature}
+    if whole:
+        sampling |= {"repetition_penalty": 1.0} | ({"top_k": 0, "top_p": 1.0} if temperature > 0 else {})
     with evaluating(backbone.model), backbone.attention("sdpa"), torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for first in range(0, len(prompts), batch_size):
@@ -84,7 +88,7 @@ def generate(
             )  # fmt: skip
             for row in grown[:, first:].tolist():
                 cut = next((at for at, token in enumerate(row) if token in ends), len(row))
-                answers.append(row[:cut])
+                answers.append(row[: cut + 1] if whole else row[:cut])
     return answers
 
 

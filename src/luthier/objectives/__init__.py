@@ -27,10 +27,13 @@ OBJECTIVES = Registry(
     cpo="luthier.objectives.cpo",
     kto="luthier.objectives.kto",
     bradley_terry="luthier.objectives.bradley_terry",
+    grpo="luthier.objectives.grpo",
 )
 PREFERENCES = ("dpo", "ipo", "simpo", "orpo", "cpo", "kto")
 """Those by which a model that writes learns from judged answers."""
-KINDS = (PREFERENCES, ("bradley_terry",))
+ONLINE = ("grpo",)
+"""Those on the answers that a model writes itself as it learns."""
+KINDS = (PREFERENCES, ("bradley_terry",), ONLINE)
 """Objectives whose rows no other objective reads."""
 
 
@@ -39,7 +42,8 @@ def objective_class(name: str, own: str) -> Any:
     kinds = [next((at for at, kind in enumerate(KINDS) if one in kind), None) for one in (name, own)]
     if kinds[0] != kinds[1] and name != "distill":
         what = f"`{name}` does not read the rows of a task whose own objective is `{own}`"
-        mend = f"leave `objective: {name}` out" + (", or use it with `task: prefer`" if name in PREFERENCES else "")
+        tasks = dict.fromkeys(PREFERENCES, "prefer") | dict.fromkeys(ONLINE, "reinforce")
+        mend = f"leave `objective: {name}` out" + (f", or use it with `task: {tasks[name]}`" if name in tasks else "")
         raise Refused(Finding("recipe.combination", "objective", what, mend))
     module = OBJECTIVES.load(name)
     return module.over(own) if name == "distill" else module.Objective

@@ -48,8 +48,10 @@ def lay_out_answers(backbone: Backbone, rows: list[Features]) -> dict[str, Tenso
     return tensors | {name: torch.tensor(values, dtype=torch.long) for name, values in told.items()}
 
 
-def token_log_probabilities(backbone: Backbone, tensors: dict[str, Tensor], hidden_TD: Tensor) -> Tensor:
-    """(N,) log p(token given those before it), fp32.
+def token_log_probabilities(
+    backbone: Backbone, tensors: dict[str, Tensor], hidden_TD: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """(N,) log p(token given those before it), fp32; of logits divided by ``temperature``.
 
     Logits are made a chunk of positions at a time. Where there are several chunks and a gradient is wanted, they are
     made anew for it, so that those of one chunk are held and never all.
@@ -58,7 +60,8 @@ def token_log_probabilities(backbone: Backbone, tensors: dict[str, Tensor], hidd
     size = max(16, chunked.CHUNK // backbone.model.get_output_embeddings().weight.shape[0])
 
     def log_p(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
-        return -F.cross_entropy(backbone.token_logits(hidden_nD).float(), targets_n, reduction="none")
+        logits_nV = backbone.token_logits(hidden_nD).float()
+        return -F.cross_entropy(logits_nV / temperature if temperature != 1 else logits_nV, targets_n, reduction="none")
 
     chunks = list(zip(hidden_ND.split(size), targets_N.split(size), strict=True))
     if len(chunks) == 1 or not torch.is_grad_enabled():

@@ -87,8 +87,8 @@ class Answers:
 class TokenReader:
     """Reads rows for the log-probability of each supervised token: what a reference is asked."""
 
-    def __init__(self, backbone: Backbone):
-        self.backbone = backbone
+    def __init__(self, backbone: Backbone, temperature: float = 1.0):
+        self.backbone, self.temperature = backbone, temperature
 
     def collate(self, rows: list[Features]) -> Batch:
         tensors = lay_out_answers(self.backbone, rows)
@@ -98,7 +98,7 @@ class TokenReader:
 
     def outputs(self, backbone: Backbone, batch: Batch) -> list[Tensor]:
         """(n,) of each row, all its sequences end to end."""
-        logs_N = token_log_probabilities(backbone, batch.tensors, backbone.hidden(batch)).cpu()
+        logs_N = token_log_probabilities(backbone, batch.tensors, backbone.hidden(batch), self.temperature).cpu()
         counts_K = torch.zeros(len(batch.rows), dtype=torch.long)
         counts_K.index_add_(0, batch["owners"].cpu(), batch["counts"].cpu())
         return list(logs_N.split(counts_K.tolist()))

@@ -24,6 +24,7 @@ PATHS = {
     "data.index",
     "samples.prompts",
     "distill.teacher",
+    "reinforce.rewards",
 }
 
 
@@ -79,7 +80,11 @@ class ResolvedRecipe:
         if isinstance(value, list):
             return [self._located(item) for item in value]
         if isinstance(value, dict):
-            return {**value, "path": self._located(value["path"])} if "path" in value else value
+            named = {key: self._located(value[key]) for key in ("path", "function") if key in value}
+            return {**value, **named}
+        if isinstance(value, str) and ".py:" in value:  # a function of a file
+            file, _, name = value.rpartition(":")
+            return f"{self._located(file)}:{name}"
         found = isinstance(value, str) and (self.base / value).exists()
         return str((self.base / value).resolve()) if found else value
 

@@ -49,7 +49,7 @@ def validate(
     if conflicts := chosen.conflicts():
         findings += conflicts
         chosen = Methods({methods[0]: options[methods[0]]})  # a check goes on with the first
-    for section in chosen.options.values():
+    for section in (*chosen.options.values(), options[task]):
         section.beside(base)
     return ResolvedRecipe(recipe, options[task], chosen, options.get(objective or ""), base, origins), findings
 

@@ -18,7 +18,7 @@ from luthier.reports.verdict import verdict
 PIPELINE = {
     "classify": "text-classification", "chat": "text-generation", "complete": "text-generation",
     "summarize": "summarization", "tag": "token-classification", "translate": "translation",
-    "prefer": "text-generation", "reward": "text-classification",
+    "prefer": "text-generation", "reinforce": "text-generation", "reward": "text-classification",
 }  # fmt: skip
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

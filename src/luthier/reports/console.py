@@ -157,6 +157,8 @@ class Console:
         """ "loss 0.61  80 rows/s  1,900 tokens/s  900 MB  0:12, 1:48 left"."""
         loss = record.get("loss")
         parts = [f"loss {loss:.4f}" if loss is not None else "loss not a number"]
+        if record.get("reward") is not None:
+            parts.insert(0, f"reward {record['reward']:.3f}")
         for key, unit in (("rows_per_s", "rows/s"), ("tokens_per_s", "tokens/s"), ("memory_mb", "MB")):
             if record.get(key) is not None:
                 parts.append(f"{count(record[key])} {unit}")

@@ -7,7 +7,8 @@ from typing import Any
 
 HEADS = {
     "classify": "SequenceClassification", "tag": "TokenClassification", "chat": "CausalLM", "complete": "CausalLM",
-    "summarize": "CausalLM", "translate": "CausalLM", "prefer": "CausalLM", "reward": "SequenceClassification",
+    "summarize": "CausalLM", "translate": "CausalLM", "prefer": "CausalLM", "reinforce": "CausalLM",
+    "reward": "SequenceClassification",
 }  # fmt: skip
 HEADED = ("classify", "tag", "reward")
 ASK_CLASS = """\
@@ -145,6 +146,6 @@ def _ask(run: dict[str, Any], options: dict[str, Any]) -> str:
         return asked + (GENERATE_FROM_SOURCE if from_source else GENERATE)
     if run["task"] == "reward":
         return ASK_SCORE
-    if run["task"] in ("chat", "prefer", "complete"):
+    if run["task"] in ("chat", "prefer", "reinforce", "complete"):
         return (ASK_TEXT if run["task"] == "complete" else ASK_CHAT) + GENERATE
     return ""

@@ -23,6 +23,7 @@ from luthier.runs.passages import Passages
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import MICRO_TOKENS
 from luthier.runs.reference import refer_later
+from luthier.runs.rollouts import judged_by
 from luthier.tasks import TASKS
 from luthier.types import Refused
 
@@ -60,6 +61,7 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     objective.encoder = task.encoder(
         backbone, recipe.max_length or 2048, "split" if recipe.overlong == "split" else "truncate"
     )
+    judged_by(objective, task, backbone)
     load_own(objective, final)
     refer_later(objective, lambda: _base(resolved, base, backbone))
     precision = "fp32" if device.type == "cpu" and recipe.precision != "bf16" else str(recipe.precision)

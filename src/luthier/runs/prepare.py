@@ -24,6 +24,7 @@ from luthier.runs.composing import locate_model
 from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import bind_reference
+from luthier.runs.rollouts import check_reference, judged_by, repeats
 from luthier.runs.rows import Rows, read_rows, tell
 from luthier.runs.sampling import read_prompts
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
@@ -83,6 +84,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     policy = recipe.overlong or "truncate"
     objective.encoder = task.encoder(backbone, limit, policy)
     encode_for(objective, task, backbone, limit, policy)
+    judged_by(objective, task, backbone)
     if backbone.pictures is not None:
         backbone.pictures.prepare(one for some in rows.sides for example in some for one in example.images or ())
     skip = recipe.data.max_bad_rows if recipe.data.on_bad_row == "skip" else None
@@ -94,9 +96,10 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         findings += [found for found in encoded.findings if found not in findings]
     if not train.rows:
         raise Refused(*findings, NOTHING)
-    _resolve_steps(resolved, task, len(train.rows), bool(selection.rows or evaluation.rows), device)
+    _resolve_steps(resolved, task, objective, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
     findings += bind_base(objective, adaptation) + bind_reference(objective, adaptation, str(recipe.objective))
+    findings += check_reference(objective, adaptation, str(recipe.objective))
     _with_own(adaptation, objective)
     tell(rows.report, train, evaluation, task.labels)
     prepared = Prepared(
@@ -243,11 +246,11 @@ def _with_own(adaptation: Adaptation, objective: Any) -> None:
     adaptation.after_step = after_step
 
 
-def _resolve_steps(resolved: ResolvedRecipe, task: Any, rows: int, choosing: bool, device: Any) -> None:
+def _resolve_steps(resolved: ResolvedRecipe, task: Any, objective: Any, rows: int, choosing: bool, device: Any) -> None:
     """What follows from the number of training rows; ``choosing``: whether there are rows to choose a checkpoint on."""
     recipe = resolved.recipe
     batch_size = recipe.batch_size or 16
-    per_epoch = math.ceil(rows / batch_size)
+    per_epoch = math.ceil(rows / batch_size) * repeats(objective)
     values = {
         "batch_size": batch_size,
         "learning_rate": recipe.learning_rate or 1e-4,

@@ -21,6 +21,7 @@ from luthier.reports.console import Console
 from luthier.reports.trackers import Metrics
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
+from luthier.runs.rollouts import repeats, rollouts_of
 from luthier.runs.sampling import Sampling
 from luthier.runs.teaching import with_logits
 from luthier.types import Features
@@ -84,8 +85,10 @@ def train(
             prepared.backbone, prepared.adaptation, prepared.objective, rows, plan,
             evaluate=(lambda: predictor.metrics(evaluation)) if evaluation else None,
             emit=emit, processes=processes, folder=folder / "checkpoints", resume=found,
+            source=rollouts_of(prepared, predictor.reader, processes, emit),
         )  # fmt: skip
-    seconds, epochs = progress.seconds, progress.step / math.ceil(len(rows) / plan.batch_size)
+    per_epoch = math.ceil(len(rows) / plan.batch_size) * repeats(prepared.objective)
+    seconds, epochs = progress.seconds, progress.step / per_epoch
     return {
         "steps": progress.step, "best_step": progress.best_step, "seconds": seconds, "stopped": progress.stopped,
         "epochs": round(epochs, 2), "tokens": progress.tokens,

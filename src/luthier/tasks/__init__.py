@@ -15,6 +15,7 @@ TASKS = Registry(
     prefer="luthier.tasks.prefer",
     reward="luthier.tasks.reward",
     match="luthier.tasks.match",
+    reinforce="luthier.tasks.reinforce",
     retrieve="luthier.tasks.retrieve",
     summarize="luthier.tasks.summarize",
     tag="luthier.tasks.tag",

@@ -1,0 +1,141 @@
+"""Rewards of written answers: verifiers and Python functions, several of them weighted and added up.
+
+A function is called as ``function(prompts, answers, expected)``, three lists of one length (a prompt is a list of
+turns, the others are texts; ``expected`` is "" where a row has none), and returns a number for each answer. What it
+gives is looked at before anything is trained on: no number, NaN, another count, or an exception is an error at its row.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from luthier.evaluate.verifiers import VERIFIERS
+from luthier.types import Finding, Message, Refused
+
+KEY = "reinforce.rewards"
+Function = Callable[[list[list[Message]], list[str], list[str]], Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A written answer, what it answers, and where that row stands."""
+
+    prompt: list[Message]
+    text: str
+    expected: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Reward:
+    """One of the rewards: ``name`` as it is told, its weight, and what gives it for several answers."""
+
+    name: str
+    weight: float
+    function: Function
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """What an answer got: the weighted sum, and each reward by its name."""
+
+    total: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+def verifier(name: str, setting: str = "") -> Function:
+    """One of ``VERIFIERS`` as a reward of several answers."""
+
+    def function(prompts: list[list[Message]], answers: list[str], expected: list[str]) -> list[float]:
+        return [VERIFIERS[name](answer, wanted, setting) for answer, wanted in zip(answers, expected, strict=True)]
+
+    return function
+
+
+def load_function(spelled: str, base: Path) -> Function:
+    """``file.py:name`` (a path relative to ``base``) or ``package.module:name``. Raises Refused where there is none."""
+    place, _, name = spelled.rpartition(":")
+    try:
+        module = _of_file(base / place) if place.endswith(".py") else importlib.import_module(place)
+    except Exception as error:
+        what = f"{spelled!r} could not be loaded: {type(error).__name__}: {error}"
+        raise Refused(Finding("reinforce.function", KEY, what, "write file.py:name or package.module:name")) from error
+    function = vars(module).get(name)
+    if not callable(function):
+        known = ", ".join(key for key, value in vars(module).items() if callable(value) and key[0] != "_")
+        what = f"{place} has no function {name!r}"
+        raise Refused(Finding("reinforce.function", KEY, what, f"it has {known}" if known else ""))
+    return function
+
+
+def _of_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"luthier_reward_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def judge(rewards: Sequence[Reward], answers: Sequence[Answer]) -> list[Rewarded]:
+    """What each answer gets. Raises Refused with everything that is wrong with what the functions gave."""
+    findings: list[Finding] = []
+    columns: list[list[float]] = []
+    for reward in rewards if answers else ():
+        try:
+            given = reward.function(
+                [answer.prompt for answer in answers], [answer.text for answer in answers],
+                [answer.expected for answer in answers],
+            )  # fmt: skip
+        except Exception as error:
+            findings.append(_raised(reward, answers, error))
+            continue
+        columns.append(_numbers(reward, given, answers, findings))
+    if findings:
+        raise Refused(*findings)
+    found = []
+    for at in range(len(answers)):
+        parts = {reward.name: column[at] for reward, column in zip(rewards, columns, strict=True)}
+        found.append(Rewarded(sum(reward.weight * parts[reward.name] for reward in rewards), parts))
+    return found
+
+
+def _raised(reward: Reward, answers: Sequence[Answer], error: Exception) -> Finding:
+    """The row is found by giving the function its answers one at a time."""
+    where, text = answers[0].where, ""
+    for answer in answers:
+        try:
+            reward.function([answer.prompt], [answer.text], [answer.expected])
+        except Exception as alone:
+            where, text, error = answer.where, f" on the answer {answer.text[:80]!r}", alone
+            break
+    what = f"the reward `{reward.name}` raised {type(error).__name__}: {error}{text}"
+    return Finding("reinforce.reward-raised", where, what, "mend the function: it must give a number for any text")
+
+
+def _numbers(reward: Reward, given: Any, answers: Sequence[Answer], findings: list[Finding]) -> list[float]:
+    try:
+        values = list(given)
+    except TypeError:
+        values = []
+    if len(values) != len(answers):
+        told = f"{len(values)} numbers" if values else f"{type(given).__name__}, no list of numbers"
+        what = f"the reward `{reward.name}` gave {told} for {len(answers)} answers"
+        findings.append(Finding("reinforce.reward-count", answers[0].where, what, "give one number for each answer"))
+        return [math.nan] * len(answers)
+    numbers = []
+    for value, answer in zip(values, answers, strict=True):
+        number = float(value) if isinstance(value, Real) else math.nan
+        if not math.isfinite(number):
+            what = f"the reward `{reward.name}` is {value!r} for the answer {answer.text[:80]!r}"
+            finding = Finding("reinforce.reward-value", answer.where, what, "give a finite number for any text")
+            findings += [finding] if finding not in findings else []
+        numbers.append(number)
+    return numbers

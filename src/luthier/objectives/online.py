@@ -1,0 +1,132 @@
+"""What the objectives on a model's own answers share: prompts as rows, and the answers that were written to them.
+
+A row as it is read is a prompt. Before a step its prompts are answered (``runs/rollouts.py``), and a row of the step is
+one of these answers, with what it is to be learned by:
+
+| features | |
+|---|---|
+| input_ids, lengths | prompt and answer, its terminator among it; one sequence |
+| supervised | True where a token is of the answer |
+| prompt | tokens of the prompt |
+| advantage | how much better the answer is than others of its group |
+| old | log-probabilities of its tokens when it was written, where it is learned more than once |
+| reference | log-probabilities of its tokens under the reference, where KL counts |
+| messages, expected, where | what a reward is told |
+
+A prompt row has what is expected in the answer's place, so that checks and plans see a row of that kind; no step learns
+from it. The log-probabilities of what is learned are those of the trainer's own forward pass, without dropout, at the
+temperature of the sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from luthier.evaluate.generate import generate, terminators
+from luthier.models.backbone import Backbone
+from luthier.objectives.likelihood import supervised_tokens
+from luthier.objectives.preference import REFERENCE, TokenReader
+from luthier.options import Options as Section
+from luthier.types import Batch, Example, Features, LossTerms
+
+OLD, ADVANTAGE = "old", "advantage"
+
+
+class SamplingOptions(Section):
+    """How answers are drawn, and what becomes of them."""
+
+    group_size: int = Field(8, ge=2, description="answers to each prompt, compared with each other")
+    temperature: float = Field(1.0, gt=0, description="of the sampling")
+    max_new_tokens: int = Field(256, gt=0, description="the longest answer")
+    truncated: Literal["keep", "drop"] = Field(
+        "keep", description="answers that never ended: learned by their reward, or left out of the loss; both counted"
+    )
+    iterations: int = Field(1, ge=1, description="optimizer steps on the same answers")
+    generation_batch: int = Field(64, gt=0, description="answers that are written at a time")
+
+
+class OnlineObjective:
+    """A subclass says what advantages the rewards of a group make, and what the loss of the answers is."""
+
+    needs = "token_logits"
+    couples = False
+
+    def __init__(self, options: Any, backbone: Backbone, encoder: Callable[[Example], list[Features]] | None):
+        """``encoder(example) -> [features]`` is the task's."""
+        self.options, self.backbone, self.encoder = options, backbone, encoder
+        self.reader = TokenReader(backbone, options.temperature)
+        self.score: Callable[[Sequence[Any], Sequence[Features]], list[float]] | None = None
+        self.stop: Sequence[int] = ()
+        backbone.dropout = False
+
+    @property
+    def compares(self) -> bool:
+        """Whether it needs a reference."""
+        raise NotImplementedError
+
+    def advantages(self, rewards: Sequence[float]) -> list[float]:
+        """Of the answers of one group."""
+        raise NotImplementedError
+
+    def loss(self, backbone: Backbone, batch: Batch) -> LossTerms:
+        raise NotImplementedError
+
+    def encode(self, example: Example) -> list[Features]:
+        """A row's full length is that with the longest answer."""
+        assert self.encoder is not None
+        rows = self.encoder(example)
+        return [row | {"full_length": row["prompt"] + self.options.max_new_tokens} for row in rows]
+
+    def units(self, features: Features) -> int:
+        return sum(supervised_tokens(features))
+
+    def collate(self, rows: list[Features]) -> Batch:
+        """As ``lay_out_answers``, and per row ``prompts`` (K,) tokens, ``weights`` (K,), ``advantages`` (K,)."""
+        batch = self.reader.collate(rows)
+        batch.tensors["prompts"] = torch.tensor([row["prompt"] for row in rows], dtype=torch.long)
+        batch.tensors["weights"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
+        batch.tensors["advantages"] = torch.tensor([row.get(ADVANTAGE, 1.0) for row in rows], dtype=torch.float32)
+        for name in (OLD, REFERENCE):
+            if all(name in row for row in rows):
+                batch.tensors[name] = torch.cat([torch.as_tensor(row[name]) for row in rows])
+        return batch
+
+    def outputs(self, backbone: Backbone, batch: Batch) -> list[dict[str, Any]]:
+        """The likeliest answer to each row's prompt, token by token: its ``ids`` and whether it ``finished``."""
+        flat = batch["input_ids"].reshape(-1)
+        places = zip(batch["starts"].tolist(), batch["prompts"].tolist(), strict=True)
+        return self.write(backbone, [flat[start : start + length].tolist() for start, length in places], 0.0, 0)
+
+    def write(
+        self, backbone: Backbone, prompts: list[list[int]], temperature: float, seed: int
+    ) -> list[dict[str, Any]]:
+        """An answer to each prompt: ``ids`` with the terminator, and whether it ``finished``."""
+        grown = generate(
+            backbone, prompts, max_new_tokens=self.options.max_new_tokens, temperature=temperature, seed=seed,
+            stop=self.stop, batch_size=self.options.generation_batch, whole=True,
+        )  # fmt: skip
+        ends = {*self.stop, *terminators(backbone)}
+        return [{"ids": ids, "finished": bool(ids) and ids[-1] in ends} for ids in grown]
+
+    def mean_loss(self, outputs: list[Any], rows: list[Features]) -> float:
+        """What is to become small: the mean reward of the answers, with a minus."""
+        assert self.score is not None
+        return -sum(self.score(outputs, rows)) / max(1, len(rows))
+
+    def answered(self, prompt: Features, ids: list[int], advantage: float) -> Features:
+        """A prompt's row with an answer that was written, to be learned."""
+        asked = prompt["input_ids"][: prompt["prompt"]]
+        made = {
+            "input_ids": [*asked, *ids], "lengths": [len(asked) + len(ids)], ADVANTAGE: advantage,
+            "supervised": [False] * len(asked) + [True] * len(ids),
+        }  # fmt: skip
+        return {**prompt, **made}
+
+
+def optional(batch: Batch, name: str) -> Tensor | None:
+    return batch.tensors.get(name)

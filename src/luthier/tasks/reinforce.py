@@ -1,0 +1,218 @@
+"""Learn from answers of the model's own, by rewards that can be checked: a right result, a form, a function of yours.
+
+What is tuned is a model that writes: it answers as after `chat`. Its rows are prompts with what is expected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PrivateAttr, field_validator
+
+from luthier.data.template import encode_prompt
+from luthier.evaluate.intervals import Metrics, mean_interval
+from luthier.evaluate.rewards import KEY, Answer, Reward, Rewarded, judge, load_function, verifier
+from luthier.evaluate.verifiers import VERIFIERS, last_number
+from luthier.models.backbone import Backbone
+from luthier.options import Options as Section
+from luthier.tasks import chat
+from luthier.tasks.answers import shown_prompt, with_system
+from luthier.tasks.common import Ask, Encoder
+from luthier.types import Example, Features, Finding, Message, Refused
+
+DEFAULTS = {
+    "batch_size": 8, "overlong": "error", "epochs": 1.0, "learning_rate_factor": 0.5, "schedule": "constant",
+    "metric": "reward",
+}  # fmt: skip
+WITH_SETTING = ("format", "function")
+
+
+class Options(Section):
+    rewards: list[str | dict[str, str | float]] | None = Field(
+        None,
+        min_length=1,
+        description="exact, contains, number, {format: pattern}, {function: file.py:name}; each may have a weight; "
+        "default: number where all that is expected are numbers, else exact",
+    )
+    system: str | None = Field(None, min_length=1, description="a system turn for prompts that have none")
+    _base: Path = PrivateAttr(Path())
+
+    @field_validator("rewards")
+    @classmethod
+    def _known(cls, given: list[str | dict[str, str | float]] | None) -> Any:
+        for one in given or []:
+            _parsed(one)
+        return given
+
+    def beside(self, base: Path) -> None:
+        self._base = base
+
+
+def _parsed(given: str | dict[str, str | float]) -> tuple[str, str, float]:
+    """(kind, setting, weight) of a reward as it is written. Raises ValueError where it is none."""
+    entry = {given: ""} if isinstance(given, str) else dict(given)
+    weight = entry.pop("weight", 1.0)
+    known = ", ".join([*VERIFIERS, "function"])
+    if len(entry) != 1:
+        raise ValueError(f"a reward is one of {known}, and its weight; this is {given!r}")
+    ((kind, setting),) = entry.items()
+    if kind == "name" and isinstance(setting, str):
+        kind, setting = setting, ""
+    if kind not in (*VERIFIERS, "function"):
+        raise ValueError(f"there is no reward {kind!r}; there are {known}")
+    if not isinstance(weight, int | float):
+        raise ValueError(f"the weight of {kind} must be a number, this is {weight!r}")
+    if (kind in WITH_SETTING) != bool(setting) or not isinstance(setting, str):
+        need = "a pattern" if kind == "format" else "file.py:name or package.module:name"
+        wanted = f"{{{kind}: {need}}}" if kind in WITH_SETTING else f"{{name: {kind}, weight: ...}}"
+        raise ValueError(f"write {wanted} instead of {given!r}")
+    if kind == "function" and ":" not in setting:
+        raise ValueError(f"write {{function: file.py:name}} instead of {given!r}")
+    if kind == "format":
+        try:
+            re.compile(setting)
+        except re.error as error:
+            raise ValueError(f"{setting!r} is no regular expression: {error}") from None
+    return kind, setting, float(weight)
+
+
+class Task(chat.Task):
+    """As `chat` where it writes; its rows are prompts, and what is expected of an answer."""
+
+    formats: tuple[str, ...] = (
+        "checkable", "prompt-completion", "question-answer", "messages", "sharegpt", "alpaca", "self-instruct",
+    )  # fmt: skip
+    splits = False
+    metric = "reward"
+    sample_options = {"max_new_tokens": 256}
+    metrics: dict[str, bool] = {"reward": True, "loss": False, "finished": True, "length": False}
+
+    def __init__(self, options: Options):
+        super().__init__(chat.Options.model_validate({"system": options.system}))
+        self.options = options
+        self.rewards: list[Reward] = []
+        self.backbone: Backbone | None = None
+
+    def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
+        try:
+            self._load([*train, *evaluation])
+        except Refused as refused:
+            return refused.findings
+        if any("function" in one for one in self.options.rewards or []):
+            what = "rewards are given by Python code that is run here, as you are"
+            return [Finding("reinforce.function-run", KEY, what, severity="note")]
+        return []
+
+    def _load(self, examples: Sequence[Example]) -> None:
+        """The rewards; where none is named, the one that fits what the rows expect. Raises Refused."""
+        if self.rewards:
+            return
+        given = self.options.rewards
+        if given is None:
+            numbers = all(last_number(expected(example)) is not None for example in examples)
+            given = ["number" if numbers else "exact"]
+        named = [_parsed(one) for one in given]
+        for kind, setting, weight in named:
+            function = load_function(setting, self.options._base) if kind == "function" else verifier(kind, setting)
+            told = setting.rpartition(":")[2] if kind == "function" else kind
+            same = sum(reward.name.partition("-")[0] == told for reward in self.rewards)
+            self.rewards.append(Reward(f"{told}-{same + 1}" if same else told, weight, function))
+        if len(self.rewards) > 1:
+            self.metrics = {**self.metrics, **{f"reward_{reward.name}": True for reward in self.rewards}}
+
+    def objective(self) -> str:
+        return "grpo"
+
+    def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
+        """The prompt as `chat` asks it, with what is expected where an answer will stand."""
+        self.backbone = backbone
+        end = min(self.terminators(backbone))
+
+        def encode(example: Example) -> list[Features]:
+            example = with_system(example, self.system)
+            turns = asked(example)
+            where = f"{example.source}:prompt"
+            if not turns or turns[-1]["role"] != "user" or not str(turns[-1]["content"] or "").strip():
+                what = "the prompt is empty" if turns else "there is no prompt"
+                raise Refused(Finding("reinforce.prompt", where, what, "end it in a question, or leave the row out"))
+            ids = encode_prompt(backbone.tokenizer, turns, tools=example.tools, where=where)
+            if overlong == "truncate" and len(ids) >= limit:
+                what = f"the prompt has {len(ids)} tokens of {limit}, and a prompt is not cut"
+                raise Refused(Finding("reinforce.prompt", where, what, "set `overlong: drop`, or raise `max_length`"))
+            wanted = backbone.tokenizer(expected(example), add_special_tokens=False)["input_ids"]
+            answer = [*wanted, end]
+            made = {
+                "input_ids": [*ids, *answer], "supervised": [False] * len(ids) + [True] * len(answer),
+                "lengths": [len(ids) + len(answer)], "prompt": len(ids), "turn_ends": [], "weight": example.weight,
+                "messages": turns, "expected": expected(example), "where": str(example.source),
+            }  # fmt: skip
+            return [made]
+
+        return encode
+
+    def rewarded(self, outputs: Sequence[dict[str, Any]], rows: Sequence[Features]) -> list[Rewarded]:
+        """What written answers get; asked once, and kept with each. Raises Refused where a reward is none."""
+        assert self.backbone is not None
+        if any("rewarded" not in output for output in outputs):
+            self._load([])
+            tokenizer = self.backbone.tokenizer
+            texts = [str(tokenizer.decode(one["ids"], skip_special_tokens=True)).strip() for one in outputs]
+            answers = [
+                Answer(row["messages"], text, row["expected"], row["where"])
+                for row, text in zip(rows, texts, strict=True)
+            ]
+            for output, found in zip(outputs, judge(self.rewards, answers), strict=True):
+                output["rewarded"] = found
+        return [output["rewarded"] for output in outputs]
+
+    def score(self, outputs: Sequence[dict[str, Any]], rows: Sequence[Features]) -> list[float]:
+        return [one.total for one in self.rewarded(outputs, rows)]
+
+    def _columns(self, outputs: list[Any], rows: Sequence[Features]) -> dict[str, list[float]]:
+        found = self.rewarded(outputs, rows)
+        parts = {f"reward_{name}": [one.parts[name] for one in found] for name in (found[0].parts if found else ())}
+        return {
+            "reward": [one.total for one in found], **(parts if len(parts) > 1 else {}),
+            "finished": [float(output["finished"]) for output in outputs],
+            "length": [float(len(output["ids"])) for output in outputs],
+        }  # fmt: skip
+
+    def plain(self, outputs: list[Any], rows: Sequence[Features]) -> dict[str, float]:
+        return {name: sum(column) / max(1, len(column)) for name, column in self._columns(outputs, rows).items()}
+
+    def with_intervals(self, outputs: list[Any], rows: Sequence[Features]) -> Metrics:
+        return {name: mean_interval(column) for name, column in self._columns(outputs, rows).items()}
+
+    def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
+        return {}
+
+    def taught(self, example: Example, text: str) -> Example | None:
+        """Answers are the model's own, and no teacher's to write."""
+        return None
+
+    def parse(self, given: Any) -> Example:
+        """As `chat`; of a row its prompt."""
+        example = super().parse(given)
+        return Example(example.source, messages=asked(example), tools=example.tools)
+
+    def shown(self, example: Example) -> tuple[str, str]:
+        return shown_prompt(asked(example)), expected(example)
+
+
+def asked(example: Example) -> list[Message]:
+    """The turns before the answer."""
+    turns = list(example.messages or [])
+    while turns and turns[-1]["role"] == "assistant":
+        turns.pop()
+    return turns
+
+
+def expected(example: Example) -> str:
+    """What an answer is held against: its own field, or the answer that the row has; "" where there is none."""
+    if example.targets:
+        return example.targets[0]
+    turns = example.messages or []
+    return str(turns[-1]["content"] or "") if turns and turns[-1]["role"] == "assistant" else ""

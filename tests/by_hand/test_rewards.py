@@ -1,0 +1,113 @@
+"""Verifiers on answers as they are written, and rewards that are none."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.evaluate.rewards import Answer, Reward, judge, load_function, verifier
+from luthier.evaluate.verifiers import last_number, normalised
+from luthier.types import Refused
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("42", 42), ("The answer is 42.", 42), ("5-3 = 2", 2), ("so -3", -3), ("from 5-3", 3), ("#### 1,234", 1234),
+        ("$1,234.50 in all", 1234.5), ("It costs .5", 0.5), ("x2 and 3 are 7 apples", 7), ("1,2,3", 3), ("none", None),
+        ("", None), ("−4", -4), ("3.0", 3), ("1000000", 1000000), ("page 12: 3/4", 4),
+    ],
+)  # fmt: skip
+def test_the_last_number(text: str, number: float | None) -> None:
+    assert last_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "expected", "setting", "reward"),
+    [
+        ("exact", " The  CAT. ", "the cat", "", 1), ("exact", "a cat", "the cat", "", 0),
+        ("exact", "ﬁne", "fine", "", 1),
+        ("contains", "So, the cat (Red, small) sat.", "cat RED", "", 1), ("contains", "redder", "red", "", 0),
+        ("exact", "", "fine", "", 0), ("number", "2 + 2 = 4.0", "4", "", 1), ("number", "4, not 5", "4", "", 0),
+        ("number", "four", "4", "", 0), ("number", "0.333333333", "0.3333333333", "", 1),
+        ("number", "1", "no number", "", 0), ("format", "<a>1\n2</a>\n", "", "<a>.*</a>", 1),
+        ("format", "so <a>1</a>", "", "<a>.*</a>", 0),
+    ],
+)  # fmt: skip
+def test_a_verifier(name: str, answer: str, expected: str, setting: str, reward: int) -> None:
+    assert verifier(name, setting)([[]], [answer], [expected]) == [float(reward)]
+
+
+def test_normalising_leaves_what_is_only_punctuation() -> None:
+    assert normalised(" ?! ") == "?!"
+
+
+ANSWERS = [
+    Answer([{"role": "user", "content": "?"}], text, "1", f"rows.jsonl:{at}") for at, text in enumerate("abc", 1)
+]
+
+
+def of(function: Any, weight: float = 1.0, name: str = "mine") -> Reward:
+    return Reward(name, weight, function)
+
+
+def test_several_rewards_add_up_by_weight() -> None:
+    """2 · (1 if the answer is b) - 0.5 · its place in the alphabet."""
+    rewards = [
+        of(lambda prompts, answers, expected: [answer == "b" for answer in answers], 2.0, "b"),
+        of(lambda prompts, answers, expected: [ord(answer) - 96 for answer in answers], -0.5, "place"),
+    ]
+    found = judge(rewards, ANSWERS)
+    assert [one.total for one in found] == [-0.5, 1.0, -1.5]
+    assert found[1].parts == {"b": 1.0, "place": 2.0}
+
+
+def raises_on_b(prompts: Any, answers: list[str], expected: Any) -> list[float]:
+    if "b" in answers:
+        raise ZeroDivisionError("by hand")
+    return [0.0] * len(answers)
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "where", "told"),
+    [
+        (lambda p, a, e: [0.0, math.nan, 1.0], "reinforce.reward-value", "rows.jsonl:2", "nan for the answer 'b'"),
+        (lambda p, a, e: [0.0, 1.0, None], "reinforce.reward-value", "rows.jsonl:3", "None for the answer 'c'"),
+        (lambda p, a, e: [math.inf, 1.0, 0.0], "reinforce.reward-value", "rows.jsonl:1", "inf"),
+        (lambda p, a, e: ["1", 1.0, 0.0], "reinforce.reward-value", "rows.jsonl:1", "'1'"),
+        (lambda p, a, e: [0.0, 1.0], "reinforce.reward-count", "rows.jsonl:1", "2 numbers for 3 answers"),
+        (lambda p, a, e: None, "reinforce.reward-count", "rows.jsonl:1", "NoneType"),
+        (lambda p, a, e: 1.0, "reinforce.reward-count", "rows.jsonl:1", "float"),
+        (raises_on_b, "reinforce.reward-raised", "rows.jsonl:2", "ZeroDivisionError: by hand on the answer 'b'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_reward_is_told_with_its_row(function: Any, code: str, where: str, told: str) -> None:
+    sound = of(verifier("exact"), name="exact")
+    with pytest.raises(Refused) as refused:
+        judge([sound, of(function)], ANSWERS)
+    (finding,) = refused.value.findings
+    assert (finding.code, finding.where) == (code, where)
+    assert told in finding.what
+    assert "`mine`" in finding.what
+
+
+def test_all_bad_rewards_are_told_at_once() -> None:
+    with pytest.raises(Refused) as refused:
+        judge([of(lambda p, a, e: [None] * 3), of(raises_on_b, name="other")], ANSWERS)
+    assert [finding.where[-1] for finding in refused.value.findings] == ["1", "2", "3", "2"]
+
+
+def test_a_function_is_found_in_a_file_or_a_module(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def short(prompts, answers, expected):\n    return [-len(a) for a in answers]\n")
+    assert load_function("mine.py:short", tmp_path)([], ["abc"], []) == [-3]
+    assert load_function("math:fsum", tmp_path) is math.fsum
+    for spelled, told in (
+        ("mine.py:long", "has short"), ("none.py:short", "FileNotFoundError"), ("no.such:short", "ModuleNotFound"),
+    ):  # fmt: skip
+        with pytest.raises(Refused) as refused:
+            load_function(spelled, tmp_path)
+        assert refused.value.findings[0].code == "reinforce.function"
+        assert told in str(refused.value)
