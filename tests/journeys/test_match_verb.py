@@ -42,9 +42,12 @@ def test_two_towers_learn_to_find_each_other(folder: Path, tiny_folder: Callable
         "data: {train: train.jsonl, eval: eval.jsonl}\nmethod: full\nlearning_rate: 2e-3\nsteps: 40\nbatch_size: 24\n"
         "match: {templates: ['the {}', 'a {}']}\nname: pairs\n"
     )
-    tuned, judged, named, predicted = session(
+    tuned, judged, named, listed, unlisted, predicted = session(
         folder, "tune recipe.yaml", "evaluate runs/pairs --data eval.jsonl --json",
-        "evaluate runs/pairs --data labels.jsonl --json", "predict runs/pairs images/0.png --json",
+        "evaluate runs/pairs --data labels.jsonl --json",
+        "evaluate runs/pairs --data labels.jsonl --json --set match.labels=[red,green,blue,cat,dog]",
+        "evaluate runs/pairs --data labels.jsonl --set match.labels=[red,green]",
+        "predict runs/pairs images/0.png --json",
     )  # fmt: skip
     assert tuned.code == 0, tuned.err
     assert "mean_recall" in tuned.out
@@ -57,6 +60,9 @@ def test_two_towers_learn_to_find_each_other(folder: Path, tiny_folder: Callable
     for name, told in result["after"].items():
         assert recalls[name]["value"] == pytest.approx(told["value"], abs=1e-5)
     assert named.json["metrics"]["accuracy"]["value"] > 0.8
+    assert listed.json["metrics"]["accuracy"]["value"] <= named.json["metrics"]["accuracy"]["value"]
+    assert unlisted.code == 2
+    assert "'blue' is not in `match.labels`" in unlisted.out + unlisted.err
     (answer,) = predicted.json
     assert len(answer["vector"]) == 16
     run = luthier.load(folder / "runs/pairs")

@@ -39,7 +39,7 @@ CELLS = [(model, method) for model in MODELS for method in METHODS if method not
 DEFAULT = {
     ("clip", "full"), ("clip", "lora"), ("clip", "prefix"), ("clip", "freeze: head"), ("clip", "prompt"),
     ("siglip", "lora: dora"), ("siglip", "freeze: head"), ("siglip", "features: logistic"), ("towers", "freeze: head"),
-    ("towers", "lora"), ("towers", "adapter: houlsby"), ("towers", "prefix"),
+    ("towers", "adapter: houlsby"), ("towers", "prefix"),
 }  # fmt: skip
 
 
