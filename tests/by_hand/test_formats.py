@@ -115,12 +115,12 @@ def test_plain_text() -> None:
 
 
 def test_every_format_is_tested() -> None:
-    talks = ["messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion"]
+    talks = ["messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion", "code-problem"]
     asked = ["squad", "open-question", "question-answer"]
     elsewhere = ["tokens-tags", "text-spans", "translation", "source-target", "scored-pair", "query-positive"]
     pictures = ["image-text-label", "image-label"]  # in test_pictures.py
     judged = ["preference", "judged-pair", "rated-answers"]  # in test_preference_rows.py, thumbs too
-    here = ["text-label", "document-summary", "thumbs", "plain-text"]
+    here = ["text-label", "document-summary", "thumbs", "checkable", "plain-text"]  # checkable: test_rewards.py
     assert list(FORMATS) == [*pictures, *talks, *asked, *elsewhere[:4], *judged, *elsewhere[4:], *here]
 
 
