@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from commands import Forks
 from helpers import (
+    asked_rows,
     assert_close,
     chat_rows,
     classify_rows,
@@ -37,9 +38,19 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "prefer, dpo": ("llama", "prefer", {"method": "lora", "lora": {"rank": 4}}),
     "prefer, kto": ("llama", "prefer", {"method": "lora", "lora": {"rank": 4}, "objective": "kto"}),
     "reward": ("llama", "reward", {"method": "lora", "lora": {"rank": 4}}),
+    "reinforce": (
+        "llama",
+        "reinforce",
+        {
+            "method": "lora",
+            "lora": {"rank": 4},
+            "reinforce": {"rewards": [{"format": ".*[a-g].*"}]},
+            "grpo": {"group_size": 4, "max_new_tokens": 6, "generation_batch": 6, "iterations": 2},
+        },
+    ),
     "stopped": ("llama", "chat", {"method": "lora", "lora": {"rank": 4}}),
 }
-ROWS = {"classify": classify_rows, "prefer": preference_rows, "reward": preference_rows}
+ROWS = {"classify": classify_rows, "prefer": preference_rows, "reward": preference_rows, "reinforce": asked_rows}
 SINGLE = {kind: kind for kind in RUNS} | {"stopped": "chat, lora"}
 NO_GRADIENT = "key.bias"  # see test_gradient
 
