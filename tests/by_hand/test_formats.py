@@ -120,7 +120,7 @@ def test_every_format_is_tested() -> None:
     elsewhere = ["tokens-tags", "text-spans", "translation", "source-target", "scored-pair", "query-positive"]
     pictures = ["image-text-label", "image-label", "image-caption"]  # in test_pictures.py, test_matching.py
     judged = ["preference", "judged-pair", "rated-answers"]  # in test_preference_rows.py, thumbs too
-    here = ["text-label", "document-summary", "thumbs", "plain-text"]
+    here = ["text-label", "document-summary", "thumbs", "checkable", "plain-text"]  # checkable: test_rewards.py
     assert list(FORMATS) == [*pictures, *talks, *asked, *elsewhere[:4], *judged, *elsewhere[4:], *here]
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from luthier.data.formats import recognise, to_example
 from luthier.evaluate.rewards import Answer, Reward, judge, load_function, verifier
 from luthier.evaluate.verifiers import last_number, normalised
-from luthier.types import Refused
+from luthier.types import Example, Refused, Source
 
 
 @pytest.mark.parametrize(
@@ -111,3 +112,32 @@ def test_a_function_is_found_in_a_file_or_a_module(tmp_path: Path) -> None:
             load_function(spelled, tmp_path)
         assert refused.value.findings[0].code == "reinforce.function"
         assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "asked", "expected"),
+    [
+        ({"question": "6 * 7?", "answer": "6 * 7 = 42\n#### 42", "final": "42"}, ["user"], "42"),  # GSM8K
+        ({"id": "chal-2", "question": "4 - 3?", "equation": "( 4.0 - 3.0 )", "final": 1.0}, ["user"], "1"),  # SVAMP
+        ({"prompt": "6 * 7?", "expected": 2.5, "system": "Be short."}, ["system", "user"], "2.5"),
+        ({"messages": [{"role": "user", "content": "6 * 7?"}], "ground_truth": " 42 "}, ["user"], "42"),
+        (
+            {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}], "final": 42},
+            ["user"], "42",
+        ),
+    ],
+)  # fmt: skip
+def test_a_row_that_can_be_checked(row: dict[str, Any], asked: list[str], expected: str) -> None:
+    source = Source("rows.jsonl", 1)
+    assert recognise([(source, row)], prefer=("checkable",)) == "checkable"
+    example = to_example(source, row, "checkable")
+    assert isinstance(example, Example)
+    assert [turn["role"] for turn in example.messages or []] == asked
+    assert example.targets == [expected]
+
+
+@pytest.mark.parametrize("final", [None, "", True, [1], math.nan, math.inf])
+def test_what_no_answer_can_be_held_against_is_told(final: Any) -> None:
+    found = to_example(Source("rows.jsonl", 1), {"prompt": "6 * 7?", "final": final}, "checkable")
+    assert isinstance(found, list)
+    assert [finding.where for finding in found] == ["rows.jsonl:1:final"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from luthier.types import Features
 
-COMPUTED = ("row", "hidden_LD", "teacher_logits", "reference")
+COMPUTED = ("row", "where", "hidden_LD", "teacher_logits", "reference")
 
 
 def content_key(trunk: nn.Module, rows: Sequence[Features], *settings: str) -> str:
@@ -30,7 +30,8 @@ def content_key(trunk: nn.Module, rows: Sequence[Features], *settings: str) -> s
 
 
 def rows_hash(rows: Sequence[Features]) -> str:
-    """sha256 of encoded rows: ids, targets, supervision and weights; not of what was computed from them."""
+    """sha256 of encoded rows: ids, targets, supervision and weights; not of where they stand, nor of what was
+    computed from them."""
     digest = hashlib.sha256()
     for row in rows:
         told = [(key, row[key]) for key in sorted(row) if key not in COMPUTED]

@@ -35,9 +35,8 @@ def exact(answer: str, expected: str, setting: str) -> float:
 
 def contains(answer: str, expected: str, setting: str) -> float:
     """The expected text stands in the answer, as whole words, once both are normalised."""
-    return float(
-        f" {' '.join(WORD.findall(normalised(expected)))} " in f" {' '.join(WORD.findall(normalised(answer)))} "
-    )
+    said, wanted = (" ".join(["", *WORD.findall(normalised(text)), ""]) for text in (answer, expected))
+    return float(wanted in said)
 
 
 def number(answer: str, expected: str, setting: str) -> float:

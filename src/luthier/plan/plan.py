@@ -11,6 +11,7 @@ import torch
 
 from luthier.engine.precision import choose_precision
 from luthier.models import sketch
+from luthier.objectives.online import OnlineObjective
 from luthier.plan import baseline, devices, disk, footprint
 from luthier.plan.devices import Device
 from luthier.plan.memory import Footprint, weigh
@@ -134,6 +135,12 @@ def estimate(
         found = footprint.by_formula(prepared, trace)
         first = str(error).strip().split("\n")[0][:120]
         notes.append(f"the model could not be traced ({type(error).__name__}: {first}): activations by a formula")
+    if isinstance(prepared.objective, OnlineObjective):
+        options = prepared.objective.options
+        what = f"{options.group_size} answers of up to {options.max_new_tokens} tokens to each prompt are not planned: "
+        notes.append(
+            f"{what}writing them and learning from them takes far more time than is told here, and more memory"
+        )
     return _estimate(prepared, device, found, base, notes)
 
 

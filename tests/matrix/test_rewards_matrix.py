@@ -1,0 +1,48 @@
+"""Methods on rewards: each kind raises the reward of a toy model's own answers, and opens again with the same one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from table import METHODS
+
+import luthier
+import tiny
+
+STEPS = 20
+SOME = (
+    "full", "freeze: last 1", "lora", "lora: dora", "lora: pissa", "ia3", "adapter: houlsby", "prompt", "prefix",
+    "lora + norms", "lora + adapter",
+)  # fmt: skip
+CELLS = [("llama", method) for method in SOME]
+CELLS += [(model, "lora") for model in tiny.DECODERS if model not in ("llama", "llama-tied")]
+DEFAULT = {("llama", "full"), ("llama", "lora"), ("llama", "adapter: houlsby"), ("llama", "prefix"), ("gpt2", "lora")}
+# Full of small letters: a third of what a random model says is something else.
+REWARD = "def small(prompts, answers, expected):\n    return [sum('a' <= c <= 'z' for c in a) / 24 for a in answers]\n"
+
+
+def marked(cell: tuple[str, str]) -> Any:
+    return pytest.param(*cell, id=", ".join(cell), marks=[] if cell in DEFAULT else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("model", "method"), [marked(cell) for cell in CELLS])
+def test_it_learns_and_opens_again(model: str, method: str, tiny_folder: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(REWARD)
+    rows = [{"prompt": f"{at} {word}", "final": word} for at, word in enumerate(tiny.WORDS * 2)]
+    held_out = tiny.write_jsonl(tmp_path / "eval.jsonl", rows[:8])
+    data = {"train": tiny.write_jsonl(tmp_path / "train.jsonl", rows[8:]), "eval": held_out}
+    run = luthier.tune({
+        "task": "reinforce", "model": tiny_folder(model), "data": data, "out": str(tmp_path), "steps": STEPS,
+        "batch_size": 8, "eval_every": STEPS, "final": "last", "warmup": 0, **METHODS[method],
+        "reinforce": {"rewards": [{"function": str(tmp_path / "mine.py:small")}]},
+        "grpo": {"group_size": 8, "max_new_tokens": 8, "beta": 0.01},
+    })  # fmt: skip
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    told = [line["reward"] for line in lines if line["kind"] == "train"]
+    assert sum(told[-3:]) > 1.2 * sum(told[:3]), told
+    again = luthier.load(str(run.folder)).evaluate(held_out)["metrics"]
+    assert again["reward"]["value"] == pytest.approx(run.result["after"]["reward"]["value"], abs=1e-6)
