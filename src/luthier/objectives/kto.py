@@ -30,6 +30,7 @@ from pydantic import Field
 from torch import Tensor
 
 from luthier.models.backbone import Backbone
+from luthier.objectives.coupled import Coupled
 from luthier.objectives.likelihood import lay_out_answers, per_sequence, sequences, token_log_probabilities
 from luthier.objectives.preference import REFERENCE, PreferenceObjective, WithReference
 from luthier.types import Batch, Example, Features, LossTerms
@@ -44,7 +45,7 @@ class Options(WithReference):
     )
 
 
-class Objective(PreferenceObjective):
+class Objective(PreferenceObjective, Coupled):
     couples = True
     parameters: dict[str, Any] = {}
 
