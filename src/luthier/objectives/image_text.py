@@ -140,7 +140,7 @@ class Objective(Coupled):
         counts_K = (batch["pictured"] > 0).long() + (batch["texts"] > 0).long()
         return list(self.vectors(backbone, batch).cpu().split(counts_K.tolist()))
 
-    def beside(self, rows: Sequence[Features]) -> list[Features]:
+    def compared_with(self, rows: Sequence[Features]) -> list[Features]:
         """The classes to choose from that none of these rows has."""
         known = {row["keys"][1] for row in rows}
         classes = rows[0].get("classes", ()) if rows else ()

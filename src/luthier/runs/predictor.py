@@ -18,7 +18,7 @@ from luthier.types import Example, Features, Solved
 class Compares(Protocol):
     """An objective that judges rows beside others, which are none of the data."""
 
-    def beside(self, rows: Sequence[Features]) -> list[Features]: ...
+    def compared_with(self, rows: Sequence[Features]) -> list[Features]: ...
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Predictor:
     def row_outputs(self, rows: Sequence[Features]) -> list[Any]:
         if self.solved is not None:
             return self.solved.outputs(self.reader.vectors(rows, self.pooling))
-        both = [*rows, *self.objective.beside(rows)] if isinstance(self.objective, Compares) else rows
+        both = [*rows, *self.objective.compared_with(rows)] if isinstance(self.objective, Compares) else rows
         outputs = self.reader.outputs(self.objective, both)
         return self.objective.settle(outputs, both)[: len(rows)] if self.objective.couples else outputs
 
