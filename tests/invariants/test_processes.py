@@ -52,6 +52,7 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "stopped": ("llama", "chat", {"method": "lora", "lora": {"rank": 4}}),
 }
 ROWS = {"classify": classify_rows, "prefer": preference_rows, "reward": preference_rows, "reinforce": asked_rows}
+ROWS["match"] = classify_rows
 SINGLE = {kind: kind for kind in RUNS} | {"stopped": "chat, lora"}
 NO_GRADIENT = ("key.bias", "k_proj.bias")  # see test_gradient
 
