@@ -16,18 +16,24 @@ import argparse
 import gzip
 import json
 import math
-import os
 import random
 import resource
-import subprocess
-import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from quality_peers import HERE, SHARED, STORIES, WEIGHT_DECAY, Cell, padded, training_arguments
+from quality_peers import (
+    HERE,
+    SHARED,
+    STORIES,
+    WEIGHT_DECAY,
+    Cell,
+    answer_loss,
+    measure_sides,
+    padded,
+    training_arguments,
+)
 
 RESULT = HERE / "results" / "language_chat.json"
 BATCH, EPOCHS, RATE, LONGEST = 16, 3, 1e-3, 512
@@ -97,21 +103,7 @@ def peer_side(data: str, seed: int) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(STORIES, dtype=torch.float32)
     train, test = ([encode(tokenizer, *row) for row in rows] for rows in split(data))
 
-    def loss() -> float:
-        model.eval()
-        total = count = 0.0
-        with torch.no_grad():
-            for first in range(0, len(test), BATCH):
-                batch = padded(test[first : first + BATCH])
-                logits_KLV = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-                labels_KL = batch["labels"][:, 1:]
-                total += float(
-                    torch.nn.functional.cross_entropy(logits_KLV.transpose(1, 2), labels_KL, reduction="sum")
-                )
-                count += int((labels_KL != -100).sum())
-        return total / count
-
-    before = loss()
+    before = answer_loss(model, test, BATCH)
     steps = EPOCHS * math.ceil(len(train) / BATCH)
     arguments = training_arguments(
         Cell("chat", data, "full", "peer", seed),
@@ -122,8 +114,8 @@ def peer_side(data: str, seed: int) -> dict[str, Any]:
     )
     Trainer(model=model, args=arguments, train_dataset=train, data_collator=padded).train()
     return {
-        "score": {"loss_before": before, "loss": loss()}, "seconds": time.perf_counter() - began, "steps": steps,
-        "train_rows": len(train), "test_rows": len(test),
+        "score": {"loss_before": before, "loss": answer_loss(model, test, BATCH)},
+        "seconds": time.perf_counter() - began, "steps": steps, "train_rows": len(train), "test_rows": len(test),
     }  # fmt: skip
 
 
@@ -140,23 +132,6 @@ def one(data: str, side: str, seed: int) -> dict[str, Any]:
 
 def kept() -> dict[str, Any]:
     return json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {"made": {}, "rows": []}
-
-
-def measure(seeds: int) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    for seed in range(seeds):
-        for data in DATA:
-            for side in SIDES:
-                if any((row["data"], row["side"], row["seed"]) == (data, side, seed) for row in kept()["rows"]):
-                    continue
-                command = [sys.executable, __file__, "--one", data, side, str(seed)]
-                done = subprocess.run(command, env=environment, capture_output=True, text=True)
-                if done.returncode:
-                    raise SystemExit(f"{data} {side} failed:\n{done.stderr[-3000:]}")
-                results = kept()
-                results["made"] = {name: version(name) for name in ("luthier", "torch", "transformers")}
-                results["rows"].append(json.loads(done.stdout.strip().splitlines()[-1]))
-                RESULT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def table() -> str:
@@ -184,7 +159,7 @@ def main() -> None:
         print("\n" + json.dumps(one(data, side, int(seed))))
         return
     if not given.table:
-        measure(given.seeds)
+        measure_sides(__file__, RESULT, DATA, SIDES, given.seeds)
     print(table())
 
 

@@ -15,18 +15,14 @@ import argparse
 import gzip
 import json
 import math
-import os
 import random
 import resource
-import subprocess
-import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from quality_peers import HERE, SHARED, WEIGHT_DECAY, Cell, padded, training_arguments
+from quality_peers import HERE, SHARED, WEIGHT_DECAY, Cell, answer_loss, measure_sides, padded, training_arguments
 
 RESULT = HERE / "results" / "language_code.json"
 BATCH, EPOCHS, RATE, LONGEST, MOST = 16, 2, 1e-3, 256, 1000
@@ -103,34 +99,21 @@ def luthier_side(data: str, seed: int) -> Row:
 
 
 def peer_side(data: str, seed: int) -> Row:
-    import torch
     from transformers import Trainer
 
     began = time.perf_counter()
     tokenizer, model = opened()
     train, test = ([encode(tokenizer, row) for row in rows] for rows in split(data, tokenizer))
 
-    def loss() -> float:
-        model.eval()
-        total = count = 0.0
-        with torch.no_grad():
-            for first in range(0, len(test), BATCH):
-                batch = padded(test[first : first + BATCH])
-                logits_KLV = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-                labels_KL = batch["labels"][:, 1:]
-                summed = torch.nn.functional.cross_entropy(logits_KLV.transpose(1, 2), labels_KL, reduction="sum")
-                total, count = total + float(summed), count + int((labels_KL != -100).sum())
-        return total / count
-
-    before, steps = loss(), EPOCHS * math.ceil(len(train) / BATCH)
+    before, steps = answer_loss(model, test, BATCH), EPOCHS * math.ceil(len(train) / BATCH)
     arguments = training_arguments(
         Cell("code", data, "full", "peer", seed), learning_rate=RATE, max_steps=steps,
         per_device_train_batch_size=BATCH, remove_unused_columns=False,
     )  # fmt: skip
     Trainer(model=model, args=arguments, train_dataset=train, data_collator=padded).train()
     return {
-        "score": {"loss_before": before, "loss": loss()}, "seconds": time.perf_counter() - began, "steps": steps,
-        "train_rows": len(train), "test_rows": len(test),
+        "score": {"loss_before": before, "loss": answer_loss(model, test, BATCH)},
+        "seconds": time.perf_counter() - began, "steps": steps, "train_rows": len(train), "test_rows": len(test),
     }  # fmt: skip
 
 
@@ -145,21 +128,6 @@ def one(data: str, side: str, seed: int) -> Row:
     return told | found | {"cpu_seconds": used.ru_utime + used.ru_stime}
 
 
-def measure(seeds: int) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    for seed, data, side in ((seed, data, side) for seed in range(seeds) for data in DATA for side in SIDES):
-        kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {"made": {}, "rows": []}
-        if any((row["data"], row["side"], row["seed"]) == (data, side, seed) for row in kept["rows"]):
-            continue
-        command = [sys.executable, __file__, "--one", data, side, str(seed)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{data} {side} failed:\n{done.stderr[-3000:]}")
-        kept["made"] = {name: version(name) for name in ("luthier", "torch", "transformers")}
-        kept["rows"].append(json.loads(done.stdout.strip().splitlines()[-1]))
-        RESULT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
@@ -169,7 +137,7 @@ def main() -> None:
         data, side, seed = given.one
         print("\n" + json.dumps(one(data, side, int(seed))))
         return
-    measure(given.seeds)
+    measure_sides(__file__, RESULT, DATA, SIDES, given.seeds)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +165,39 @@ def training_arguments(cell: Cell, **settings: Any) -> Any:
         logging_steps=50, lr_scheduler_type="linear", warmup_steps=0, weight_decay=WEIGHT_DECAY, max_grad_norm=1.0,
         seed=cell.seed, **settings,
     )  # fmt: skip
+
+
+def measure_sides(script: str, result: Path, data: Sequence[str], sides: Sequence[str], seeds: int) -> None:
+    """What is missing of a script's results, each side in a process of its own (``--one DATA SIDE SEED``), one thread;
+    kept after each."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    for seed, name, side in ((seed, name, side) for seed in range(seeds) for name in data for side in sides):
+        kept = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {"made": {}, "rows": []}
+        if any((row["data"], row["side"], row["seed"]) == (name, side, seed) for row in kept["rows"]):
+            continue
+        command = [sys.executable, script, "--one", name, side, str(seed)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{name} {side} failed:\n{done.stderr[-3000:]}")
+        kept["made"] = {package: version(package) for package in ("luthier", "torch", "transformers")}
+        kept["rows"].append(json.loads(done.stdout.strip().splitlines()[-1]))
+        result.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def answer_loss(model: Any, rows: list[dict[str, Any]], batch_size: int) -> float:
+    """Nats per supervised token, of transformers' own logits on padded rows."""
+    import torch
+
+    model.eval()
+    total = count = 0.0
+    with torch.no_grad():
+        for first in range(0, len(rows), batch_size):
+            batch = padded(rows[first : first + batch_size])
+            logits_KLV = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+            labels_KL = batch["labels"][:, 1:]
+            total += float(torch.nn.functional.cross_entropy(logits_KLV.transpose(1, 2), labels_KL, reduction="sum"))
+            count += int((labels_KL != -100).sum())
+    return total / count
 
 
 def peer_stream(cell: Cell, batches: list[list[dict[str, Any]]]) -> tuple[list[float], float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,14 @@ def _example(row: dict[str, Any]) -> Example:
     if "query" in row:
         return Example(INLINE, text=row["query"])
     return Example(INLINE, text=row.get("text", row.get("document")), messages=row.get("messages"), targets=targets)
+
+
+def cases(
+    cells: Sequence[tuple[str, str]], default: set[tuple[str, str]], refusal: Callable[[str, str], Any], wanted: bool
+) -> list[Any]:
+    """The cells that are refused, or that are not: as parameters of a test, slow where they are not in ``default``."""
+    return [
+        pytest.param(*cell, id=", ".join(cell), marks=[] if cell in default else pytest.mark.slow)
+        for cell in cells
+        if (refusal(*cell) is not None) == wanted
+    ]

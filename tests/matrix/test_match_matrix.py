@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from battery import cases
 from safetensors.torch import load_file
 from table import METHODS
 
@@ -41,14 +42,6 @@ DEFAULT = {
     ("siglip", "lora: dora"), ("siglip", "freeze: head"), ("siglip", "features: logistic"), ("towers", "freeze: head"),
     ("towers", "adapter: houlsby"), ("towers", "prefix"),
 }  # fmt: skip
-
-
-def cases(wanted: bool) -> list[Any]:
-    return [
-        pytest.param(*cell, id=", ".join(cell), marks=[] if cell in DEFAULT else pytest.mark.slow)
-        for cell in CELLS
-        if (refusal(*cell) is not None) == wanted
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +81,7 @@ def recipe(model: str, method: str, models: dict[str, Any], folder: Path, out: P
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "method"), cases(wanted=False))
+@pytest.mark.parametrize(("model", "method"), cases(CELLS, DEFAULT, refusal, wanted=False))
 def test_a_working_cell(
     model: str, method: str, models: dict[str, Any], folder: Path, finished: dict[str, luthier.Run], tmp_path: Path
 ) -> None:
@@ -121,7 +114,7 @@ def test_what_working_cells_made_opens_again(finished: dict[str, luthier.Run], f
             assert found[name]["value"] == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), (cell, name)
 
 
-@pytest.mark.parametrize(("model", "method"), cases(wanted=True))
+@pytest.mark.parametrize(("model", "method"), cases(CELLS, DEFAULT, refusal, wanted=True))
 def test_a_refused_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         luthier.tune(**recipe(model, method, models, folder, tmp_path))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from battery import cases
 from safetensors.torch import load_file
 from table import METHODS
 
@@ -51,14 +52,6 @@ DEFAULT = {
     ("concatenation", "adapter: houlsby"), ("cross_attention", "freeze: head"), ("cross_attention", "lora: dora"),
     ("projection", "features: logistic"), ("concatenation", "full"), ("projection", "prompt + lora"),
 }  # fmt: skip
-
-
-def cases(wanted: bool) -> list[Any]:
-    return [
-        pytest.param(*cell, id=", ".join(cell), marks=[] if cell in DEFAULT else pytest.mark.slow)
-        for cell in CELLS
-        if (refusal(*cell) is not None) == wanted
-    ]
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +94,7 @@ def recipe(model: str, method: str, models: dict[str, Any], folder: Path, out: P
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "method"), cases(wanted=False))
+@pytest.mark.parametrize(("model", "method"), cases(CELLS, DEFAULT, refusal, wanted=False))
 def test_a_working_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     run = luthier.tune(**recipe(model, method, models, folder, tmp_path))
     final = run.folder / "final"
@@ -153,7 +146,7 @@ def _place(after: dict[str, Any], role: str, name: str) -> str:
     return next((place for place in (name, f"model.{role}.{name}", f"model.{role}.{bare}") if place in after), "")
 
 
-@pytest.mark.parametrize(("model", "method"), cases(wanted=True))
+@pytest.mark.parametrize(("model", "method"), cases(CELLS, DEFAULT, refusal, wanted=True))
 def test_a_refused_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         luthier.tune(**recipe(model, method, models, folder, tmp_path))

@@ -1,12 +1,14 @@
-"""Tiny models opened as backbones, each once a session."""
+"""Tiny models opened as backbones, each once a session; and pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tiny
 from luthier.models.backbone import Backbone
 from luthier.models.load import load
 
@@ -24,3 +26,13 @@ def opened(tiny_folder: Callable[..., str]) -> Callable[..., Backbone]:
         return backbone
 
     return one
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four of different sizes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    return [
+        tiny.save_picture(folder / f"{i}.png", colour, size=33 + 7 * i, seed=i)
+        for i, colour in enumerate(("red", "green", "blue", "red"))
+    ]

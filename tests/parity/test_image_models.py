@@ -24,15 +24,6 @@ FUSIONS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("pictures")
-    return [
-        tiny.save_picture(folder / f"{i}.png", colour, size=33 + 7 * i, seed=i)
-        for i, colour in enumerate(("red", "green", "blue", "red"))
-    ]
-
-
 @pytest.mark.parametrize("kind", tiny.IMAGE_MODELS)
 def test_logits_and_loss_are_transformers_own(kind: str, pictures: list[Path], tmp_path: Path) -> None:
     path = tiny.save_image_model(kind, tmp_path)

@@ -26,15 +26,6 @@ from luthier.types import INLINE, Example
 CAPTIONS = ["the red house", "a small green tree and a river", "blue", "an old red cat and the dog"]
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("pictures")
-    return [
-        tiny.save_picture(folder / f"{i}.png", colour, size=33 + 7 * i, seed=i)
-        for i, colour in enumerate(("red", "green", "blue", "red"))
-    ]
-
-
 def opened(path: str, **options: Any) -> Objective:
     backbone = load("model", path, "vectors")
     backbone.model.eval()
