@@ -167,3 +167,26 @@ def test_real_rows(shared: Callable[[str], Path], tmp_path: Path) -> None:
             text = tokenizer.decode(features["input_ids"], skip_special_tokens=True)
             assert prepared.task.source(example) in text
             assert text.endswith(prepared.task.references(example)[0].rstrip())
+
+
+def test_a_problem_is_asked_as_it_is_taught(model_of: Callable[[str], str], tmp_path: Path) -> None:
+    """A typed row with an entry point, and turns of the assistant's that stand before the answer."""
+    (row,) = problems(1, seed=2)
+    _, prepared = luthier.check(
+        task="code", model=model_of("conversation"), data=tiny.write_jsonl(tmp_path / "a.jsonl", [row]), method="full"
+    )
+    task, backbone = prepared.task, prepared.backbone
+    ids = task.row(backbone, task.parse({"prompt": row["prompt"], "entry_point": "f"}), None, 128)["input_ids"]
+    (taught,) = prepared.train.rows
+    assert taught["input_ids"][: len(ids)] == ids
+    assert taught["supervised"].index(True) == len(ids)
+
+    turns = [{"role": "user", "content": "red"}, {"role": "assistant", "content": "cat"},
+             {"role": "user", "content": "blue"}]  # fmt: skip
+    several = tiny.write_jsonl(tmp_path / "b.jsonl", [{"prompt": turns, "completion": "dog"}])
+    _, prepared = luthier.check(task="code", model=model_of("conversation"), data=several, method="full")
+    (taught,) = prepared.train.rows
+    pairs = list(zip(taught["input_ids"], taught["supervised"], strict=True))
+    tokenizer = prepared.backbone.tokenizer
+    assert "cat" in tokenizer.decode([one for one, yes in pairs if not yes])
+    assert tokenizer.decode([one for one, yes in pairs if yes], skip_special_tokens=True) == "dog"

@@ -137,12 +137,14 @@ def evaluate(given: argparse.Namespace) -> int:
     from luthier.runs.run import load
 
     options = {key: getattr(given, key) for key in ("include_path", "fewshot", "limit", "chat_template")}
-    if given.lm_eval:
-        return _harness(given, options)
-    if unread := [f"--{key.replace('_', '-')}" for key, value in options.items() if value not in (None, False)]:
+    unread = [f"--{key.replace('_', '-')}" for key, value in options.items() if value not in (None, False)]
+    if unread and not given.lm_eval:
         what, mend = "this is read with `--lm-eval` alone", "leave it out: labelled rows are all evaluated"
         raise Refused(Finding("evaluate.option", ", ".join(unread), what, mend))
-    found = load(given.run, given.set).evaluate(given.data)
+    run = load(given.run, given.set)
+    if given.lm_eval:
+        return _harness(given, run, options)
+    found = run.evaluate(given.data)
     if given.json:
         say(found)
         return 0
@@ -155,14 +157,12 @@ def evaluate(given: argparse.Namespace) -> int:
     return 0
 
 
-def _harness(given: argparse.Namespace, options: dict[str, Any]) -> int:
+def _harness(given: argparse.Namespace, run: Any, options: dict[str, Any]) -> int:
     """Tasks of lm-evaluation-harness. It may print while it works, so with --json that goes to the error stream."""
     import contextlib
 
-    from luthier.runs.run import load
-
     with contextlib.redirect_stdout(sys.stderr):
-        found = load(given.run).harness(given.lm_eval, **options)
+        found = run.harness(given.lm_eval, **options)
     if given.json:
         say(found)
         return 0

@@ -14,8 +14,7 @@ from typing import Any
 from luthier.comparison.forgetting import Retention
 from luthier.data.encode import Encoded, encode
 from luthier.evaluate.paired import replicates
-from luthier.models.load import load
-from luthier.runs.composing import locate_model
+from luthier.runs.composing import locate_model, open_base
 from luthier.runs.folder import write_json
 from luthier.runs.predictor import Predictor
 from luthier.runs.reference import share_reference
@@ -87,18 +86,13 @@ class Finished:
 
     def base(self) -> Predictor:
         """The pretrained model under the same task and layout. Its head, where it has a new one, is untrained."""
-        ours, recipe = self.run.predictor, self.run.resolved.recipe
+        ours = self.run.predictor
         path, findings = locate_model(self.run.resolved)
         if findings:
             raise Refused(*findings)
         dtype = str(ours.backbone.model.dtype).removeprefix("torch.")
-        backbone = load(
-            recipe.model.name, path, ours.backbone.needs, config=ours.task.config(), dtype=dtype, seed=recipe.seed,
-            revision=recipe.model.revision, init=recipe.model.init,
-        )  # fmt: skip
-        backbone.read_as(ours.backbone)
-        backbone.model.to(ours.backbone.device).eval()
-        backbone.choose_layout(recipe.packing)
+        backbone = open_base(self.run.resolved, path, ours.backbone, dtype=dtype, config=ours.task.config())
+        backbone.model.eval()
         objective = type(ours.objective)(self.run.resolved.objective_options, backbone, ours.objective.encoder)
         share_reference(ours.objective, objective)
         reader = replace(ours.reader, backbone=backbone)

@@ -13,18 +13,16 @@ import math
 
 from luthier.data.fields import Fields
 from luthier.data.files import kind
-from luthier.data.preferences import PROMPT, check_prompt, read_prompt
+from luthier.data.preferences import LEAVE_OUT, PROMPT, check_prompt, read_prompt
+from luthier.data.turns import before_answer
 from luthier.types import Example
 
 CHECKABLE = {"prompt": PROMPT, "final": ("final", "expected", "ground_truth", "final_answer")}
 BESIDE_CHECKABLE = {"system": ("system",), "tools": ("tools",)}
-LEAVE_OUT = "leave the row out, or set `data.on_bad_row: skip`"
 
 
 def checkable(fields: Fields) -> Example:
-    turns = read_prompt(fields)
-    while turns and turns[-1]["role"] == "assistant":
-        turns.pop()
+    turns = before_answer(read_prompt(fields))
     if not turns and not fields.findings:
         fields.report("data.no-prompt", fields.column("prompt"), "nothing says what was asked", LEAVE_OUT)
     check_prompt(fields, turns, fields.column("prompt"))

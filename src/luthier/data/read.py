@@ -97,7 +97,7 @@ def bad_rows(findings: list[Finding]) -> int:
 
 
 def _read_file(target: Path, shown: str, limit_bad: int) -> tuple[list[Row], list[Finding]]:
-    read = READERS.get(_suffix(target.name))
+    read = READERS.get(suffix_of(target.name))
     if read is None:
         what = f"a file that ends in {target.suffix or 'nothing'} cannot be read"
         return [], [
@@ -196,16 +196,17 @@ def _may_be_on_hub(path: str, base: Path) -> bool:
     """
     owner, slash, _ = path.partition("/")
     in_folder = bool(slash) and (base / owner).exists()
-    return bool(HUB_ID.fullmatch(path)) and not in_folder and _suffix(path) not in READERS and not Path(path).exists()
+    return bool(HUB_ID.fullmatch(path)) and not in_folder and suffix_of(path) not in READERS and not Path(path).exists()
 
 
 def _open(target: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(target)) if target.name.lower().endswith(".gz") else target.open("rb")
 
 
-def _suffix(name: str) -> str:
+def suffix_of(name: str) -> str:
+    """The ending that says what a file holds, in small letters, without the ``.gz`` after it."""
     return Path(name.lower().removesuffix(".gz")).suffix
 
 
 def _is_data(name: str) -> bool:
-    return _suffix(name) in READERS and name.split(".")[0].lower() not in PAPERS
+    return suffix_of(name) in READERS and name.split(".")[0].lower() not in PAPERS

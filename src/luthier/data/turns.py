@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,23 @@ SHAREGPT_ROLES = ROLES | {"human": "user", "gpt": "assistant", "function": "tool
 SHAREGPT_ROLES |= {"function_call": "assistant"}
 KINDRED = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant"}
 KINDRED |= {"developer": "system", "function": "tool", "observation": "tool", "chatgpt": "assistant"}
+
+
+def before_answer(messages: Sequence[Message] | None) -> list[Message]:
+    """The turns up to the answer that comes last, all of them where none does: what is asked."""
+    turns = list(messages or [])
+    while turns and turns[-1]["role"] == "assistant":
+        turns.pop()
+    return turns
+
+
+def has_system(messages: Sequence[Message]) -> bool:
+    return bool(messages) and messages[0]["role"] == "system"
+
+
+def with_system(messages: list[Message], system: str | None) -> list[Message]:
+    """With a system turn before them where they have none and one is wanted."""
+    return messages if system is None or has_system(messages) else [{"role": "system", "content": system}, *messages]
 
 
 def read_turns(value: Any, at: str, report: Report, roles: Mapping[str, str] = ROLES) -> list[Message]:

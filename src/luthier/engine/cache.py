@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from luthier.engine.parallel import Processes
 from luthier.types import Features
 
 COMPUTED = ("row", "where", "hidden_LD", "teacher_logits", "reference")
@@ -54,3 +55,11 @@ def cached(folder: Path, key: str, compute: Callable[[], list[Tensor]]) -> list[
     save_file({"values": torch.cat(values).contiguous(), "lengths": torch.tensor([len(v) for v in values])}, partial)
     os.replace(partial, path)
     return values
+
+
+def cached_once(folder: Path, key: str, compute: Callable[[], list[Tensor]], processes: Processes) -> list[Tensor]:
+    """The same for several processes: the main one computes, and the others read what it kept."""
+    if processes.main:
+        cached(folder, key, compute)
+    processes.barrier()
+    return cached(folder, key, compute)

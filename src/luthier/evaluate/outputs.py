@@ -23,6 +23,9 @@ from luthier.models.modes import evaluating
 from luthier.models.pooling import pool
 from luthier.types import Batch, Features
 
+MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
+"""Tokens that are computed at a time, by kind of device, where nobody said."""
+
 
 @dataclass(frozen=True)
 class Reader:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from luthier.data.lengths import split
 from luthier.models.backbone import Backbone
 from luthier.models.composed import ComposedConfig
 from luthier.models.dual_encoder import ComposedDualEncoder
@@ -207,11 +207,6 @@ def _contents(rows: list[Features]) -> tuple[list[str], list[tuple[int, ...]]]:
     """The keys of their pictures, and their texts' ids."""
     texts = [tuple(ids) for row in rows for ids in split(row["input_ids"], row["lengths"])]
     return [key for row in rows for key in row["pictures"]], texts
-
-
-def split(flat: Sequence[int], lengths: Sequence[int]) -> list[Sequence[int]]:
-    """Texts that lie end to end."""
-    return [flat[start:end] for start, end in pairwise([0, *accumulate(lengths)])]
 
 
 def _pooled(output: Any) -> Tensor:

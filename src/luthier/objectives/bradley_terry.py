@@ -21,13 +21,13 @@ Axes: K rows, S sequences.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from luthier.data.lengths import split
 from luthier.models.backbone import Backbone
 from luthier.objectives.preference import watched
 from luthier.options import Options as Section
@@ -57,7 +57,7 @@ class Objective:
 
     def units(self, features: Features) -> int:
         """0 where nothing tells the two answers apart, once they are cut."""
-        both = _sequences(features)
+        both = split(features["input_ids"], features["lengths"])
         return int(len(both) == 2 and both[0] != both[1])
 
     def collate(self, rows: list[Features]) -> Batch:
@@ -65,7 +65,7 @@ class Objective:
 
         input_ids [[a b a c d e f e g]]   starts [0 2 5 7]   lengths [2 3 2 2]   counts [2 2]   margins [0 0]
         """
-        some = [{"input_ids": ids} for row in rows for ids in _sequences(row)]
+        some = [{"input_ids": ids} for row in rows for ids in split(row["input_ids"], row["lengths"])]
         tensors = self.backbone.lay_out(some)
         tensors["counts"] = torch.tensor([len(row["lengths"]) for row in rows], dtype=torch.long)
         tensors["weights"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
@@ -101,7 +101,3 @@ class Objective:
             loss = float(self.losses(scores_2[None], margin[None])[0])
             told.append({"chosen": float(scores_2[0]), "rejected": float(scores_2[1]), "loss": loss})
         return told
-
-
-def _sequences(row: Features) -> list[list[int]]:
-    return [row["input_ids"][a:b] for a, b in pairwise([0, *accumulate(row["lengths"])])]

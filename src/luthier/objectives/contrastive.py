@@ -28,13 +28,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from luthier.data.lengths import split
 from luthier.evaluate.retrieval import settle_ranked, settle_scored
 from luthier.models.backbone import Backbone
 from luthier.models.pooling import pool, pooling_of
@@ -112,7 +113,7 @@ class Objective(Coupled):
 
         input_ids [[a b c d e f g]]   starts [0 2 3 4 6]   lengths [2 1 1 2 1]   texts [2 3]
         """
-        texts = [{"input_ids": ids} for row in rows for ids in _texts(row)]
+        texts = [{"input_ids": ids} for row in rows for ids in split(row["input_ids"], row["lengths"])]
         tensors = self.backbone.lay_out(texts)
         tensors["texts"] = torch.tensor([len(row["lengths"]) for row in rows])
         return Batch(tensors, [row["row"] for row in rows], sum(len(row["input_ids"]) for row in rows))
@@ -184,8 +185,3 @@ class Objective(Coupled):
         losses = self.judged_losses(outputs, rows)
         settle = settle_scored if "score" in rows[0] else settle_ranked
         return [row | {"loss": loss} for row, loss in zip(settle(vectors, rows), losses, strict=True)]
-
-
-def _texts(row: Features) -> list[list[int]]:
-    ends = [0, *accumulate(row["lengths"])]
-    return [row["input_ids"][start:end] for start, end in pairwise(ends)]

@@ -11,11 +11,10 @@ Needs: token logits. Relations: `simpo` has means in z, and no likelihood beside
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from luthier.objectives.preference import Answers, PreferenceObjective
+from luthier.objectives.preference import Answers, PreferenceObjective, preferred
 from luthier.options import Options as Section
 
 
@@ -29,9 +28,8 @@ class Objective(PreferenceObjective):
     compares = False
 
     def losses(self, answers: Answers) -> Tensor:
-        rewards_K2, noise = self.rewards(answers), self.options.label_smoothing
-        z_K = rewards_K2[:, 0] - rewards_K2[:, 1]
-        preferred_K = -(1 - noise) * F.logsigmoid(z_K) - noise * F.logsigmoid(-z_K)
+        rewards_K2 = self.rewards(answers)
+        preferred_K = preferred(rewards_K2[:, 0] - rewards_K2[:, 1], self.options.label_smoothing)
         return preferred_K - self.options.likelihood * answers.means_K2[:, 0]
 
     def rewards(self, answers: Answers) -> Tensor:

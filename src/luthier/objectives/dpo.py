@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from luthier.objectives.preference import Answers, PreferenceObjective, WithReference
+from luthier.objectives.preference import Answers, PreferenceObjective, WithReference, preferred
 
 
 class Options(WithReference):
@@ -38,7 +38,7 @@ class Objective(PreferenceObjective):
         z_K = rewards_K2[:, 0] - rewards_K2[:, 1]
         if self.options.robust:
             return (-(1 - noise) * F.logsigmoid(z_K) + noise * F.logsigmoid(-z_K)) / (1 - 2 * noise)
-        return -(1 - noise) * F.logsigmoid(z_K) - noise * F.logsigmoid(-z_K)
+        return preferred(z_K, noise)
 
     def rewards(self, answers: Answers) -> Tensor:
         assert answers.ratios_K2 is not None

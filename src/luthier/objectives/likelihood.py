@@ -7,13 +7,12 @@ Axes: K rows, S sequences of all rows, N supervised tokens of all sequences, D h
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from luthier.data.lengths import split
 from luthier.models.backbone import Backbone
 from luthier.objectives import chunked
 from luthier.objectives.next_token import predicted
@@ -22,8 +21,8 @@ from luthier.types import Features
 
 def sequences(row: Features) -> list[Features]:
     """The sequences of a row: ``input_ids`` and ``supervised`` of each."""
-    cuts = pairwise([0, *accumulate(row["lengths"])])
-    return [{key: row[key][a:b] for key in ("input_ids", "supervised")} for a, b in cuts]
+    parts = (split(row[key], row["lengths"]) for key in ("input_ids", "supervised"))
+    return [{"input_ids": ids, "supervised": taught} for ids, taught in zip(*parts, strict=True)]
 
 
 def supervised_tokens(row: Features) -> list[int]:

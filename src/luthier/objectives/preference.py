@@ -29,6 +29,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -199,6 +200,11 @@ class PreferenceObjective:
         if answers.kl_K2 is not None:
             columns, names = [*columns, answers.kl_K2.sum(1)], [*names, "kl"]
         return [dict(zip(names, row, strict=True)) for row in torch.stack(columns, 1).float().tolist()]
+
+
+def preferred(z_K: Tensor, noise: float) -> Tensor:
+    """(K,) -log σ(z), of labels of which the share ``noise`` is taken to be wrong (Mitchell 2023, "cDPO")."""
+    return -(1 - noise) * F.logsigmoid(z_K) - noise * F.logsigmoid(-z_K)
 
 
 def watched(rewards_K2: Tensor, weights_K: Tensor, count: float) -> Report:

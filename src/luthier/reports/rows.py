@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
 from typing import Any
+
+from luthier.data.lengths import split
 
 SHOWN = 3
 
@@ -41,7 +42,7 @@ def _parts(features: Any) -> list[tuple[list[int], list[bool]]]:
     """Ids, and whether each is supervised: of the row, then of the target that an encoder-decoder writes; or of each
     sequence of a row that has several."""
     if "lengths" in features and "supervised" in features:
-        cuts = pairwise([0, *accumulate(features["lengths"])])
-        return [(features["input_ids"][a:b], features["supervised"][a:b]) for a, b in cuts]
+        ids, taught = (split(features[key], features["lengths"]) for key in ("input_ids", "supervised"))
+        return list(zip(ids, taught, strict=True))
     ids, target = features["input_ids"], features.get("target_ids", [])
     return [(ids, features.get("supervised", [False] * len(ids))), (target, [True] * len(target))]

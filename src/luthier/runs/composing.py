@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from luthier.models.backbone import Backbone
 from luthier.models.compose import compose, key_of
-from luthier.models.load import unreadable
+from luthier.models.load import load, unreadable
 from luthier.models.locate import WEIGHTS_ONLY, locate
 from luthier.recipe import ResolvedRecipe
 from luthier.types import Finding, Refused
@@ -37,6 +38,22 @@ def locate_model(resolved: ResolvedRecipe, find: Locate = locate) -> tuple[str, 
         except (OSError, ValueError) as error:
             return model.name, [unreadable(model.name, error)]
     return str(folder), []
+
+
+def open_base(
+    resolved: ResolvedRecipe, path: str, like: Backbone, *, dtype: str, config: dict[str, Any] | None = None
+) -> Backbone:
+    """The model that a run begins with, opened beside the one that it made of it, ``like``: on its device, and reading
+    and laying out rows as that one does. A head that it has new is drawn as the run drew it."""
+    recipe = resolved.recipe
+    found: Backbone = load(
+        recipe.model.name, path, like.needs, revision=recipe.model.revision, config=config, dtype=dtype,
+        seed=recipe.seed, init=recipe.model.init,
+    )  # fmt: skip
+    found.read_as(like)
+    found.place(like.device)
+    found.choose_layout(recipe.packing)
+    return found
 
 
 def _told(paths: dict[str, str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from luthier.engine.precision import choose_matmul
-from luthier.evaluate.outputs import Reader
+from luthier.evaluate.outputs import MICRO_TOKENS, Reader
 from luthier.models.backbone import Backbone
 from luthier.models.load import load
 from luthier.models.locate import locate
@@ -30,7 +30,6 @@ from luthier.types import Finding, Refused
 
 FILE, OWN = "embedding.json", "objective.safetensors"
 MODULES = ("Transformer", "Pooling", "Normalize")
-MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
 
 
 @dataclass(frozen=True)

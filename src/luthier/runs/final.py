@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from luthier.evaluate.outputs import Reader
+from luthier.evaluate.outputs import MICRO_TOKENS, Reader
 from luthier.methods.members import other_base
 from luthier.models import composed
 from luthier.models.backbone import Backbone
@@ -17,15 +17,14 @@ from luthier.models.load import load, unreadable
 from luthier.models.locate import locate, weight_findings
 from luthier.objectives import objective_class
 from luthier.recipe import ResolvedRecipe
-from luthier.runs.composing import locate_model
+from luthier.runs.composing import locate_model, open_base
 from luthier.runs.embedder import load_own
 from luthier.runs.passages import Passages
 from luthier.runs.predictor import Predictor
-from luthier.runs.prepare import MICRO_TOKENS
 from luthier.runs.reference import refer_later
 from luthier.runs.rollouts import judged_by
 from luthier.tasks import TASKS
-from luthier.types import Refused
+from luthier.types import Finding, Refused
 
 
 def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> Predictor:
@@ -37,9 +36,7 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     findings = weight_findings(final, final.glob("**/*.safetensors"))
     path = str(final)
     if not findings and not methods.whole:
-        path, findings = locate_model(resolved)
-        if findings:  # moved since: the path it was trained from may still be there
-            path, findings = locate(base["path"], resolved.base)
+        path, findings = _began_with(resolved, base)
     if findings:
         raise Refused(*findings)
     config, tokenizer = _saved(final)
@@ -73,19 +70,20 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
 
 def _base(resolved: ResolvedRecipe, base: dict[str, Any], tuned: Backbone) -> Backbone:
     """The model that a run began with, beside the one that it left. Raises Refused where it is gone or another."""
-    recipe = resolved.recipe
-    path, findings = locate_model(resolved)
-    if findings:
-        path, findings = locate(base["path"], resolved.base)
+    path, findings = _began_with(resolved, base)
     if findings:
         raise Refused(*findings)
-    dtype = "bfloat16" if recipe.precision == "bf16" else "float32"
-    found = load(recipe.model.name, path, tuned.needs, dtype=dtype, revision=recipe.model.revision)
+    dtype = "bfloat16" if resolved.recipe.precision == "bf16" else "float32"
+    found = open_base(resolved, path, tuned, dtype=dtype)
     if base.get("fingerprint", found.fingerprint) != found.fingerprint:
         raise Refused(other_base(Path(path), base["name"], found))
-    found.place(tuned.device)
-    found.choose_layout(recipe.packing)
     return found
+
+
+def _began_with(resolved: ResolvedRecipe, base: dict[str, Any]) -> tuple[str, list[Finding]]:
+    """Where the model lies that a run began with: as its recipe says, or, moved since, where it was then."""
+    path, findings = locate_model(resolved)
+    return locate(base["path"], resolved.base) if findings else (path, findings)
 
 
 def _saved(final: Path) -> tuple[Any, Any]:

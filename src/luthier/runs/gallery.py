@@ -22,9 +22,9 @@ from transformers import AutoConfig
 
 from luthier.data.formats import read_examples
 from luthier.data.pictures import BadPicture
-from luthier.data.read import READERS
+from luthier.data.read import READERS, suffix_of
 from luthier.engine.precision import choose_matmul
-from luthier.evaluate.outputs import Reader
+from luthier.evaluate.outputs import MICRO_TOKENS, Reader
 from luthier.models import composed
 from luthier.models.dual import DualBackbone, compares
 from luthier.models.load import load
@@ -40,7 +40,6 @@ from luthier.types import INLINE, Example, Finding, Refused
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 TEXTS = (".txt", ".md")
 ROWS = 512  # entries encoded at a time
-MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
 
 
 @dataclass
@@ -106,7 +105,7 @@ def index(model: str, documents: str, folder: Path) -> dict[str, Any]:
         raise Refused(Finding("index.missing", str(root), "there is no such file or folder", "give the pictures"))
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-    kept = [path for path in files if path.suffix.lower() in (*PICTURES, *TEXTS) or _ending(path) in READERS]
+    kept = [path for path in files if path.suffix.lower() in (*PICTURES, *TEXTS) or suffix_of(path.name) in READERS]
     if not kept:
         mend = f"known: {', '.join((*PICTURES, *TEXTS, *READERS))}"
         raise Refused(Finding("index.empty", str(root), "there is no picture or text here", mend))
@@ -139,10 +138,6 @@ def _check(matcher: Matcher, paths: list[Path]) -> None:
             findings.append(Finding("data.picture", str(path), f"it {bad.what}", f"{bad.mend}, or move it away"))
     if findings:
         raise Refused(*findings)
-
-
-def _ending(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Any
 from lm_eval.api.model import LM
 
 from luthier.data.render import render, template_of
+from luthier.data.turns import with_system
 from luthier.evaluate.continuations import Continuations
 from luthier.runs.run import Run
 from luthier.types import Finding, Refused
@@ -68,9 +69,7 @@ class RunModel(LM):
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """By the run's own template, as it was rendered for training; a last turn that the assistant has only begun is
         without its end."""
-        turns = list(chat_history)
-        if self.system and turns[0]["role"] != "system":
-            turns = [{"role": "system", "content": self.system}, *turns]
+        turns = with_system(list(chat_history), self.system)
         begun = "" if add_generation_prompt else turns.pop()["content"]
         return render(self.tokenizer, turns, add_generation_prompt=True, where="the task's turns").text + begun
 

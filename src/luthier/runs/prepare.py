@@ -12,6 +12,7 @@ from luthier.checks.settings import check_settings
 from luthier.data.encode import encode
 from luthier.engine.coupled import own_parameters
 from luthier.engine.precision import choose_precision
+from luthier.evaluate.outputs import MICRO_TOKENS
 from luthier.methods.common import LEAST_ROOM
 from luthier.models.backbone import Backbone
 from luthier.models.load import load
@@ -30,8 +31,6 @@ from luthier.runs.sampling import read_prompts
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
 from luthier.tasks import TASKS
 from luthier.types import Adaptation, Finding, Refused
-
-MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
 
 NOTHING = Finding("data.empty", "data.train", "no row is left to train on", "mend the rows above, or give other ones")
 

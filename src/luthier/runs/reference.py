@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.engine.cache import cached, rows_hash
+from luthier.engine.cache import cached_once, rows_hash
 from luthier.engine.parallel import Processes
 from luthier.evaluate.outputs import Reader
 from luthier.models.backbone import Backbone
@@ -79,11 +79,8 @@ def with_reference(prepared: Prepared, rows: list[Features], processes: Processe
     if processes is None:
         made = _read(prepared, rows)
     else:
-        folder, key = Path(prepared.resolved.recipe.out) / ".cache", _key(prepared, rows)
-        if processes.main:
-            cached(folder, key, lambda: _read(prepared, rows))
-        processes.barrier()
-        made = cached(folder, key, lambda: _read(prepared, rows))
+        folder = Path(prepared.resolved.recipe.out) / ".cache"
+        made = cached_once(folder, _key(prepared, rows), lambda: _read(prepared, rows), processes)
     return [row | {REFERENCE: logs_n} for row, logs_n in zip(rows, made, strict=True)]
 
 

@@ -19,11 +19,10 @@ from luthier.engine.parallel import Processes
 from luthier.engine.plan import Emit
 from luthier.evaluate.outputs import Reader
 from luthier.models.backbone import Backbone
-from luthier.models.load import load
 from luthier.objectives.online import ADVANTAGE, OLD, OnlineObjective
 from luthier.objectives.policy import is_equal
 from luthier.objectives.preference import REFERENCE, TokenReader
-from luthier.runs.composing import locate_model
+from luthier.runs.composing import locate_model, open_base
 from luthier.runs.prepared import Prepared
 from luthier.types import Adaptation, Features, Finding, Refused
 
@@ -211,18 +210,11 @@ def _reference(prepared: Prepared, objective: OnlineObjective, reader: Reader) -
 
 
 def _copy(prepared: Prepared) -> Backbone:
-    recipe, trained = prepared.resolved.recipe, prepared.backbone
     path, findings = locate_model(prepared.resolved)
     if findings:
         raise Refused(*findings)
-    dtype = "bfloat16" if recipe.precision == "bf16" else "float32"
-    found: Backbone = load(
-        recipe.model.name, path, trained.needs, dtype=dtype, revision=recipe.model.revision, seed=recipe.seed,
-        init=recipe.model.init,
-    )  # fmt: skip
-    found.read_as(trained)
-    found.place(trained.device)
-    found.choose_layout(recipe.packing)
+    dtype = "bfloat16" if prepared.resolved.recipe.precision == "bf16" else "float32"
+    found = open_base(prepared.resolved, path, prepared.backbone, dtype=dtype)
     found.model.requires_grad_(False)
     found.model.eval()
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from luthier.engine.cache import cached, rows_hash
+from luthier.engine.cache import cached_once, rows_hash
 from luthier.engine.parallel import Processes
 from luthier.evaluate.outputs import Reader
 from luthier.objectives.distill import LOGITS, Classes, Taught
@@ -33,10 +33,7 @@ def with_logits(prepared: Prepared, rows: list[Features], processes: Processes) 
     def compute() -> list[torch.Tensor]:
         return [torch.tensor([logits]) for logits in read(prepared, rows)]
 
-    if processes.main:
-        cached(folder, key, compute)
-    processes.barrier()
-    made = cached(folder, key, compute)
+    made = cached_once(folder, key, compute, processes)
     return [row | {LOGITS: logits[0].tolist()} for row, logits in zip(rows, made, strict=True)]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from luthier.engine import checkpoint
-from luthier.engine.cache import cached, content_key, rows_hash
+from luthier.engine.cache import cached, cached_once, content_key, rows_hash
 from luthier.engine.fit import fit, trunk_is_frozen
 from luthier.engine.parallel import Processes
 from luthier.engine.plan import Plan
@@ -110,10 +110,8 @@ def _with_hidden(prepared: Prepared, predictor: Predictor, rows: list[Features],
         return rows
     backbone, recipe = prepared.backbone, prepared.resolved.recipe
     key = content_key(backbone.trunk, rows, "hidden", backbone.reads, recipe.precision)
-    if processes.main:
-        cached(_cache_folder(prepared), key, lambda: predictor.alone().reader.hidden(rows, backbone.reads))
-    processes.barrier()
-    hidden = cached(_cache_folder(prepared), key, lambda: predictor.reader.hidden(rows, backbone.reads))
+    reader = predictor.alone().reader
+    hidden = cached_once(_cache_folder(prepared), key, lambda: reader.hidden(rows, backbone.reads), processes)
     return [row | {"hidden_LD": states_LD} for row, states_LD in zip(rows, hidden, strict=True)]
 
 

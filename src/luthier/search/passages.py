@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.data.read import READERS, read_rows
+from luthier.data.read import READERS, read_rows, suffix_of
 from luthier.types import Finding, Refused
 
 TEXTS = (".txt", ".md", ".rst", ".text")
@@ -50,7 +50,7 @@ def find_files(path: Path) -> tuple[list[Path], list[str]]:
     if not path.exists():
         raise Refused(Finding("index.missing", str(path), "there is no such file or folder", "give the documents"))
     found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-    kept = [file for file in found if _suffix(file) in TEXTS or _suffix(file) in READERS]
+    kept = [file for file in found if suffix_of(file.name) in TEXTS or suffix_of(file.name) in READERS]
     if not kept:
         endings = ", ".join((*TEXTS, *READERS))
         raise Refused(Finding("index.empty", str(path), "there is no file here that can be read", f"known: {endings}"))
@@ -59,7 +59,7 @@ def find_files(path: Path) -> tuple[list[Path], list[str]]:
 
 def cut_file(file: Path, shown: str, cut: Cut) -> list[Passage]:
     """Raises Refused where the file can't be read, or a row has no text."""
-    if _suffix(file) in TEXTS:
+    if suffix_of(file.name) in TEXTS:
         try:
             document = file.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -140,10 +140,6 @@ def _lines(text: str, start: int, end: int) -> tuple[int, int]:
 
 def file_digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _suffix(file: Path) -> str:
-    return Path(file.name.lower().removesuffix(".gz")).suffix
 
 
 def _hidden(file: Path, root: Path) -> bool:

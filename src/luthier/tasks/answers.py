@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from luthier.data.formats import recognise, to_example
@@ -80,14 +79,6 @@ def one_row(parts: Sequence[Features], example: Example) -> Features:
         "supervised": [one for part in parts for one in part["supervised"]], "lengths": lengths, "turn_ends": ends,
         "weight": example.weight, "full_length": max(part["full_length"] for part in parts),
     }  # fmt: skip
-
-
-def with_system(example: Example, system: str | None) -> Example:
-    """With a system turn where it has none and one is wanted."""
-    messages = example.messages or []
-    if system is None or (messages and messages[0]["role"] == "system"):
-        return example
-    return replace(example, messages=[{"role": "system", "content": system}, *messages])
 
 
 def told_rows(train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:

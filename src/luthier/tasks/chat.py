@@ -10,11 +10,12 @@ from pydantic import Field
 
 from luthier.data.dialogue import Dialogue
 from luthier.data.template import encode_prompt, turn_terminators
+from luthier.data.turns import before_answer, has_system, with_system
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.language import LanguageTask, cut, features_of
-from luthier.types import INLINE, Example, Features, Finding, Message
+from luthier.types import INLINE, Example, Features, Finding
 
 DEFAULTS = {"batch_size": 16, "overlong": "error", "epochs": 3.0}
 
@@ -41,7 +42,7 @@ class Task(LanguageTask):
 
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
         rows = [example.messages or [] for example in (*train, *evaluation)]
-        without = sum(not _has_system(messages) for messages in rows)
+        without = sum(not has_system(messages) for messages in rows)
         if self.system is None or not without:
             return []
         what = f"`chat.system` is the system turn of the {without} of {len(rows)} rows that have none of their own"
@@ -50,7 +51,7 @@ class Task(LanguageTask):
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         def encode(example: Example) -> list[Features]:
             where = f"{example.source}:messages"
-            messages = self._with_system(example.messages or [])
+            messages = with_system(example.messages or [], self.system)
             dialogue = Dialogue(backbone.tokenizer, messages, example.tools, self.train_on, limit, where)
             made = dialogue.rows(overlong)
             note: dict[str, Any] = {"rewritten": True} if made.rewritten else {}
@@ -61,11 +62,6 @@ class Task(LanguageTask):
 
         return encode
 
-    def _with_system(self, messages: list[Message]) -> list[Message]:
-        if self.system is None or _has_system(messages):
-            return messages
-        return [{"role": "system", "content": self.system}, *messages]
-
     def parse(self, given: Any) -> Example:
         if isinstance(given, list):
             return Example(INLINE, messages=given)
@@ -73,20 +69,16 @@ class Task(LanguageTask):
             return Example(INLINE, messages=given["messages"], tools=given.get("tools"))
         if isinstance(given, dict) and isinstance(given.get("prompt"), list):
             return Example(INLINE, messages=given["prompt"], tools=given.get("tools"))
-        return Example(INLINE, messages=[{"role": "user", "content": _asked(given)}])
+        return Example(INLINE, messages=[{"role": "user", "content": asked_of(given)}])
 
     def prompt(self, ask: Ask, example: Example) -> list[int]:
-        messages = example.messages or []
-        while messages and messages[-1]["role"] == "assistant":
-            messages = messages[:-1]
-        return encode_prompt(ask.backbone.tokenizer, self._with_system(messages), tools=example.tools)
+        messages = with_system(before_answer(example.messages), self.system)
+        return encode_prompt(ask.backbone.tokenizer, messages, tools=example.tools)
 
     def taught(self, example: Example, text: str) -> Example | None:
         """Its last turn is the text; what the assistant said before stays."""
-        messages = list(example.messages or [])
-        while messages and messages[-1]["role"] == "assistant":
-            messages.pop()
-        return replace(example, messages=[*messages, {"role": "assistant", "content": text}])
+        asked = before_answer(example.messages)
+        return replace(example, messages=[*asked, {"role": "assistant", "content": text}])
 
     def terminators(self, backbone: Backbone) -> list[int]:
         return sorted({*super().terminators(backbone), *turn_terminators(backbone.tokenizer)})
@@ -99,7 +91,7 @@ class Task(LanguageTask):
         return "\n".join(lines), str(last.get("content") or "")
 
 
-def _asked(given: Any) -> str:
+def asked_of(given: Any) -> str:
     """What a row without turns asks, in the same words as when it is learned."""
     if not isinstance(given, dict):
         return str(given)
@@ -108,7 +100,3 @@ def _asked(given: Any) -> str:
             parts = [str(given.get(key) or "") for key in (first, *more)]
             return "\n\n".join(part for part in parts if part.strip())
     return str(given.get("prompt", given.get("question", given.get("text", ""))))
-
-
-def _has_system(messages: Sequence[Message]) -> bool:
-    return bool(messages) and messages[0]["role"] == "system"

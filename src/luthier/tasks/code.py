@@ -10,15 +10,17 @@ from pydantic import Field, field_validator, model_validator
 
 from luthier.data.continued import begun, goes_on
 from luthier.data.template import encode_chat, encode_prompt, turn_terminators
+from luthier.data.turns import before_answer
 from luthier.evaluate import code
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
 from luthier.sandbox import Limits, run_tests, unavailable
 from luthier.sandbox.run import Job
+from luthier.tasks.chat import asked_of
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.language import cut, features_of
 from luthier.tasks.source import FromSource, WritingOptions
-from luthier.types import INLINE, Example, Features, Finding, Message
+from luthier.types import INLINE, Example, Features, Finding, Message, Problem
 
 DEFAULTS = {"batch_size": 16, "overlong": "drop", "epochs": 3.0}
 
@@ -56,7 +58,6 @@ class Options(WritingOptions):
 
 class Task(FromSource):
     formats = ("code-problem", "alpaca", "prompt-completion")
-    columns = ("instruction", "prompt", "text")
 
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
         tested = sum(_tested(example) for example in evaluation)
@@ -94,7 +95,7 @@ class Task(FromSource):
     def taught(self, example: Example, text: str) -> Example:
         if not example.messages:
             return replace(example, targets=[text])
-        asked = [turn for turn in example.messages if turn["role"] != "assistant"]
+        asked = before_answer(example.messages)
         return replace(example, messages=[*asked, {"role": "assistant", "content": text}])
 
     def row(self, backbone: Backbone, example: Example, target: str | None, limit: int) -> Features:
@@ -102,13 +103,13 @@ class Task(FromSource):
         tokenizer, problem = backbone.tokenizer, example.problem
         if backbone.encoder_decoder:
             return super().row(backbone, example, target, limit)
-        if tokenizer.chat_template:
+        if _talks(backbone):
             messages = self._asked(example)
             if target is None:
                 return {"input_ids": encode_prompt(tokenizer, messages)}
             answer = self.source(example) + target if problem else target
             answered: list[Message] = [*messages, {"role": "assistant", "content": answer.rstrip()}]
-            return features_of(encode_chat(tokenizer, answered, where=f"{example.source}"), example)
+            return features_of(encode_chat(tokenizer, answered, train_on="last", where=f"{example.source}"), example)
         given = self.options.prefix + self.source(example) + ("" if problem else self.options.separator)
         if target is None:
             ids, rest = begun(tokenizer, given) if problem else begun(tokenizer, given, "x")
@@ -117,7 +118,7 @@ class Task(FromSource):
 
     def _asked(self, example: Example) -> list[Message]:
         if example.messages:
-            return [turn for turn in example.messages if turn["role"] != "assistant"]
+            return before_answer(example.messages)
         before = self.options.instruction if example.problem else ""
         return [{"role": "user", "content": self.options.prefix + before + self.source(example)}]
 
@@ -132,24 +133,16 @@ class Task(FromSource):
 
     def terminators(self, backbone: Backbone) -> list[int]:
         ends = super().terminators(backbone)
-        if backbone.encoder_decoder or not backbone.tokenizer.chat_template:
-            return ends
-        return sorted({*ends, *turn_terminators(backbone.tokenizer)})
+        return sorted({*ends, *turn_terminators(backbone.tokenizer)}) if _talks(backbone) else ends
 
     def parse(self, given: Any) -> Example:
-        if isinstance(given, dict) and "instruction" in given:
-            parts = [str(given.get(key) or "") for key in ("instruction", "input", "context")]
-            given = "\n\n".join(part for part in parts if part.strip())
-        example = super().parse(given)
-        return replace(example, source=INLINE)
+        """A row with an ``entry_point`` is a function that is begun, and asked for as one."""
+        named = isinstance(given, dict) and given.get("entry_point")
+        return Example(INLINE, text=asked_of(given), problem=Problem(str(named)) if named else None)
 
-    def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
-        """Generated code, as ``FromSource.answer``; what goes on from a text, without what that text said already."""
-        answers = super().answer(ask, examples, **options)
-        for example, answer in zip(examples, answers, strict=True):
-            said = self.row(ask.backbone, example, None, self.limit).get("rest", "")
-            answer["text"] = answer["text"].removeprefix(said).lstrip("\n")
-        return answers
+    def written(self, row: Features, answer: dict[str, Any]) -> dict[str, Any]:
+        """What goes on from a text, without what that text said already."""
+        return answer | {"text": answer["text"].removeprefix(row.get("rest", "")).lstrip("\n")}
 
     def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
         """pass@k over every problem that has tests, where they are to be run; and how many answers are Python."""
@@ -174,9 +167,14 @@ class Task(FromSource):
     def _job(self, ask: Ask, example: Example, answer: str) -> Job:
         prompt, problem = example.text or "", example.problem
         assert problem is not None, "only problems are run"
-        as_text = not (ask.backbone.encoder_decoder or ask.backbone.tokenizer.chat_template)
-        source = code.source_of(answer, prompt, problem.entry_point, goes_on=as_text)
+        goes_on = not (ask.backbone.encoder_decoder or _talks(ask.backbone))
+        source = code.source_of(answer, prompt, problem.entry_point, goes_on=goes_on)
         return Job(source, code.stub(prompt), problem.tests, problem.entry_point)
+
+
+def _talks(backbone: Backbone) -> bool:
+    """Whether rows are conversations."""
+    return bool(not backbone.encoder_decoder and backbone.tokenizer.chat_template)
 
 
 def _tested(example: Example) -> bool:

@@ -6,10 +6,12 @@ What is tuned is a model that writes: it answers as after `chat`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
+from luthier.data.turns import with_system
 from luthier.evaluate import preference
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
@@ -22,7 +24,6 @@ from luthier.tasks.answers import (
     shown_prompt,
     shown_turns,
     told_rows,
-    with_system,
 )
 from luthier.tasks.common import Ask, Encoder
 from luthier.types import Example, Features, Finding
@@ -58,7 +59,7 @@ class Task(chat.Task):
         cut = limit if overlong == "truncate" else None
 
         def encode(example: Example) -> list[Features]:
-            example = with_system(example, self.system)
+            example = replace(example, messages=with_system(example.messages or [], self.system))
             return pair_rows(encode_answer, backbone, example, cut)
 
         return encode

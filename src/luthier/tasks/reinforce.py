@@ -13,15 +13,16 @@ from typing import Any
 from pydantic import Field, PrivateAttr, field_validator
 
 from luthier.data.template import encode_prompt
+from luthier.data.turns import before_answer, with_system
 from luthier.evaluate.intervals import Metrics, mean_interval
 from luthier.evaluate.rewards import KEY, Answer, Reward, Rewarded, judge, load_function, verifier
 from luthier.evaluate.verifiers import VERIFIERS, last_number
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.tasks import chat
-from luthier.tasks.answers import shown_prompt, with_system
+from luthier.tasks.answers import shown_prompt
 from luthier.tasks.common import Ask, Encoder
-from luthier.types import Example, Features, Finding, Message, Refused
+from luthier.types import Example, Features, Finding, Refused
 
 DEFAULTS = {
     "batch_size": 8, "overlong": "error", "epochs": 1.0, "learning_rate_factor": 0.5, "schedule": "constant",
@@ -132,8 +133,7 @@ class Task(chat.Task):
         end = min(self.terminators(backbone))
 
         def encode(example: Example) -> list[Features]:
-            example = with_system(example, self.system)
-            turns = asked(example)
+            turns = with_system(before_answer(example.messages), self.system)
             where = f"{example.source}:prompt"
             if not turns or turns[-1]["role"] != "user" or not str(turns[-1]["content"] or "").strip():
                 what = "the prompt is empty" if turns else "there is no prompt"
@@ -196,18 +196,10 @@ class Task(chat.Task):
     def parse(self, given: Any) -> Example:
         """As `chat`; of a row its prompt."""
         example = super().parse(given)
-        return Example(example.source, messages=asked(example), tools=example.tools)
+        return Example(example.source, messages=before_answer(example.messages), tools=example.tools)
 
     def shown(self, example: Example) -> tuple[str, str]:
-        return shown_prompt(asked(example)), expected(example)
-
-
-def asked(example: Example) -> list[Message]:
-    """The turns before the answer."""
-    turns = list(example.messages or [])
-    while turns and turns[-1]["role"] == "assistant":
-        turns.pop()
-    return turns
+        return shown_prompt(before_answer(example.messages)), expected(example)
 
 
 def expected(example: Example) -> str:

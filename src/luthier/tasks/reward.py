@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from luthier.data.turns import with_system
 from luthier.evaluate import preference
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
@@ -22,7 +23,6 @@ from luthier.tasks.answers import (
     shown_turns,
     sides_of,
     told_rows,
-    with_system,
 )
 from luthier.tasks.common import Ask, Encoder
 from luthier.types import INLINE, Example, Features, Finding, Message, Refused
@@ -73,7 +73,7 @@ class Task:
         encode_one = encode_answer if backbone.causal and not backbone.encoder_decoder else encode_whole
 
         def encode(example: Example) -> list[Features]:
-            example = with_system(example, self.system)
+            example = replace(example, messages=with_system(example.messages or [], self.system))
             return [row | {"turn_ends": []} for row in pair_rows(encode_one, backbone, example, cut)]
 
         return encode

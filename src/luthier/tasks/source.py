@@ -105,8 +105,13 @@ class FromSource(LanguageTask):
         limit = self.limit
         if not ask.backbone.encoder_decoder:  # what is written needs room in the same row: at most half of it
             limit -= min(settings["max_new_tokens"], limit // 2)
-        prompts = [self.row(ask.backbone, example, None, limit)["input_ids"] for example in examples]
-        return self.write(ask, prompts, **settings)
+        rows = [self.row(ask.backbone, example, None, limit) for example in examples]
+        answers = self.write(ask, [row["input_ids"] for row in rows], **settings)
+        return [self.written(row, answer) for row, answer in zip(rows, answers, strict=True)]
+
+    def written(self, row: Features, answer: dict[str, Any]) -> dict[str, Any]:
+        """An answer as it is told, of the row that asked for it."""
+        return answer
 
     def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
         """Metrics of what is written for the first ``SCORED`` rows, and which share of it is empty."""
