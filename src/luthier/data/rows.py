@@ -5,6 +5,8 @@
 | image-text-label | image, text (question, ...), label (answer, ...) | images, text, label |
 | image-label | image (picture, file_name), label | images, label |
 | image-caption | image, caption (captions, sentences, text, ...; text or list) | images, targets |
+| audio-label | audio (sound, audio_filepath, ...), label | sounds, label |
+| audio-text | audio, text (transcript, sentence, caption, ...; text or list) | sounds, targets |
 | messages | messages; tools? | messages |
 | sharegpt | conversations or conversation; system?, tools? | messages |
 | alpaca | instruction, output or response; input or context?, system? | messages: instruction, blank line, input |
@@ -37,7 +39,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from luthier.data import checkable, conversations, images, judged, pairs, preferences, tagged, texts, translations
+from luthier.data import (
+    audio,
+    checkable,
+    conversations,
+    images,
+    judged,
+    pairs,
+    preferences,
+    tagged,
+    texts,
+    translations,
+)
 from luthier.data.fields import Columns, Fields, Format
 from luthier.data.problems import PROBLEM, TESTS, code_problem
 from luthier.data.squad import OPEN, SQUAD, open_question, squad
@@ -56,6 +69,8 @@ FORMATS: dict[str, Format] = {
     ),
     "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
     "image-caption": Format({"image": IMAGE, "caption": images.CAPTION}, {}, images.image_caption),
+    "audio-label": Format({"audio": audio.AUDIO, "label": texts.LABEL}, {}, audio.audio_label),
+    "audio-text": Format({"audio": audio.AUDIO, "text": audio.TRANSCRIPT}, {}, audio.audio_text),
     "messages": Format({"messages": ("messages",)}, TALK, conversations.messages, talks=True),
     "sharegpt": Format({"conversations": ("conversations", "conversation")}, TALK, conversations.sharegpt, talks=True),
     "alpaca": Format(

@@ -14,7 +14,8 @@ def load(
 ) -> Any:  # fmt: skip
     """A Backbone with the head that ``needs`` asks for (see ``auto_class``).
 
-    With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read.
+    With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read. ``letters`` in
+    ``config`` are those that a model without letters of its own is to write.
     """
     import torch
     import transformers
@@ -23,7 +24,9 @@ def load(
     from luthier.models.attention import register
     from luthier.models.backbone import OWN_HEADS, Backbone
     from luthier.models.dual import DualBackbone
+    from luthier.models.ears import ears, opened_ears
     from luthier.models.fingerprint import fingerprint
+    from luthier.models.hearing import hears
     from luthier.models.images import ImageBackbone, NoText
     from luthier.models.multimodal import MultimodalBackbone
 
@@ -35,25 +38,33 @@ def load(
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
         auto = auto_class(needs, found)
-        tokenizer, pictures = readers(path, found, needs, **where)
+        config = dict(config or {})
+        letters = config.pop("letters", None)
+        if hears(found):
+            tokenizer, sounds, more = ears(path, needs, letters, **where)
+            pictures, config = None, config | more
+        else:
+            (tokenizer, pictures), sounds = readers(path, found, needs, **where), None
         given = {
             "dtype": getattr(torch, dtype),
             "use_safetensors": True,
             "output_loading_info": True,
             "ignore_mismatched_sizes": needs in OWN_HEADS,  # a head of other classes is a new one
             **where,
-            **(config or {}),
+            **config,
             **load_kwargs,
         }
         if init == "random":
-            told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **(config or {}))
+            told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **config)
             model, info = _drawn(auto, told, getattr(torch, dtype), seed)
         else:
             model, info = _read(auto, path, seed, given)
     except (OSError, ValueError) as error:
         raise Refused(unreadable(name, error, needs)) from None
     fresh = set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
-    if pictures is None:
+    if sounds is not None:
+        backbone: Backbone = opened_ears(model, tokenizer, name, path, needs, fresh, sounds=sounds)
+    elif pictures is None:
         backbone = Backbone(model, tokenizer, name, path, needs, fresh)
     else:
         reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
@@ -131,8 +142,15 @@ def auto_class(needs: str, config: Any) -> Any:
     from luthier.models.composed import ComposedConfig
     from luthier.models.dual import compares
     from luthier.models.dual_encoder import ComposedDualEncoder
+    from luthier.models.ears import ears_class
+    from luthier.models.hearing import hears
     from luthier.models.images import reads_pictures_alone
 
+    if hears(config):
+        return ears_class(needs, config)
+    if needs == "frame_logits":
+        what, mend = "this model hears nothing", "choose one that does (such as Wav2Vec2, HuBERT or Whisper)"
+        raise Refused(Finding("model.no-sounds", "model.name", what, mend))
     composed = isinstance(config, ComposedConfig)
     if needs == "vectors" and not compares(config):
         what = "this model gives no vectors of pictures and of texts that could be compared"

@@ -15,6 +15,7 @@ OBJECTIVES = Registry(
     classification="luthier.objectives.classification",
     multi_label="luthier.objectives.multi_label",
     regression="luthier.objectives.regression",
+    ctc="luthier.objectives.ctc",
     tags="luthier.objectives.tags",
     span="luthier.objectives.span",
     contrastive="luthier.objectives.contrastive",

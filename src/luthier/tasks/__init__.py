@@ -19,5 +19,6 @@ TASKS = Registry(
     retrieve="luthier.tasks.retrieve",
     summarize="luthier.tasks.summarize",
     tag="luthier.tasks.tag",
+    transcribe="luthier.tasks.transcribe",
     translate="luthier.tasks.translate",
 )

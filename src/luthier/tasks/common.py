@@ -93,3 +93,10 @@ class Marks(Protocol):
 
     def marks(self, example: Example, answer: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         """``target`` and ``after`` (the answer's), each parts of the text as ``{"start", "end", "label"}``."""
+
+
+@runtime_checkable
+class Meets(Protocol):
+    """A task whose objective depends on the model: it is told where that lies before it is opened."""
+
+    def meet(self, path: str) -> None: ...
