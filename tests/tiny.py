@@ -208,8 +208,8 @@ def save_sound_model(kind: str, folder: Path, *, seed: int = 0, **changes: Any) 
         "hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "activation_dropout": 0.0,
         "final_dropout": 0.0, "classifier_proj_size": 16, "do_stable_layer_norm": True, "mask_time_prob": 0.05,
     }  # fmt: skip
-    bert = blocks | {"vocab_size": 32, "hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "final_dropout": 0.0,
-                     "classifier_proj_size": 16, "feat_proj_dropout": 0.0, "conformer_conv_dropout": 0.0}  # fmt: skip
+    bert = blocks | {"vocab_size": 32, "hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    bert |= {"final_dropout": 0.0, "classifier_proj_size": 16, "feat_proj_dropout": 0.0, "conformer_conv_dropout": 0.0}
     fast = {**blocks, "subsampling_factor": 4, "subsampling_conv_channels": 8, "dropout": 0.0, "attention_dropout": 0.0}
     whisper = {"d_model": WIDTH, "encoder_layers": LAYERS, "decoder_layers": LAYERS, "encoder_attention_heads": 2,
                "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_mel_bins": 80,
@@ -224,9 +224,9 @@ def save_sound_model(kind: str, folder: Path, *, seed: int = 0, **changes: Any) 
         "wavlm": ("wavlm", bare, bare_ears),
         "wav2vec2-bert": ("wav2vec2-bert", bert, transformers.SeamlessM4TFeatureExtractor),
         "parakeet": ("parakeet_ctc", {"encoder_config": fast}, transformers.ParakeetFeatureExtractor),
-        "ast": ("audio-spectrogram-transformer", blocks | {"max_length": 64, "num_mel_bins": 32, "patch_size": 8,
+        "ast": ("audio-spectrogram-transformer", blocks | {"max_length": 128, "num_mel_bins": 32, "patch_size": 8,
                 "frequency_stride": 8, "time_stride": 8, "hidden_dropout_prob": 0.0},
-                lambda: transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=64)),
+                lambda: transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=128)),
         "whisper": ("whisper", whisper, lambda: transformers.WhisperFeatureExtractor(chunk_length=1)),
     }  # fmt: skip
     name, values, extractor = kinds[kind]

@@ -88,12 +88,6 @@ def made_of(letters: Sequence[str]) -> Any:
         )  # fmt: skip
 
 
-def opened_ears(model: Any, tokenizer: Any, name: str, path: str, needs: str, fresh: set[str], *, sounds: Any) -> Any:
-    from luthier.models.hearing import HearingBackbone
-
-    return HearingBackbone(model, tokenizer, name, path, needs, fresh, sounds=sounds)
-
-
 def writes_by(path: str) -> str:
     """How a model of this folder or id writes what it hears: "ctc", or "next_token"."""
     import transformers

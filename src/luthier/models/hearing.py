@@ -11,7 +11,6 @@ Axes: K rows, L frames of the longest, T = K · L, D width, C classes or letters
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers import PreTrainedModel
 from luthier.data.sounds import BadSound
 from luthier.models.backbone import Backbone
 from luthier.models.heads import sound_logits
+from luthier.models.hiding import frame_masks, masked
 from luthier.models.images import NoText
 from luthier.models.modes import evaluating
 from luthier.models.sounds import Clip, Sounds
@@ -66,6 +66,10 @@ class HearingBackbone(Backbone):
         for name, value in (("apply_spec_augment", False), ("layerdrop", 0.0)):
             if hasattr(config, name):
                 setattr(config, name, value)
+        for module in self.model.modules():
+            if "masked_spec_embed" in module._parameters:  # it stands for what is hidden, and learns nothing
+                held = module._parameters.pop("masked_spec_embed")
+                module.register_buffer("masked_spec_embed", held.detach() if held is not None else None)
         if self.needs == "sequence_logits" and not self._head_agrees():
             self.pooled = True
             if not self._head_agrees():
@@ -170,14 +174,16 @@ class HearingBackbone(Backbone):
         """How many hidden states the model gives for features of so many steps: by its own rule, or asked."""
         if self.pooled:
             return 1
+        if self.sounds.capacity is not None:
+            steps = 0  # always as many
         if steps not in self._frames:
             rule = next((rule for name in RULES if (rule := getattr(self.model, name, None)) is not None), None)
-            self._frames[steps] = int(rule(torch.tensor([steps]))) if rule else self._asked(steps)
+            self._frames[steps] = int(rule(torch.tensor([steps]))) if rule and steps else self._asked(steps)
         return self._frames[steps]
 
     def _asked(self, steps: int) -> int:
         blank = self.sounds.blank()
-        features = torch.zeros(1, steps, *blank.shape[1:], device=self.device)
+        features = (torch.zeros(1, steps, *blank.shape[1:]) if steps else blank[None]).to(self.device)
         with evaluating(self.model), torch.no_grad():
             return self._run(features).shape[1]
 
@@ -212,29 +218,17 @@ class HearingBackbone(Backbone):
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         tensors = super().lay_out(rows)
         if "hidden_LD" not in rows[0]:
-            several = [self.augmented(self.sounds.features(row["sounds"][0]), row) for row in rows]
+            several = [masked(self.sounds, row) for row in rows]
             tensors["features"], tensors["steps"] = self.sounds.batch(several)
             masks = [row.get("masks", {}).get("frames", ()) for row in rows]
-            if any(masks):
-                tensors["mask_frames"] = _masked(masks, tensors["input_ids"].shape[1])
+            if any(masks) and hasattr(self.trunk, "masked_spec_embed"):
+                tensors["mask_frames"] = frame_masks(masks, tensors["input_ids"].shape[1])
         return tensors
 
-    def augmented(self, features: Tensor, row: Features) -> Tensor:
-        """Features with the bands of a row's ``masks`` set to their mean."""
-        masks = row.get("masks")
-        if not masks or features.dim() < 2:
-            return features
-        features, mean = features.clone(), features.mean()
-        for start, stop in masks["steps"]:
-            features[start:stop] = mean
-        for start, stop in masks["bands"]:
-            features[:, start:stop] = mean
-        return features
-
-    @property
+    @cached_property
     def hides_frames(self) -> bool:
-        """Whether time is masked in its frames, by a vector that it has learned for that, as it hears bare samples."""
-        return any(name.endswith("masked_spec_embed") for name, _ in self.model.named_parameters())
+        """Whether it hears bare samples, so that time is hidden in its frames: by a vector that it has for that."""
+        return self.sounds.blank().dim() == 1
 
     def probe(self, ids: list[int]) -> Batch:
         blank = self.sounds.blank()[None]
@@ -302,12 +296,3 @@ class HearingBackbone(Backbone):
 
 
 RULES = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
-
-
-def _masked(masks: Sequence[Sequence[tuple[int, int]]], longest: int) -> Tensor:
-    """(K, L): True in the spans of each row."""
-    mask_KL = torch.zeros(len(masks), longest, dtype=torch.bool)
-    for k, spans in enumerate(masks):
-        for start, stop in spans:
-            mask_KL[k, start:stop] = True
-    return mask_KL

@@ -22,13 +22,10 @@ def load(
 
     from luthier.models import composed
     from luthier.models.attention import register
-    from luthier.models.backbone import OWN_HEADS, Backbone
-    from luthier.models.dual import DualBackbone
-    from luthier.models.ears import ears, opened_ears
+    from luthier.models.backbone import OWN_HEADS
+    from luthier.models.ears import ears
     from luthier.models.fingerprint import fingerprint
     from luthier.models.hearing import hears
-    from luthier.models.images import ImageBackbone, NoText
-    from luthier.models.multimodal import MultimodalBackbone
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -62,18 +59,29 @@ def load(
     except (OSError, ValueError) as error:
         raise Refused(unreadable(name, error, needs)) from None
     fresh = set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
-    if sounds is not None:
-        backbone: Backbone = opened_ears(model, tokenizer, name, path, needs, fresh, sounds=sounds)
-    elif pictures is None:
-        backbone = Backbone(model, tokenizer, name, path, needs, fresh)
-    else:
-        reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
-        kind = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
-        backbone = kind(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+    backbone = _backbone(model, tokenizer, name, path, needs, fresh, pictures, sounds)
     if backbone.reads_text:
         give_pad(backbone)
     backbone.fingerprint = fingerprint(backbone)
     return backbone
+
+
+def _backbone(
+    model: Any, tokenizer: Any, name: str, path: str, needs: str, fresh: set[str], pictures: Any, sounds: Any
+) -> Any:
+    from luthier.models.backbone import Backbone
+    from luthier.models.dual import DualBackbone
+    from luthier.models.hearing import HearingBackbone
+    from luthier.models.images import ImageBackbone, NoText
+    from luthier.models.multimodal import MultimodalBackbone
+
+    if sounds is not None:
+        return HearingBackbone(model, tokenizer, name, path, needs, fresh, sounds=sounds)
+    if pictures is None:
+        return Backbone(model, tokenizer, name, path, needs, fresh)
+    reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
+    kind = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
+    return kind(model, tokenizer, name, path, needs, fresh, pictures=pictures)
 
 
 def _drawn(auto: Any, config: Any, dtype: Any, seed: int) -> tuple[Any, dict[str, Any]]:

@@ -148,6 +148,10 @@ class Sounds:
         data = os.pread(self._file.fileno(), 4 * int(np.prod(shape)), start)
         return torch.frombuffer(bytearray(data), dtype=torch.float32).reshape(shape)
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Of features."""
+        return self._places[key][1]
+
     def batch(self, several: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Features of rows as one tensor, padded with the extractor's own value behind the shorter ones, (K, L[, F]);
         and the steps of each, (K,)."""

@@ -22,6 +22,7 @@ from luthier.models.sounds import Clip
 from luthier.objectives import OBJECTIVES, objective_class
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.answers import with_answers
+from luthier.runs.augmenting import check_augmenting
 from luthier.runs.composing import locate_model
 from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
@@ -111,7 +112,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     prepared.prompts = prompts
     prepared.mixture = mix(prepared)
     tell_mixture(prepared)
-    prepared.findings += means.checks(prepared)
+    prepared.findings += check_augmenting(prepared) + means.checks(prepared)
     return prepared
 
 

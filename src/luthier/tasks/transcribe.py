@@ -100,7 +100,7 @@ class Task:
                 what = f"{len(labels)} letters need {needed} frames, and the model makes {frames} of this sound"
                 mend = "leave the row out, or choose a model with more frames a second"
                 raise Refused(Finding("data.ctc-infeasible", f"{example.source}:audio", what, mend, "no path says it"))
-            return [row | {"labels": labels, "references": told, "weight": example.weight}]
+            return [row | {"labels": labels, "least": needed, "references": told, "weight": example.weight}]
 
         return encode
 
