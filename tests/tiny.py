@@ -214,7 +214,7 @@ def save_sound_model(kind: str, folder: Path, *, seed: int = 0, **changes: Any) 
     whisper = {"d_model": WIDTH, "encoder_layers": LAYERS, "decoder_layers": LAYERS, "encoder_attention_heads": 2,
                "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_mel_bins": 80,
                "max_source_positions": 50, "max_target_positions": 64, "init_std": 0.2, "vocab_size": 400,
-               "pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
+               "pad_token_id": 256, "bos_token_id": 256, "eos_token_id": 256, "decoder_start_token_id": 257,
                "suppress_tokens": None, "begin_suppress_tokens": None}  # fmt: skip
     bare_ears = lambda: transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)  # noqa: E731
     kinds: dict[str, tuple[str, dict[str, Any], Any]] = {
@@ -237,6 +237,8 @@ def save_sound_model(kind: str, folder: Path, *, seed: int = 0, **changes: Any) 
     torch.manual_seed(seed)
     auto.from_config(config).save_pretrained(folder)
     extractor().save_pretrained(folder)
+    if kind == "whisper":
+        whisper_tokenizer().save_pretrained(folder)
     return str(folder)
 
 
@@ -274,3 +276,16 @@ def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+def whisper_tokenizer() -> Any:
+    """Whisper's own, of single bytes, with its special tokens in their order."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    marks = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in LANGUAGES)]
+    marks += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    made = transformers.WhisperTokenizer(vocab={letter: at for at, letter in enumerate(letters)}, merges=[])
+    made.add_tokens(marks, special_tokens=True)
+    made.add_special_tokens(dict.fromkeys(("eos_token", "bos_token", "unk_token", "pad_token"), "<|endoftext|>"))
+    return made

@@ -21,7 +21,7 @@ from luthier.types import Refused
 
 STEPS = 30
 CLASSIFY = ("wav2vec2", "hubert", "wavlm", "wav2vec2-bert", "ast", "whisper")
-TRANSCRIBE = ("wav2vec2", "wav2vec2-group", "hubert", "wavlm", "wav2vec2-bert", "parakeet")
+TRANSCRIBE = ("wav2vec2", "wav2vec2-group", "hubert", "wavlm", "wav2vec2-bert", "parakeet", "whisper")
 BUILDS_ON_OTHERS = ("adapter: stack", "fusion")
 OWN_ATTENTION = ("wavlm", "wav2vec2-bert", "parakeet")
 """Those that compute attention themselves, with relative positions."""
@@ -47,6 +47,7 @@ DEFAULT = {
     ("transcribe", "wav2vec2", "full"), ("transcribe", "wav2vec2-bert", "lora"),
     ("transcribe", "hubert", "freeze: head"),
     ("transcribe", "parakeet", "adapter: pfeiffer"), ("classify", "hubert", "prompt"),
+    ("transcribe", "whisper", "lora"),
     ("transcribe", "wav2vec2", "features: knn"), ("transcribe", "wavlm", "prefix"), ("classify", "hubert", "prefix"),
 }  # fmt: skip
 FRESH = {("classify", "wav2vec2", "lora"), ("transcribe", "wav2vec2-bert", "lora")}

@@ -146,3 +146,55 @@ def test_time_is_hidden_only_where_there_is_sound(sounds: list[Path], tmp_path: 
     masks = masks_of(backbone.sounds, Change(1.0, ((0.0, 1.0),), ()), 50, Clip(sounds[1]))
     samples = len(soundfile.read(sounds[1])[0])
     assert masks["steps"] == [(0, 100 * samples // 16000)]
+
+
+def test_whisper_is_transformers_own(sounds: list[Path], tmp_path: Path) -> None:
+    """The loss of transcripts with language, task and no times, as transformers takes it of its own labels; hidden
+    states are computed at the labels alone, and a batch of several is each by itself."""
+    from luthier.models.speech import SpeechBackbone
+    from luthier.objectives import next_token
+
+    backbone = opened("whisper", "token_logits", {}, tmp_path)
+    assert isinstance(backbone, SpeechBackbone)
+    backbone.speak("german")
+    tokenizer = transformers.WhisperTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
+    tokenizer.set_prefix_tokens(language="german", task="transcribe", predict_timestamps=False)
+    objective = next_token.Objective(next_token.Options(), backbone, None)
+    texts = ["red cat", "a", "small old house"]
+    rows: list[Features] = [
+        backbone.sound_row(Clip(one), None) | {"row": i, "target_ids": backbone.transcript_ids(texts[i]), "weight": 1.0}
+        for i, one in enumerate(sounds)
+    ]
+    names = ["<|de|>", "<|transcribe|>", "<|notimestamps|>"]
+    assert tokenizer.convert_ids_to_tokens(rows[1]["target_ids"]) == [*names, "a", "<|endoftext|>"]
+    total = count = 0.0
+    with torch.no_grad():
+        terms = objective.loss(backbone, objective.collate(rows))
+        for text, path in zip(texts, sounds, strict=True):
+            labels = torch.tensor([tokenizer(text)["input_ids"][1:]])  # its start token is put back by the shift
+            theirs = backbone.model(alone(backbone, path), labels=labels)
+            total, count = total + float(theirs.loss) * labels.shape[1], count + labels.shape[1]
+    assert float(terms.total) == pytest.approx(total, rel=1e-5)
+    assert terms.count == count
+
+
+def test_whisper_writes_what_transformers_writes(sounds: list[Path], tmp_path: Path) -> None:
+    """Greedily, after the same opening: start, language, task, no times."""
+    from luthier.models.speech import SpeechBackbone
+
+    backbone = opened("whisper", "token_logits", {}, tmp_path)
+    assert isinstance(backbone, SpeechBackbone)
+    backbone.speak("en")
+    rows = [backbone.sound_row(Clip(one), None) for one in sounds]
+    ours = backbone.write(rows, max_new_tokens=6, num_beams=1)
+    opening = torch.tensor([backbone.tokenizer.convert_tokens_to_ids(
+        ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
+    )])  # fmt: skip
+    for path, written in zip(sounds, ours, strict=True):
+        ids = opening
+        with torch.no_grad():
+            for _ in range(6):
+                logits = backbone.model(alone(backbone, path), decoder_input_ids=ids).logits[:, -1]
+                ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
+        theirs = ids[0, 4:].tolist()
+        assert written == theirs[: theirs.index(256) if 256 in theirs else 6]

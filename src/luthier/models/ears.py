@@ -9,9 +9,28 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from luthier.models.images import NoText
 from luthier.types import Finding, Refused
 
 BLANK, UNKNOWN, BETWEEN = "<pad>", "<unk>", "|"
+
+
+class NoWords(NoText):
+    """Stands where a tokenizer would, of a model that hears and writes nothing."""
+
+    def decode(self, ids: Any, **options: Any) -> str:
+        return "[sound]" if ids else ""
+
+
+def hears(config: Any) -> bool:
+    """Whether models of this config classify sounds, or write down what is said in them."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kinds = (
+        auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING, auto.MODEL_FOR_CTC_MAPPING,
+        auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
+    )  # fmt: skip
+    return any(type(config) in kind for kind in kinds)
 
 
 def ears_class(needs: str, config: Any) -> Any:
@@ -23,6 +42,9 @@ def ears_class(needs: str, config: Any) -> Any:
         "sequence_logits": (
             auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING, transformers.AutoModelForAudioClassification,
             "classifies no sounds",
+        ),
+        "token_logits": (
+            auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING, transformers.AutoModelForSpeechSeq2Seq, "writes nothing",
         ),
         "frame_logits": (auto.MODEL_FOR_CTC_MAPPING, transformers.AutoModelForCTC, "has no letters for its frames"),
     }  # fmt: skip
@@ -47,13 +69,16 @@ def ears(path: str, needs: str, letters: Sequence[str] | None, **where: Any) -> 
     """
     import transformers
 
-    from luthier.models.hearing import NoWords
     from luthier.models.sounds import Sounds
 
     if find_spec("soundfile") is None:
         what, mend = "sounds are read with soundfile, which is not installed", 'pip install "luthier[speech]"'
         raise Refused(Finding("data.needs-extra", "model.name", what, mend))
     extractor = transformers.AutoFeatureExtractor.from_pretrained(path, trust_remote_code=False, **where)
+    tokenizer: Any
+    if needs == "token_logits":
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
+        return tokenizer, Sounds(extractor), {}
     if needs != "frame_logits":
         return NoWords(), Sounds(extractor), {}
     tokenizer = own_letters(path, **where)
@@ -89,12 +114,16 @@ def made_of(letters: Sequence[str]) -> Any:
 
 
 def writes_by(path: str) -> str:
-    """How a model of this folder or id writes what it hears: "ctc", or "next_token"."""
+    """By which objective a model of this folder or id learns to write what it hears."""
     import transformers
-    from transformers.models.auto import modeling_auto as auto
 
     try:
-        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return objective_of(transformers.AutoConfig.from_pretrained(path, trust_remote_code=False))
     except (OSError, ValueError):  # told when it is opened
         return "ctc"
+
+
+def objective_of(config: Any) -> str:
+    from transformers.models.auto import modeling_auto as auto
+
     return "next_token" if type(config) in auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING else "ctc"

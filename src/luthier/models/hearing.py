@@ -33,24 +33,6 @@ from luthier.types import Batch, Features, Finding, Refused
 MASK_TIME = "mask_time_indices"
 
 
-class NoWords(NoText):
-    """Stands where a tokenizer would, of a model that hears and writes nothing."""
-
-    def decode(self, ids: Any, **options: Any) -> str:
-        return "[sound]" if ids else ""
-
-
-def hears(config: Any) -> bool:
-    """Whether models of this config classify sounds, or write down what is said in them."""
-    from transformers.models.auto import modeling_auto as auto
-
-    kinds = (
-        auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING, auto.MODEL_FOR_CTC_MAPPING,
-        auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
-    )  # fmt: skip
-    return any(type(config) in kind for kind in kinds)
-
-
 @dataclass(kw_only=True)
 class HearingBackbone(Backbone):
     """``pooled``: the head takes what the trunk pools by a rule of its own, one token a row."""
@@ -111,7 +93,7 @@ class HearingBackbone(Backbone):
             inputs[MASK_TIME] = mask_KL
             self.model.config.apply_spec_augment = True
         try:
-            output = self.trunk(**inputs)
+            output = self.ear(**inputs)
         finally:
             if mask_KL is not None:
                 self.model.config.apply_spec_augment = False
@@ -123,6 +105,11 @@ class HearingBackbone(Backbone):
         if self.encoder_decoder:
             return cast(PreTrainedModel, self.model.get_encoder())
         return cast(PreTrainedModel, self.model.get_submodule(trunk_name(self.model)))
+
+    @property
+    def ear(self) -> PreTrainedModel:
+        """What is given the features."""
+        return cast(PreTrainedModel, self.model.get_encoder()) if self.encoder_decoder else self.trunk
 
     @property
     def reads_text(self) -> bool:
@@ -217,12 +204,15 @@ class HearingBackbone(Backbone):
 
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         tensors = super().lay_out(rows)
-        if "hidden_LD" not in rows[0]:
-            several = [masked(self.sounds, row) for row in rows]
-            tensors["features"], tensors["steps"] = self.sounds.batch(several)
-            masks = [row.get("masks", {}).get("frames", ()) for row in rows]
-            if any(masks) and hasattr(self.trunk, "masked_spec_embed"):
-                tensors["mask_frames"] = frame_masks(masks, tensors["input_ids"].shape[1])
+        return tensors if "hidden_LD" in rows[0] else tensors | self.features(rows, tensors["input_ids"].shape[1])
+
+    def features(self, rows: list[Features], longest: int) -> dict[str, Tensor]:
+        """What the model hears of rows, the longest of which has as many frames, and which of these are hidden."""
+        tensors: dict[str, Tensor] = {}
+        tensors["features"], tensors["steps"] = self.sounds.batch([masked(self.sounds, row) for row in rows])
+        masks = [row.get("masks", {}).get("frames", ()) for row in rows]
+        if any(masks) and hasattr(self.ear, "masked_spec_embed"):
+            tensors["mask_frames"] = frame_masks(masks, longest)
         return tensors
 
     @cached_property
@@ -244,13 +234,15 @@ class HearingBackbone(Backbone):
         """Hidden states of every frame, rows end to end: (T, D)."""
         if "hidden_TD" in batch.tensors:
             return batch["hidden_TD"]
-        features, steps_K, mask_KL = batch["features"], batch["steps"], batch.tensors.get("mask_frames")
         with self._routed(batch):
-            if len(set(steps_K.tolist())) == 1:
-                return self._run(features, None, mask_KL).flatten(0, 1)
-            if not self.apart:
-                return self._run(features, steps_K, mask_KL).flatten(0, 1)
-            return self._apart(features, steps_K, mask_KL).flatten(0, 1)
+            return self.states(batch).flatten(0, 1)
+
+    def states(self, batch: Batch) -> Tensor:
+        """(K, L, D)."""
+        features, steps_K, mask_KL = batch["features"], batch["steps"], batch.tensors.get("mask_frames")
+        if len(set(steps_K.tolist())) == 1:
+            return self._run(features, None, mask_KL)
+        return self._apart(features, steps_K, mask_KL) if self.apart else self._run(features, steps_K, mask_KL)
 
     def _apart(self, features: Tensor, steps_K: Tensor, mask_KL: Tensor | None) -> Tensor:
         """(K, L, D), rows of each length by themselves."""

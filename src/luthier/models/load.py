@@ -23,9 +23,8 @@ def load(
     from luthier.models import composed
     from luthier.models.attention import register
     from luthier.models.backbone import OWN_HEADS
-    from luthier.models.ears import ears
+    from luthier.models.ears import ears, hears
     from luthier.models.fingerprint import fingerprint
-    from luthier.models.hearing import hears
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -74,14 +73,16 @@ def _backbone(
     from luthier.models.hearing import HearingBackbone
     from luthier.models.images import ImageBackbone, NoText
     from luthier.models.multimodal import MultimodalBackbone
+    from luthier.models.speech import SpeechBackbone
 
     if sounds is not None:
-        return HearingBackbone(model, tokenizer, name, path, needs, fresh, sounds=sounds)
+        kind = SpeechBackbone if needs == "token_logits" else HearingBackbone
+        return kind(model, tokenizer, name, path, needs, fresh, sounds=sounds)
     if pictures is None:
         return Backbone(model, tokenizer, name, path, needs, fresh)
     reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
-    kind = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
-    return kind(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+    reads = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
+    return reads(model, tokenizer, name, path, needs, fresh, pictures=pictures)
 
 
 def _drawn(auto: Any, config: Any, dtype: Any, seed: int) -> tuple[Any, dict[str, Any]]:
@@ -150,8 +151,7 @@ def auto_class(needs: str, config: Any) -> Any:
     from luthier.models.composed import ComposedConfig
     from luthier.models.dual import compares
     from luthier.models.dual_encoder import ComposedDualEncoder
-    from luthier.models.ears import ears_class
-    from luthier.models.hearing import hears
+    from luthier.models.ears import ears_class, hears
     from luthier.models.images import reads_pictures_alone
 
     if hears(config):

@@ -26,7 +26,7 @@ from transformers.initialization import no_init_weights
 from luthier.models import load as opening
 from luthier.models.attention import PACKED, PACKED_AS_ON_GPU, register
 from luthier.models.backbone import Backbone
-from luthier.models.hearing import hears
+from luthier.models.ears import hears
 from luthier.models.locate import WEIGHTS_ONLY
 from luthier.models.locate import locate as locate_files
 from luthier.types import Finding, Refused

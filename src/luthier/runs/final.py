@@ -12,8 +12,7 @@ from luthier.evaluate.outputs import MICRO_TOKENS, Reader
 from luthier.methods.members import other_base
 from luthier.models import composed
 from luthier.models.backbone import Backbone
-from luthier.models.ears import own_letters
-from luthier.models.hearing import hears
+from luthier.models.ears import hears, own_letters
 from luthier.models.images import reads_pictures_alone
 from luthier.models.load import load, unreadable
 from luthier.models.locate import locate, weight_findings

@@ -16,6 +16,19 @@ from luthier.models.sounds import Clip
 from luthier.types import Features, Sound
 
 
+def parts(backbone: HearingBackbone, sound: Sound, window: float) -> list[tuple[float, Features]]:
+    """(seconds at which it begins, its row) of each part of a sound, of at most ``window`` seconds and what the model
+    hears. Raises BadSound."""
+    rate, capacity = backbone.sounds.rate, backbone.sounds.capacity
+    window = min(window, capacity / rate) if capacity else window
+    places = cuts(backbone.sounds.samples(sound), rate, window)
+    if len(places) == 1:
+        return [(0.0, backbone.sound_row(Clip(sound), None))]
+    # What is left at the end may be too short to hold a letter.
+    places = [place for place in places if place[1] - place[0] > rate // 10]
+    return [(place[0] / rate, backbone.sound_row(Clip(sound, part=place), None)) for place in places]
+
+
 @dataclass
 class Heard:
     """A sound's frames: log probabilities (L, V) and the second at which each begins (L,), part by part."""
@@ -48,10 +61,10 @@ class Letters:
 
     def heard(self, sounds: Sequence[Sound], window: float) -> list[Heard]:
         """Each in parts of at most ``window`` seconds. Raises BadSound."""
-        parts = [self._parts(sound, window) for sound in sounds]
-        logs = iter(log_probabilities(self.backbone, [row for some in parts for _, row in some]))
+        several = [parts(self.backbone, sound, window) for sound in sounds]
+        logs = iter(log_probabilities(self.backbone, [row for some in several for _, row in some]))
         found = []
-        for some in parts:
+        for some in several:
             mine = [next(logs) for _ in some]
             starts = [start for start, _ in some]
             seconds = [
@@ -60,15 +73,6 @@ class Letters:
             ]
             found.append(Heard(mine, seconds))
         return found
-
-    def _parts(self, sound: Sound, window: float) -> list[tuple[float, Features]]:
-        rate = self.backbone.sounds.rate
-        places = cuts(self.backbone.sounds.samples(sound), rate, window)
-        if len(places) == 1:
-            return [(0.0, self.backbone.sound_row(Clip(sound), None))]
-        # What is left at the end may be too short to hold a letter.
-        places = [place for place in places if place[1] - place[0] > rate // 10]
-        return [(place[0] / rate, self.backbone.sound_row(Clip(sound, part=place), None)) for place in places]
 
     def words(self, ids: Sequence[int], logs_LV: np.ndarray, seconds_L: np.ndarray) -> list[dict[str, Any]]:
         """Each word with its begin and end in seconds on the likeliest path, and the mean probability of its letters.

@@ -1,8 +1,8 @@
-"""Write down what is said: letter by letter from the frames of an encoder (CTC), or by an encoder-decoder."""
+"""Write down what is said: letter by letter from the frames of an encoder (CTC), or token by token by a decoder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,28 +10,38 @@ from pydantic import Field
 
 from luthier.data.sounds import BadSound
 from luthier.data.spoken import NORMALIZERS
-from luthier.evaluate import speech
+from luthier.evaluate import language, speech
 from luthier.evaluate.ctc import least_frames
+from luthier.evaluate.generate import terminators
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
-from luthier.models.ears import writes_by
+from luthier.models.ears import objective_of, writes_by
 from luthier.models.hearing import HearingBackbone
+from luthier.models.speech import SpeechBackbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
-from luthier.tasks.letters import Heard, Letters
+from luthier.tasks.letters import Heard, Letters, parts
 from luthier.tasks.sounds import bad_sound, read_sound, sound_of, told_sounds
 from luthier.types import INLINE, Example, Features, Finding, Refused
 
 DEFAULTS = {"batch_size": 16, "overlong": "error", "epochs": 10.0}
+SCORED = 200  # rows that are written token by token and scored: writing takes far longer than reading
 
 
 class Options(Section):
     normalize: Literal["words", "none"] = Field(
-        "words", description="what CTC learns, and both sides of the error rates: small letters without signs, or as is"
+        default="words",
+        description="what CTC learns, and both sides of the error rates: small letters without signs, or as is",
     )
-    num_beams: int = Field(1, gt=0, description="of the search for an answer; 1: the best path, or greedy")
-    window: float = Field(20.0, gt=1, description="seconds; longer sounds are answered in parts that end in pauses")
-    words: bool = Field(False, description="answers tell when each word is said (CTC)")
+    language: str | None = Field(
+        default=None, description="of the transcripts, where a model that writes token by token marks it (Whisper)"
+    )
+    num_beams: int = Field(default=1, gt=0, description="of the search for an answer; 1: the best path, or greedy")
+    max_new_tokens: int = Field(default=225, gt=0, description="the longest answer, token by token")
+    window: float = Field(
+        default=20.0, gt=1, description="seconds; longer sounds are answered in parts that end in pauses"
+    )
+    words: bool = Field(default=False, description="answers tell when each word is said (CTC)")
 
 
 class Task:
@@ -40,8 +50,6 @@ class Task:
     splits = False
     sample_options: dict[str, Any] = {}
     labels: tuple[str, ...] = ()
-    metric = "wer"
-    metrics = {"loss": False, **speech.METRICS}
 
     def __init__(self, options: Options):
         self.options = options
@@ -49,10 +57,18 @@ class Task:
         self.letters: Letters | None = None
         self.known: list[str] = []
         self.by = "ctc"
-        self.saved: dict[str, Any] = {}
+        self.saved: dict[str, Any] | None = None
 
     def meet(self, path: str) -> None:
         self.by = writes_by(path)
+
+    @property
+    def metric(self) -> str:
+        return "wer" if self.by == "ctc" else "loss"
+
+    @property
+    def metrics(self) -> Mapping[str, bool]:
+        return {"loss": False, **speech.METRICS} if self.by == "ctc" else language.METRICS
 
     def objective(self) -> str:
         return self.by
@@ -81,12 +97,15 @@ class Task:
         return []
 
     def config(self) -> dict[str, Any]:
-        return self.saved or {"letters": self.known}
+        return {"letters": self.known} if self.saved is None else self.saved
 
     def from_config(self, config: Any) -> None:
-        self.saved = {"vocab_size": config.vocab_size, "pad_token_id": config.pad_token_id}
+        self.by = objective_of(config)
+        self.saved = {} if self.by != "ctc" else {"vocab_size": config.vocab_size, "pad_token_id": config.pad_token_id}
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
+        if isinstance(backbone, SpeechBackbone):
+            return self._tokens(backbone, limit)
         assert isinstance(backbone, HearingBackbone)
         letters = self.letters = Letters(backbone)
         self.saved = {"vocab_size": len(backbone.tokenizer), "pad_token_id": backbone.blank_id}
@@ -104,25 +123,46 @@ class Task:
 
         return encode
 
+    def _tokens(self, backbone: SpeechBackbone, limit: int) -> Encoder:
+        """Rows of a model with a decoder: a transcript as it is written, with what its tokenizer begins it with."""
+        self.saved = {}
+        backbone.speak(self.options.language)
+
+        def encode(example: Example) -> list[Features]:
+            row = read_sound(backbone, example, None)
+            ids = backbone.transcript_ids((example.targets or [""])[0])
+            row |= {"target_ids": ids, "turn_ends": [len(ids) - 1], "full_length": len(ids)}
+            return [row | {"weight": example.weight}]
+
+        return encode
+
     def _text(self, out: dict[str, Any]) -> str:
         assert self.letters is not None
         return self.letters.text(out["ids"])
 
     def plain(self, outputs: list[Any], rows: Sequence[Features]) -> dict[str, float]:
+        if self.by != "ctc":
+            return language.plain(outputs)
         return speech.plain([self.said(self._text(out)) for out in outputs], [row["references"] for row in rows])
 
     def with_intervals(self, outputs: list[Any], rows: Sequence[Features]) -> Metrics:
-        written = [self.said(self._text(out)) for out in outputs]
-        found = speech.with_intervals(written, [row["references"] for row in rows])
+        if self.by != "ctc":
+            return language.with_intervals(outputs)
+        written = [self._text(out) for out in outputs]
+        return self._rates(written, [row["references"] for row in rows])
+
+    def _rates(self, written: Sequence[str], references: Sequence[Sequence[str]]) -> Metrics:
+        found = speech.with_intervals([self.said(text) for text in written], references)
         return {name: told | {"normalizer": self.options.normalize} for name, told in found.items()}
 
     def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
-        """Error rates of a beam search, where that is asked for; the others are of the best path."""
-        if self.options.num_beams == 1 or not examples:
+        """Error rates of what is written: token by token, or by a search over beams where that is asked for."""
+        examples = [example for example in examples if example.targets]
+        examples = examples if self.by == "ctc" else examples[:SCORED]
+        if not examples or (self.by == "ctc" and self.options.num_beams == 1):
             return {}
-        written = [self.said(answer["text"]) for answer in self.answer(ask, examples)]
-        found = speech.with_intervals(written, [self._told(example) for example in examples])
-        return {f"{name}_beams": value for name, value in found.items()}
+        found = self._rates([a["text"] for a in self.answer(ask, examples)], [self._told(e) for e in examples])
+        return {f"{name}_beams": value for name, value in found.items()} if self.by == "ctc" else found
 
     def parse(self, given: Any) -> Example:
         """A sound's path, or a row with one; with a ``text`` beside it, that is laid over it in time."""
@@ -131,23 +171,40 @@ class Task:
 
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
         """What is said in each; of one that came with its transcript, when each word of it is. Options: num_beams,
-        words."""
-        assert self.letters is not None
+        max_new_tokens, words."""
+        backbone = ask.backbone
+        assert isinstance(backbone, HearingBackbone)
         settings = self.options.model_dump() | options
         try:
-            heard = self.letters.heard(
-                [one for example in examples for one in example.sounds or []], settings["window"]
+            return (
+                self._written(backbone, examples, settings)
+                if isinstance(backbone, SpeechBackbone)
+                else self._heard(examples, settings)
             )
         except BadSound:
-            raise Refused(*_bad_sounds(self.letters, examples)) from None
+            raise Refused(*_bad_sounds(backbone, examples)) from None
+
+    def _written(
+        self, backbone: SpeechBackbone, examples: Sequence[Example], settings: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        several = [parts(backbone, (example.sounds or [])[0], settings["window"]) for example in examples]
+        rows = [row for some in several for _, row in some]
+        ids = backbone.write(rows, max_new_tokens=settings["max_new_tokens"], num_beams=settings["num_beams"])
+        texts = iter(str(backbone.tokenizer.decode(one, skip_special_tokens=True)).strip() for one in ids)
+        said = [[next(texts) for _ in some] for some in several]
+        return [{"text": " ".join(text for text in some if text)} for some in said]
+
+    def _heard(self, examples: Sequence[Example], settings: dict[str, Any]) -> list[dict[str, Any]]:
+        assert self.letters is not None
+        heard = self.letters.heard([one for example in examples for one in example.sounds or []], settings["window"])
         return [
             self._aligned(example, one)
             if example.source == INLINE and example.targets
-            else self._written(one, settings["num_beams"], settings["words"])
+            else self._read(one, settings["num_beams"], settings["words"])
             for example, one in zip(examples, heard, strict=True)
         ]
 
-    def _written(self, heard: Heard, beams: int, timed: bool) -> dict[str, Any]:
+    def _read(self, heard: Heard, beams: int, timed: bool) -> dict[str, Any]:
         assert self.letters is not None
         texts, words = [], []
         for logs_LV, seconds_L in zip(heard.logs, heard.seconds, strict=True):
@@ -171,7 +228,7 @@ class Task:
         return {"text": " ".join(word["word"] for word in words), "words": words, "score": round(score, 4)}
 
     def terminators(self, backbone: Backbone) -> list[int]:
-        return []
+        return terminators(backbone) if isinstance(backbone, SpeechBackbone) else []
 
     def shown(self, example: Example) -> tuple[str, str]:
         return " ".join(told_sounds(example)), next(iter(example.targets or []), "")
@@ -189,12 +246,12 @@ class Task:
         return None
 
 
-def _bad_sounds(letters: Letters, examples: Sequence[Example]) -> list[Finding]:
+def _bad_sounds(backbone: HearingBackbone, examples: Sequence[Example]) -> list[Finding]:
     """What is wrong with each that can't be used."""
     findings = []
     for example in examples:
         try:
-            letters.backbone.sounds.samples((example.sounds or [b""])[0])
+            parts(backbone, (example.sounds or [b""])[0], 20.0)
         except BadSound as bad:
             findings.append(bad_sound(example, bad))
     return findings
