@@ -57,7 +57,8 @@ def test_every_ready_recipe_trains(tmp_path: Path, tiny_folder: Callable[..., st
             words = f"--task {values['task']} --model {values['model']} --data {name}/{values['data']['train']}"
             run = Path(values["distill"]["teacher"]).name
             lines[f"teacher {name}"] = f"tune {words} --method full steps=2 name={run} --json"
-        model = "" if values["model"].startswith("starter:") else " model=tiny"
+        named = values["model"] if isinstance(values["model"], str) else values["model"]["name"]
+        model = "" if named.startswith("starter:") else " model=tiny"
         if model:
             talker(tiny_folder("llama"), tmp_path / name / "tiny")
         lines[name] = f"tune {name}/{name}.yaml steps=2 name={name} --json{model}"

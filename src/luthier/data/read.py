@@ -23,6 +23,7 @@ from luthier.data.files import (
     read_parquet,
 )
 from luthier.data.problems import read_python
+from luthier.data.tones import read_tones
 from luthier.types import Finding, Source
 
 READERS: dict[str, Callable[[IO[bytes], Reading], None]] = {
@@ -46,7 +47,8 @@ SPLIT_WORDS = re.compile(r"(?:^|[^a-z])(train|test|dev|val|valid|validation|eval
 
 def read_rows(path: str, *, base: Path, limit_bad: int = LIMIT_BAD) -> tuple[list[Row], list[Finding]]:
     """Read a file (or those of its rows that are of a ``split``: ``file:train+restval``), a folder, a hub data set
-    (``owner/name[:split]``, or ``hub:owner/name:split``), or ``python:stdlib``, the functions of Python's own library.
+    (``owner/name[:split]``, or ``hub:owner/name:split``), ``python:stdlib``, the functions of Python's own library, or
+    ``tones:keypad``, the sounds of telephone keys.
 
     ``path`` is relative to ``base``. After ``limit_bad`` bad rows in one file its reading stops with the error
     ``data.too-many-bad``. Nothing is raised: every problem is a finding.
@@ -55,6 +57,8 @@ def read_rows(path: str, *, base: Path, limit_bad: int = LIMIT_BAD) -> tuple[lis
         return _read_hub(path.removeprefix("hub:"))
     if path.startswith("python:"):
         return read_python(path)
+    if path.startswith("tones:"):
+        return read_tones(path)
     target = base / Path(path).expanduser()
     if target.is_dir():
         return _read_folder(target, path, limit_bad)
@@ -171,7 +175,7 @@ def _read_hub(name: str, missing: Finding | None = None) -> tuple[list[Row], lis
         return [], [Finding("data.missing", name, what, mend or "check the path, or the network for a hub data set")]
     classes = {key: part for key, part in table.features.items() if isinstance(part, datasets.ClassLabel)}
     for key, part in table.features.items():
-        if isinstance(part, datasets.Audio | datasets.Image):  # as they are stored: decoding is ours
+        if type(part).__name__ in ("Audio", "Image"):  # as they are stored: decoding is ours
             table = table.cast_column(key, type(part)(decode=False))
     rows: list[Row] = []
     for index, row in enumerate(table, start=1):
