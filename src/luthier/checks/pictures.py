@@ -24,7 +24,7 @@ def pictures_seen(prepared: Prepared) -> list[Finding]:
     backbone, objective = prepared.backbone, prepared.objective
     batch = objective.collate(rows).to(backbone.device)
     precision, losses = str(prepared.resolved.recipe.precision), []
-    with evaluating(backbone.model), torch.no_grad(), autocast(precision, backbone.device):
+    with evaluating(backbone.model), backbone.looking(), torch.no_grad(), autocast(precision, backbone.device):
         for pixels in (batch["pixel_values"], batch["pixel_values"].roll(1, dims=0)):
             batch.tensors["pixel_values"] = pixels
             if objective.couples:
