@@ -84,8 +84,10 @@ class ComposedForCausalLM(ComposedPreTrainedModel, GenerationMixin):
             settings.setdefault("picture_rows", torch.arange(len(pixel_values), device=self.device))
         return super().generate(inputs, **settings)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        made = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        made = super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
         if self.model.fusion.in_row and made.get("use_cache") and not kwargs.get("is_first_iteration"):
             made = {name: value for name, value in made.items() if name not in PICTURES}  # they are in the cache
         return made
