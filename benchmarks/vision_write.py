@@ -7,8 +7,8 @@ Writes ``benchmarks/results/vision_write-<part>.json``; a run that was stopped g
 are written, greedily, and count where they are the right one word for word. easy-VQA: all training questions, scored on
 all test questions; pictures of 64 pixels are read as they are, where the encoder's own processor would enlarge them and
 cut their borders away. Beside it stands the score on every tenth question with its picture exchanged for the next one.
-NLVR: statements about drawn pictures, true or false, split by picture. VQA-RAD and COCO's captions are smoke runs: a few
-hundred rows, and a model that never saw a photograph described.
+NLVR: statements about drawn pictures, true or false, split by picture. VQA-RAD and COCO's captions are smoke runs: a
+few hundred rows, and a model that never saw a photograph described.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def easy_vqa(out: Path, fuse: str, steps: int) -> dict[str, Any]:
     recipe = {
         "task": "vqa", "model": {"image": encoder(out, 64), "text": "starter:lm", "fuse": FUSES[fuse]},
         "data": {"train": files["train"], "eval": str(watched)}, "method": "full", "learning_rate": 1e-3,
-        "batch_size": 16, "steps": steps, "eval_every": 200, "final": "last", "vqa": {"scored": 5000, "max_new_tokens": 4, "separator": ":"},
+        "batch_size": 16, "steps": steps, "eval_every": 200,
+        "final": "last", "vqa": {"scored": 5000, "max_new_tokens": 4, "separator": ":"},
         "out": str(out), "name": f"easy-{fuse}-{steps}",
     }  # fmt: skip
     made, row = run(recipe, {"fuse": fuse, "steps": steps, "batch_size": 16, "seed": 0})
