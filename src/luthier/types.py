@@ -24,6 +24,8 @@ Features = dict[str, Any]
 ``target_ids`` that an encoder-decoder is to write from them; ``pictures``, the keys of their pixels; ``sounds``, those
 of what a model is given of them."""
 
+Prompt = list[int] | Features
+"""What is written from: ids, or a row of them with what stands beside them."""
 
 Picture = Path | bytes
 """A file that holds a picture, or what such a file holds."""

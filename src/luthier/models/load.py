@@ -73,13 +73,17 @@ def _backbone(
     from luthier.models.hearing import HearingBackbone
     from luthier.models.images import ImageBackbone, NoText
     from luthier.models.multimodal import MultimodalBackbone
+    from luthier.models.processed import ProcessedPictures
     from luthier.models.speech import SpeechBackbone
+    from luthier.models.vision_language import VisionLanguageBackbone
 
     if sounds is not None:
         kind = SpeechBackbone if needs == "token_logits" else HearingBackbone
         return kind(model, tokenizer, name, path, needs, fresh, sounds=sounds)
     if pictures is None:
         return Backbone(model, tokenizer, name, path, needs, fresh)
+    if isinstance(pictures, ProcessedPictures):
+        return VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
     reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
     reads = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
     return reads(model, tokenizer, name, path, needs, fresh, pictures=pictures)
@@ -117,16 +121,21 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     from luthier.models.composed import ComposedConfig
     from luthier.models.images import NoText, reads_pictures_alone
     from luthier.models.pictures import Pictures
+    from luthier.models.towers import writes_of_pictures
+    from luthier.models.vision_language import open_processor
 
     alone = reads_pictures_alone(config)
     tokenizer = (
         NoText() if alone else transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
     )
-    if not alone and config.model_type != ComposedConfig.model_type and needs != "vectors":
+    shown = writes_of_pictures(config) and needs == "token_logits"
+    if not (alone or shown or config.model_type == ComposedConfig.model_type or needs == "vectors"):
         return tokenizer, None
     if find_spec("PIL") is None:
         what, mend = "pictures are read with Pillow, which is not installed", 'pip install "luthier[image]"'
         raise Refused(Finding("data.needs-extra", "model.name", what, mend))
+    if shown:
+        return tokenizer, open_processor(path, tokenizer, config, **where)
     return tokenizer, Pictures(transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **where))
 
 
@@ -153,6 +162,7 @@ def auto_class(needs: str, config: Any) -> Any:
     from luthier.models.dual_encoder import ComposedDualEncoder
     from luthier.models.ears import ears_class, hears
     from luthier.models.images import reads_pictures_alone
+    from luthier.models.towers import writes_of_pictures
 
     if hears(config):
         return ears_class(needs, config)
@@ -160,6 +170,8 @@ def auto_class(needs: str, config: Any) -> Any:
         what, mend = "this model hears nothing", "choose one that does (such as Wav2Vec2, HuBERT or Whisper)"
         raise Refused(Finding("model.no-sounds", "model.name", what, mend))
     composed = isinstance(config, ComposedConfig)
+    if needs == "token_logits" and writes_of_pictures(config):
+        return transformers.AutoModelForImageTextToText
     if needs == "vectors" and not compares(config):
         what = "this model gives no vectors of pictures and of texts that could be compared"
         mend = "choose one such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from luthier.models.blocks import blocks_of
 from luthier.models.stacks import stacks, trunk_name
 from luthier.types import Finding, Refused
 
@@ -116,7 +117,7 @@ def find_seams(model: PreTrainedModel) -> Seams:
     trunk = trunk_name(model)
     names = {id(module): name for name, module in model.named_modules()}
     roots = {stack: names[id(module)] for stack, module in stacks(model).items()} or {"": trunk}
-    placed = [(block, stack) for stack, root in roots.items() for block in _blocks(model, root)]
+    placed = [(block, stack) for stack, root in roots.items() for block in blocks_of(model.get_submodule(root), root)]
     linears = []
     for index, (block, stack) in enumerate(placed):
         for name, module in model.get_submodule(block).named_modules(prefix=block):
@@ -136,24 +137,6 @@ def _embedding(model: PreTrainedModel) -> nn.Module | None:
         return model.get_input_embeddings()
     except NotImplementedError:  # a convolutional network
         return None
-
-
-def _blocks(model: PreTrainedModel, trunk: str) -> list[str]:
-    """The longest list of like modules in the trunk, or in one stack of it, of those with attention in them where there
-    are such: its transformer blocks, and not the convolutions that a sound goes through before."""
-    lists = [
-        (_attends(module), len(module), name)
-        for name, module in model.get_submodule(trunk).named_modules(prefix=trunk)
-        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1
-    ]
-    if not lists:
-        return []
-    _, length, name = max(lists, key=lambda found: (found[0], found[1], -found[2].count(".")))
-    return [f"{name}.{index}" for index in range(length)]
-
-
-def _attends(blocks: nn.ModuleList) -> bool:
-    return any("attention" in type(module).__name__.lower() for module in blocks.modules())
 
 
 def width_of(module: nn.Module) -> int:

@@ -17,8 +17,10 @@ TASKS = Registry(
     match="luthier.tasks.match",
     reinforce="luthier.tasks.reinforce",
     retrieve="luthier.tasks.retrieve",
+    caption="luthier.tasks.caption",
     summarize="luthier.tasks.summarize",
     tag="luthier.tasks.tag",
     transcribe="luthier.tasks.transcribe",
     translate="luthier.tasks.translate",
+    vqa="luthier.tasks.vqa",
 )
