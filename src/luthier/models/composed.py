@@ -44,7 +44,7 @@ class ComposedConfig(PreTrainedConfig):
         self, image_config: Any = None, text_config: Any = None, picture_tokens: int = 1, picture_width: int = 1,
         fusion: str = "projection", fusion_options: dict[str, Any] | None = None, image_token_id: int = 0,
         classifier_reads: str = "mean", classifier_dropout: float = 0.1, logit_softcap: float | None = None,
-        **kwargs: Any,
+        listens: bool = False, **kwargs: Any,
     ):  # fmt: skip
         self.image_config, self.text_config = _tower_config(image_config), _tower_config(text_config)
         self.picture_tokens, self.picture_width = picture_tokens, picture_width
@@ -52,6 +52,7 @@ class ComposedConfig(PreTrainedConfig):
         self.image_token_id = image_token_id
         self.classifier_reads, self.classifier_dropout = classifier_reads, classifier_dropout
         self.logit_softcap = logit_softcap
+        self.listens = listens  # its first tower hears sounds
         super().__init__(**kwargs)
 
 
