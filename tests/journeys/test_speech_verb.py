@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,18 @@ def test_changed_sounds_are_the_same_however_a_run_is_cut(tmp_path: Path) -> Non
     for key, tensor in found["whole"].items():
         assert tensor.allclose(found["small"][key], atol=2e-5), key
     assert not all(tensor.allclose(found["plain"][key], atol=1e-4) for key, tensor in found["whole"].items())
+
+    # What it was after half of its steps, as if it had been killed then: the same command goes on, to the same bits.
+    run = tmp_path / "whole"
+    (last,) = (run / "checkpoints").glob("*4")
+    for gone in (last, run / "final"):
+        shutil.rmtree(gone)
+    (run / "result.json").unlink()
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"status": "running"}))
+    again = load_file(luthier.tune(**base, **changed, name="whole").folder / "final/model.safetensors")
+    assert "resumed after step 2" in (run / "metrics.jsonl").read_text()
+    assert all(tensor.equal(again[key]) for key, tensor in found["whole"].items())
 
 
 def test_sounds_and_texts_find_each_other(tmp_path: Path, tiny_folder: Callable[..., str]) -> None:
