@@ -8,8 +8,8 @@
 Writes ``benchmarks/results/speech-<part>.json``; rows that are there already are kept. All models are ``starter:ears``,
 a Wav2Vec2-BERT (a Conformer on log-mel frames) of two layers of width 64, from random weights. Digits: 1,200 recordings
 of ten digits by four speakers; mixed: a fifth held out by a shuffle under the seed; held out: three speakers learned,
-the fourth judged. Epochs, speeds and masks were chosen on the split of seed 0. yes_no has 40 recordings of one speaker, of
-which 8 are judged; read_speech has 32 sentences, of which 28 are learned and judged on themselves too: it shows that
+the fourth judged. Epochs, speeds and masks were chosen on the split of seed 0. yes_no has 40 recordings of one speaker,
+of which 8 are judged; read_speech has 32 sentences, of which 28 are learned and judged on themselves too: it shows that
 long rows run and can be learned, not that a model of this size hears English.
 """
 

@@ -238,6 +238,16 @@ def test_sounds_and_texts_find_each_other(tmp_path: Path, tiny_folder: Callable[
     vectors = again.predict([str(tmp_path / "s/0.wav"), "the red cat"])
     assert len(vectors[0]["vector"]) == len(vectors[1]["vector"])
 
+    (tmp_path / "s/notes.txt").write_text("\n".join(texts))
+    indexed, spoken, heard = session(
+        tmp_path, "index run s", "search run s/0.wav --find texts -k 3 --json",
+        "search run red -k 3 --page found.html --json",
+    )  # fmt: skip
+    assert "36 pictures, 3 texts" in indexed.out, indexed.err
+    assert spoken.json[0]["text"] == answers[0]["label"]
+    assert all(entry["audio"].endswith(".wav") for entry in heard.json)
+    assert (tmp_path / "found.html").read_text().count("<audio") == 3
+
     seen = {"image": tiny.save_image_model("vit", tmp_path / "vit"), "text": tiny_folder("bert"), "fuse": "similarity"}
     for model, code in ((seen, "model.no-sounds"), (towers | {"fuse": "projection"}, "recipe.fuse"),
                         (towers | {"audio": tiny_folder("bert")}, "model.no-sounds")):  # fmt: skip
