@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from luthier.data.template import encode_prompt
 from luthier.data.turns import before_answer, with_system
 from luthier.evaluate.intervals import Metrics, mean_interval
-from luthier.evaluate.rewards import KEY, Answer, Reward, Rewarded, judge, load_function, verifier
+from luthier.evaluate.rewards import KEY, Answer, Function, Reward, Rewarded, judge, load_function, verifier
 from luthier.evaluate.verifiers import VERIFIERS, last_number
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
@@ -28,14 +28,15 @@ DEFAULTS = {
     "batch_size": 8, "overlong": "error", "epochs": 1.0, "learning_rate_factor": 0.5, "schedule": "constant",
     "metric": "reward",
 }  # fmt: skip
-WITH_SETTING = ("format", "function")
+SETTINGS = {"format": "a pattern", "function": "file.py:name or package.module:name", "model": "a run of `reward`"}
 
 
 class Options(Section):
     rewards: list[str | dict[str, str | float]] | None = Field(
         None,
         min_length=1,
-        description="exact, contains, number, {format: pattern}, {function: file.py:name}; each may have a weight; "
+        description="exact, contains, number, {format: pattern}, {function: file.py:name}, {model: a run of `reward`}; "
+        "each may have a weight; "
         "default: number where all that is expected are numbers, else exact",
     )
     system: str | None = Field(None, min_length=1, description="a system turn for prompts that have none")
@@ -56,19 +57,18 @@ def _parsed(given: str | dict[str, str | float]) -> tuple[str, str, float]:
     """(kind, setting, weight) of a reward as it is written. Raises ValueError where it is none."""
     entry = {given: ""} if isinstance(given, str) else dict(given)
     weight = entry.pop("weight", 1.0)
-    known = ", ".join([*VERIFIERS, "function"])
+    known = ", ".join([*VERIFIERS, "function", "model"])
     if len(entry) != 1:
         raise ValueError(f"a reward is one of {known}, and its weight; this is {given!r}")
     ((kind, setting),) = entry.items()
     if kind == "name" and isinstance(setting, str):
         kind, setting = setting, ""
-    if kind not in (*VERIFIERS, "function"):
+    if kind not in (*VERIFIERS, "function", "model"):
         raise ValueError(f"there is no reward {kind!r}; there are {known}")
     if not isinstance(weight, int | float):
         raise ValueError(f"the weight of {kind} must be a number, this is {weight!r}")
-    if (kind in WITH_SETTING) != bool(setting) or not isinstance(setting, str):
-        need = "a pattern" if kind == "format" else "file.py:name or package.module:name"
-        wanted = f"{{{kind}: {need}}}" if kind in WITH_SETTING else f"{{name: {kind}, weight: ...}}"
+    if (kind in SETTINGS) != bool(setting) or not isinstance(setting, str):
+        wanted = f"{{{kind}: {SETTINGS[kind]}}}" if kind in SETTINGS else f"{{name: {kind}, weight: ...}}"
         raise ValueError(f"write {wanted} instead of {given!r}")
     if kind == "function" and ":" not in setting:
         raise ValueError(f"write {{function: file.py:name}} instead of {given!r}")
@@ -95,6 +95,7 @@ class Task(chat.Task):
         super().__init__(chat.Options.model_validate({"system": options.system}))
         self.options = options
         self.rewards: list[Reward] = []
+        self.scorers: dict[str, Function] = {}
         self.backbone: Backbone | None = None
 
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
@@ -117,12 +118,25 @@ class Task(chat.Task):
             given = ["number" if numbers else "exact"]
         named = [_parsed(one) for one in given]
         for kind, setting, weight in named:
-            function = load_function(setting, self.options._base) if kind == "function" else verifier(kind, setting)
-            told = setting.rpartition(":")[2] if kind == "function" else kind
+            function, told = self._function(kind, setting)
             same = sum(reward.name.partition("-")[0] == told for reward in self.rewards)
             self.rewards.append(Reward(f"{told}-{same + 1}" if same else told, weight, function))
         if len(self.rewards) > 1:
             self.metrics = {**self.metrics, **{f"reward_{reward.name}": True for reward in self.rewards}}
+
+    def _function(self, kind: str, setting: str) -> tuple[Function, str]:
+        """What rewards, and what it is called."""
+        if kind == "function":
+            return load_function(setting, self.options._base), setting.rpartition(":")[2]
+        if kind == "model":
+            return (lambda *given: self.scorers[setting](*given)), kind
+        return verifier(kind, setting), kind
+
+    @property
+    def reward_models(self) -> list[str]:
+        """The runs that are named as rewards."""
+        named = [_parsed(one) for one in self.options.rewards or []]
+        return list(dict.fromkeys(setting for kind, setting, _ in named if kind == "model"))
 
     def objective(self) -> str:
         return "grpo"
