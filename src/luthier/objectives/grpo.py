@@ -4,7 +4,8 @@
 
 with A an answer's advantage among those of its group and ρ = π/π_old. `loss` chooses among GRPO, Dr. GRPO, DAPO's
 token-level loss, GSPO and RLOO; ``objectives/policy.py`` has the formula, the source and the departures of each. With
-`epsilon_high` the clip is asymmetric (DAPO, arXiv 2503.14476, section 3.1).
+`epsilon_high` the clip is asymmetric (DAPO, arXiv 2503.14476, section 3.1). `redraws` is its dynamic sampling (section
+3.2), within a bound: the paper draws until the batch is full.
 
 Needs: token logits; a reference where β > 0. See ``objectives/online.py`` for features. At the first step on fresh
 answers ρ is 1, the surrogate -A and, before the first step of all, KL 0.
@@ -31,6 +32,10 @@ class Options(SamplingOptions):
     truncated: Literal["keep", "drop"] = Field(
         "keep", description="answers that never ended: learned by their reward, or left out of the loss; both counted"
     )
+    redraws: int = Field(
+        0, ge=0, le=20, description="tries to draw other prompts in the place of groups whose answers are all worth "
+        "the same (DAPO's dynamic sampling)",
+    )  # fmt: skip
     iterations: int = Field(1, ge=1, description="optimizer steps on the same answers")
     beta: float = Field(0.04, ge=0, description="weight of KL to the reference; 0: no reference is held")
     epsilon: float | None = Field(
@@ -47,6 +52,10 @@ class Objective(OnlineObjective):
     @property
     def repeats(self) -> int:
         return int(self.options.iterations)
+
+    @property
+    def redraws(self) -> int:
+        return int(self.options.redraws)
 
     def learned(self, prompt: Features, answers: Sequence[dict[str, Any]], rewards: Sequence[float]) -> list[Features]:
         found = advantages(rewards, VARIANTS[self.options.loss])

@@ -89,6 +89,11 @@ class OnlineObjective:
         return 1
 
     @property
+    def redraws(self) -> int:
+        """How often groups of equal rewards are given up for other prompts' before a step."""
+        return 0
+
+    @property
     def recalls(self) -> bool:
         """Whether answers keep the log-probabilities that they were written with."""
         return self.repeats > 1

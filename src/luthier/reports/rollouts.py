@@ -16,7 +16,7 @@ CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("Ratio to the model that wrote", {"ratio": "mean"}),
     ("Share clipped", {"clip_fraction": "ratios", "value_clip_fraction": "values"}),
     ("Explained variance of the returns", {"explained_variance": "by the value model"}),
-    ("Share of groups that teach nothing", {"equal_groups": "equal rewards"}),
+    ("Share of groups that teach nothing", {"equal_groups": "equal rewards", "redrawn": "drawn anew"}),
     ("Weight of KL", {"beta": "β"}),
 )
 STYLES = ("main", "quiet")

@@ -28,6 +28,8 @@ from luthier.runs.prepared import Prepared
 from luthier.types import Adaptation, Features, Finding, Refused
 
 LISTS = ("input_ids", "supervised")
+Group = tuple[Features, list[dict[str, Any]]]
+"""A prompt and its answers: their ``ids``, whether each ``finished``, and how it was ``rewarded``."""
 
 
 class Rollouts:
@@ -59,17 +61,12 @@ class Rollouts:
         return [self.held[at] for at in order[part::parts]]
 
     def _make(self, step: int, drawn: list[Features]) -> list[Features]:
-        size = self.objective.options.group_size
-        asked = [row for row in drawn for _ in range(size)]
-        written = self._write(step, asked)
-        rewards = self._rewarded(step, written, asked)
-        rows: list[Features] = []
-        equal = 0
-        for at in range(0, len(asked), size):
-            group, got = written[at : at + size], rewards[at : at + size]
-            equal += is_equal(got)
-            rows += self.objective.learned(drawn[at // size], group, got)
-        self._tell(step, written, rewards, equal, len(drawn), len(rows))
+        groups = self._groups(drawn, step)
+        self._tell(groups)
+        groups = self._redrawn(step, groups)
+        self.report |= self._equal(groups)
+        rows = [row for prompt, answers in groups for row in self.objective.learned(prompt, answers, gained(answers))]
+        self._tell_kept(step, groups, len(rows))
         rows, told = self.objective.settled(self._compared(rows), self.reader)
         self.report |= told
         return rows
@@ -78,7 +75,35 @@ class Rollouts:
         digest = hashlib.sha256(":".join(map(str, (self.seed, *told))).encode()).digest()
         return int.from_bytes(digest[:7], "big")
 
-    def _write(self, step: int, asked: list[Features]) -> list[dict[str, Any]]:
+    def _groups(self, prompts: list[Features], *told: int) -> list[Group]:
+        """Each prompt with its answers, rewarded; ``told`` seeds what is drawn."""
+        size = self.objective.options.group_size
+        asked = [row for row in prompts for _ in range(size)]
+        written = self._write(asked, *told)
+        self._reward(written, asked)
+        return [(prompt, written[at * size : (at + 1) * size]) for at, prompt in enumerate(prompts)]
+
+    def _redrawn(self, step: int, groups: list[Group]) -> list[Group]:
+        """With other prompts' groups in the place of those whose answers are all worth the same, where some are found
+        in as many tries as the objective allows. What is told of the rewards is of the first draw, which none chose."""
+        tries = self.objective.redraws
+        drawn = 0
+        for number in range(1, tries + 1):
+            equal = [at for at, (_, answers) in enumerate(groups) if is_equal(gained(answers))]
+            if not equal:
+                break
+            here = {prompt["row"] for prompt, _ in groups}
+            pool = [row for name, row in self.prompts.items() if name not in here] or list(self.prompts.values())
+            chosen = random.Random(self._seed("redraw", step, number)).choices(pool, k=len(equal))
+            drawn += len(equal)
+            for at, found in zip(equal, self._groups(chosen, step, number), strict=True):
+                if not is_equal(gained(found[1])):
+                    groups[at] = found
+        if tries:
+            self.report["redrawn"] = (float(drawn), float(len(groups)))
+        return groups
+
+    def _write(self, asked: list[Features], *told: int) -> list[dict[str, Any]]:
         """Answers in batches that are the same for any number of processes, each with a seed of its own."""
         options, processes = self.objective.options, self.processes
         size = options.generation_batch
@@ -86,12 +111,12 @@ class Rollouts:
         mine = []
         for index, places in processes.share(cuts):
             prompts = [asked[at]["input_ids"][: asked[at]["prompt"]] for at in places]
-            seed = self._seed("rollout", step, index)
+            seed = self._seed("rollout", *told, index)
             made = self.objective.write(self.reader.backbone, prompts, options.temperature, seed)
             mine += list(zip(places, made, strict=True))
         return [answer for _, answer in sorted(processes.gather(mine), key=lambda one: one[0])]
 
-    def _rewarded(self, step: int, written: list[dict[str, Any]], asked: list[Features]) -> list[float]:
+    def _reward(self, written: list[dict[str, Any]], asked: list[Features]) -> None:
         """By the main process, so that a reward is asked once; what is wrong with one is told by all."""
         processes = self.processes
         assert self.objective.score is not None
@@ -107,7 +132,6 @@ class Rollouts:
             raise Refused(*found[0][1])
         for answer, (one, _) in zip(written, found, strict=True):
             answer["rewarded"] = one
-        return [float(one.total) for one, _ in found]
 
     def _compared(self, rows: list[Features]) -> list[Features]:
         """With the log-probabilities under the model that wrote them, and under the reference, where they count."""
@@ -118,23 +142,28 @@ class Rollouts:
             rows = [row | {REFERENCE: logs_n} for row, logs_n in zip(rows, self.reference(rows), strict=True)]
         return rows
 
-    def _tell(
-        self, step: int, written: list[dict[str, Any]], rewards: list[float], equal: int, groups: int, kept: int
-    ) -> None:
+    def _tell(self, groups: list[Group]) -> None:
+        written = [answer for _, answers in groups for answer in answers]
         count = float(len(written))
-        told: dict[str, float] = {"reward": sum(rewards)}
+        told: dict[str, float] = {"reward": sum(gained(written))}
         parts = written[0]["rewarded"].parts
         if len(parts) > 1:
             told |= {f"reward_{name}": sum(one["rewarded"].parts[name] for one in written) for name in parts}
         told["finished"] = float(sum(one["finished"] for one in written))
         told["length"] = float(sum(len(one["ids"]) for one in written))
         self.report = {name: (value, count) for name, value in told.items()}
-        if self.objective.options.group_size > 1:
-            self.report["equal_groups"] = (float(equal), float(groups))
+
+    def _equal(self, groups: list[Group]) -> dict[str, tuple[float, float]]:
+        if self.objective.options.group_size == 1:
+            return {}
+        return {"equal_groups": (float(sum(is_equal(gained(answers)) for _, answers in groups)), float(len(groups)))}
+
+    def _tell_kept(self, step: int, groups: list[Group], kept: int) -> None:
+        count = sum(len(answers) for _, answers in groups)
         if self.objective.options.truncated == "drop":
-            self.report["dropped"] = (count - kept, count)
+            self.report["dropped"] = (float(count - kept), float(count))
         if not kept:
-            text = f"none of {len(written)} answers ended within {self.objective.options.max_new_tokens} tokens: none"
+            text = f"none of {count} answers ended within {self.objective.options.max_new_tokens} tokens: none"
             text += " is learned from in this step"
             self.emit({"step": step + 1, "kind": "event", "event": "no-answer", "text": text})
 
@@ -172,6 +201,10 @@ class Rollouts:
             made = {name: part[at].tolist() for name, part in parts.items()}
             made |= {name: part[at] for name, part in numbers.items()}
             self.held.append({**self.prompts[row], **made, "lengths": [lengths[at]], ADVANTAGE: advantage})
+
+
+def gained(answers: Sequence[dict[str, Any]]) -> list[float]:
+    return [float(answer["rewarded"].total) for answer in answers]
 
 
 def _number(value: Any) -> Tensor:
