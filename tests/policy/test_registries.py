@@ -19,7 +19,7 @@ from luthier.tasks import TASKS
 ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS, "fusion": FUSIONS}
 # Files of a room that are shared by its entries.
 SHARED = {
-    "methods": {"common", "combine", "injected", "bottleneck", "members", "rank_budget"},
+    "methods": {"common", "combine", "injected", "bottleneck", "members", "rank_budget", "beside"},
     "objectives": {
         "chunked",
         "coupled",
@@ -30,6 +30,7 @@ SHARED = {
         "preference",
         "sequence",
         "similarity",
+        "trajectory",
     },
     "tasks": {"answers", "common", "extract", "language", "pictures", "source"},
     "fusion": {"common"},

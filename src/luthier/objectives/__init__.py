@@ -28,10 +28,11 @@ OBJECTIVES = Registry(
     kto="luthier.objectives.kto",
     bradley_terry="luthier.objectives.bradley_terry",
     grpo="luthier.objectives.grpo",
+    ppo="luthier.objectives.ppo",
 )
 PREFERENCES = ("dpo", "ipo", "simpo", "orpo", "cpo", "kto")
 """Those by which a model that writes learns from judged answers."""
-ONLINE = ("grpo",)
+ONLINE = ("grpo", "ppo")
 """Those on the answers that a model writes itself as it learns."""
 KINDS = (PREFERENCES, ("bradley_terry",), ONLINE)
 """Objectives whose rows no other objective reads."""

@@ -22,12 +22,14 @@ from luthier.objectives import OBJECTIVES, objective_class
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.answers import with_answers
 from luthier.runs.composing import locate_model
+from luthier.runs.critic import give_value
 from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import bind_reference
 from luthier.runs.rollouts import check_reference, judged_by, repeats
 from luthier.runs.rows import Rows, read_rows, tell
 from luthier.runs.sampling import read_prompts
+from luthier.runs.scoring import bind_scores, digest
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
 from luthier.tasks import TASKS
 from luthier.types import Adaptation, Finding, Refused
@@ -97,6 +99,8 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         raise Refused(*findings, NOTHING)
     _resolve_steps(resolved, task, objective, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
+    adaptation, unfit = give_value(objective, adaptation, resolved)
+    findings += unfit + bind_scores(task, resolved, backbone)
     findings += bind_base(objective, adaptation) + bind_reference(objective, adaptation, str(recipe.objective))
     findings += check_reference(objective, adaptation, str(recipe.objective))
     _with_own(adaptation, objective)
@@ -104,7 +108,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     prepared = Prepared(
         resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
     )
-    prepared.prompts = prompts
+    prepared.prompts, prepared.beneath = prompts, digest(task, resolved)
     prepared.mixture = mix(prepared)
     tell_mixture(prepared)
     prepared.findings += means.checks(prepared)

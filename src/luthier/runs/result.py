@@ -15,6 +15,7 @@ from luthier.methods.bottleneck import CHILD, FUSED
 from luthier.methods.common import CONFIG
 from luthier.reports.card import model_card
 from luthier.reports.html import write_report
+from luthier.runs.critic import NAME
 from luthier.runs.embedder import save_embedding
 from luthier.runs.folder import set_status, write_json, write_lines
 from luthier.runs.predictor import Predictor
@@ -22,7 +23,8 @@ from luthier.runs.prepared import Prepared
 
 SAMPLES = 24
 # What stands in the names of parameters that a method brings.
-MARKS = {f".{FUSED}.": "fusion", f".{CHILD}.": "adapter"}
+MARKS = {f".{FUSED}.": "fusion", f".{CHILD}.": "adapter", "value_score.": "value"}
+MARKS |= {f".lora_{side}.{NAME}.": "value" for side in "AB"}
 
 
 def finish(
