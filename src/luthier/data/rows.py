@@ -17,6 +17,7 @@
 | tokens-tags | tokens (words), tags (ner_tags, pos_tags, upos, labels) | text, a span for each word |
 | text-spans | text (sentence, ...), spans (entities) | text, a span for each word, tagged in BIO |
 | translation | translation: a text or texts by language | translations |
+| instruction-steps | instruction (command, goal, task), steps (plan, actions; list or text) | text, targets |
 | source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
@@ -37,7 +38,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from luthier.data import checkable, conversations, images, judged, pairs, preferences, tagged, texts, translations
+from luthier.data import (
+    checkable,
+    conversations,
+    images,
+    judged,
+    pairs,
+    plans,
+    preferences,
+    tagged,
+    texts,
+    translations,
+)
 from luthier.data.fields import Columns, Fields, Format
 from luthier.data.problems import PROBLEM, TESTS, code_problem
 from luthier.data.squad import OPEN, SQUAD, open_question, squad
@@ -92,6 +104,7 @@ FORMATS: dict[str, Format] = {
     ),
     "text-spans": Format({"text": texts.TEXT, "spans": ("spans", "entities")}, {}, tagged.text_spans),
     "translation": Format({"translation": ("translation",)}, {}, translations.translation),
+    "instruction-steps": Format(plans.PLAN, {}, plans.instruction_steps),
     "source-target": Format({"source": ("source", "src"), "target": ("target", "tgt")}, {}, translations.source_target),
     "preference": Format(preferences.PAIR, preferences.BESIDE_PAIR, preferences.preference),
     "judged-pair": Format(judged.JUDGED, judged.BESIDE_JUDGED, judged.judged_pair),

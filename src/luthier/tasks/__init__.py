@@ -12,6 +12,7 @@ TASKS = Registry(
     chat="luthier.tasks.chat",
     code="luthier.tasks.code",
     complete="luthier.tasks.complete",
+    plan="luthier.tasks.plan",
     prefer="luthier.tasks.prefer",
     reward="luthier.tasks.reward",
     match="luthier.tasks.match",
