@@ -31,7 +31,7 @@ SHARED = {
         "sequence",
         "similarity",
     },
-    "tasks": {"answers", "common", "extract", "language", "pictures", "source"},
+    "tasks": {"actions", "observed", "answers", "common", "extract", "language", "pictures", "source"},
     "fusion": {"common"},
 }
 PROMISED = {"methods": ("Options", "DEFAULTS", "adapt"), "objectives": ("Options", "Objective"),

@@ -18,6 +18,7 @@
 | text-spans | text (sentence, ...), spans (entities) | text, a span for each word, tagged in BIO |
 | translation | translation: a text or texts by language | translations |
 | instruction-steps | instruction (command, goal, task), steps (plan, actions; list or text) | text, targets |
+| episode | trajectory (frames): steps with image?, state?, action; instruction?, units? | text, images, steps |
 | source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
@@ -41,6 +42,7 @@ from typing import Any
 from luthier.data import (
     checkable,
     conversations,
+    episodes,
     images,
     judged,
     pairs,
@@ -105,6 +107,7 @@ FORMATS: dict[str, Format] = {
     "text-spans": Format({"text": texts.TEXT, "spans": ("spans", "entities")}, {}, tagged.text_spans),
     "translation": Format({"translation": ("translation",)}, {}, translations.translation),
     "instruction-steps": Format(plans.PLAN, {}, plans.instruction_steps),
+    "episode": Format(episodes.EPISODE, episodes.BESIDE_EPISODE, episodes.episode),
     "source-target": Format({"source": ("source", "src"), "target": ("target", "tgt")}, {}, translations.source_target),
     "preference": Format(preferences.PAIR, preferences.BESIDE_PAIR, preferences.preference),
     "judged-pair": Format(judged.JUDGED, judged.BESIDE_JUDGED, judged.judged_pair),

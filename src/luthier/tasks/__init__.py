@@ -7,6 +7,7 @@ decoded, which metrics count.
 from luthier.registry import Registry
 
 TASKS = Registry(
+    act="luthier.tasks.act",
     answer="luthier.tasks.answer",
     classify="luthier.tasks.classify",
     chat="luthier.tasks.chat",
