@@ -59,7 +59,7 @@ class World:
 
     def expert(self) -> Any:
         """What says the next action, name by name, called with none: of BabyAI's worlds its own bot. Raises Refused."""
-        if not is_babyai(self.name):
+        if not has_expert(self.name):
             mend = "demonstrations of other worlds are given as rows"
             raise Refused(Finding("act.no-expert", "--env", f"no expert of {self.name} is known", mend))
         from minigrid.utils.baby_ai_bot import BabyAIBot
@@ -106,7 +106,8 @@ class World:
         return Observation(pixels, self.instruction, state)
 
 
-def is_babyai(name: str) -> bool:
+def has_expert(name: str) -> bool:
+    """Whether somebody knows how to act there: of BabyAI's worlds their own bot does."""
     return name.startswith("BabyAI-")
 
 

@@ -1,6 +1,7 @@
 """Make one model folder of an image encoder and a text model: the towers' weights, and no others.
 
-What joins them, and a new head, are not in the folder: they are drawn when it is opened, under the seed of the run.
+What joins them, a tower that is but a config, and a new head are not in the folder: they are drawn when it is opened,
+under the seed of the run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import nn
 
 from luthier.fusion import FUSIONS
@@ -53,8 +55,12 @@ def compose(image: str, text: str, fuse: str, options: dict[str, Any], folder: P
     whole.text.load_state_dict({n: t for n, t in reader.state_dict().items() if not n.startswith("pooler.")})
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    kept = {name: tensor for name, tensor in whole.state_dict().items() if not name.startswith("fusion.")}
+    drawn = tuple(f"{role}." for role, path in (("image", image), ("text", text)) if is_bare(path))
+    left_out = ("fusion.", *drawn)
+    kept = {name: tensor for name, tensor in whole.state_dict().items() if not name.startswith(left_out)}
     whole.save_pretrained(partial, state_dict=kept)
+    if not kept:
+        save_file({}, partial / "model.safetensors", {"format": "pt"})
     tokenizer.save_pretrained(partial)
     processor.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
@@ -75,12 +81,28 @@ def option_findings(fuse: str, options: dict[str, Any]) -> list[Finding]:
     return []
 
 
+def is_bare(path: str) -> bool:
+    """Whether a folder has a config and no weights."""
+    folder = Path(path)
+    return (folder / "config.json").is_file() and not any(folder.glob("*.safetensors*"))
+
+
+def _trunk(path: str) -> Any:
+    """Its weights, or any at all where it has none."""
+    import transformers
+
+    if is_bare(path):
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return transformers.AutoModel.from_config(config, dtype=torch.float32)
+    return transformers.AutoModel.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
+
+
 def _image_tower(path: str) -> tuple[nn.Module, Any]:
     """The part of a model that sees: itself, or of one that also reads text its vision tower."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-    model = transformers.AutoModel.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
+    model = _trunk(path)
     processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
     return (model.vision_model if hasattr(config, "vision_config") else model), processor
 
@@ -88,8 +110,7 @@ def _image_tower(path: str) -> tuple[nn.Module, Any]:
 def _text_tower(path: str) -> tuple[Any, Any]:
     import transformers
 
-    model = transformers.AutoModel.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
-    return model, transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    return _trunk(path), transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def _writes(config: Any) -> bool:

@@ -14,7 +14,8 @@ def load(
 ) -> Any:  # fmt: skip
     """A Backbone with the head that ``needs`` asks for (see ``auto_class``).
 
-    With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read.
+    With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read; of a composed
+    model, those that it was made without.
     """
     import torch
     import transformers
@@ -45,7 +46,7 @@ def load(
             **(config or {}),
             **load_kwargs,
         }
-        if init == "random":
+        if init == "random" and not isinstance(found, composed.ComposedConfig):
             told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **(config or {}))
             model, info = _drawn(auto, told, getattr(torch, dtype), seed)
         else:
