@@ -35,8 +35,9 @@ class Objective(SequenceObjective):
 
     def errors(self, logits: Tensor, targets_KN: Tensor) -> Tensor:
         """(K, N): the loss of each number, NaN where it is not known."""
-        difference_KN = logits - targets_KN
-        return difference_KN.abs() if self.options.loss == "absolute" else difference_KN.square()
+        difference_KN = logits - targets_KN.nan_to_num()  # a NaN here would be one in every gradient
+        errors_KN = difference_KN.abs() if self.options.loss == "absolute" else difference_KN.square()
+        return torch.where(targets_KN.isnan(), targets_KN, errors_KN)
 
     def mean_loss(self, outputs: list[list[float]], rows: list[Features]) -> float:
         targets_KN = torch.tensor([row["target"] for row in rows], dtype=self.target_type)
