@@ -56,6 +56,18 @@ class Problem:
     tests: str = ""
 
 
+@dataclass(frozen=True)
+class Step:
+    """One moment of an episode: which of its ``images`` are seen, the state of what acts, and what it does then.
+
+    ``action`` is a name, or numbers; None where it is asked for.
+    """
+
+    images: tuple[int, ...] = ()
+    state: tuple[float, ...] | None = None
+    action: str | tuple[float, ...] | None = None
+
+
 @dataclass
 class Example:
     """One row after normalising: typed parts, and the place that it came from.
@@ -79,6 +91,10 @@ class Example:
     """What does not match ``text``."""
     translations: dict[str, list[str]] | None = None
     """What a row says, by language; of several texts in one language all are references."""
+    steps: list[Step] | None = None
+    """An episode that follows ``text``: ``images`` are those of all steps, in order."""
+    units: str | None = None
+    """What the numbers of states and actions are, where that was told."""
     problem: Problem | None = None
     """How code that goes on from ``text`` is tested."""
     chosen: list[Message] | None = None

@@ -32,7 +32,7 @@ SHARED = {
         "similarity",
         "trajectory",
     },
-    "tasks": {"answers", "common", "extract", "language", "pictures", "source"},
+    "tasks": {"actions", "observed", "answers", "common", "extract", "language", "pictures", "source"},
     "fusion": {"common"},
 }
 PROMISED = {"methods": ("Options", "DEFAULTS", "adapt"), "objectives": ("Options", "Objective"),

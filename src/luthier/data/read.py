@@ -22,8 +22,10 @@ from luthier.data.files import (
     read_jsonl,
     read_parquet,
 )
+from luthier.data.lerobot import is_lerobot, read_lerobot
 from luthier.data.problems import read_python
 from luthier.data.questions import with_answers
+from luthier.environments.demonstrations import read_demonstrations
 from luthier.types import Finding, Source
 
 READERS: dict[str, Callable[[IO[bytes], Reading], None]] = {
@@ -47,7 +49,8 @@ SPLIT_WORDS = re.compile(r"(?:^|[^a-z])(train|test|dev|val|valid|validation|eval
 
 def read_rows(path: str, *, base: Path, limit_bad: int = LIMIT_BAD) -> tuple[list[Row], list[Finding]]:
     """Read a file (or those of its rows that are of a ``split``: ``file:train+restval``), a folder, a hub data set
-    (``owner/name[:split]``, or ``hub:owner/name:split``), or ``python:stdlib``, the functions of Python's own library.
+    (``owner/name[:split]``, or ``hub:owner/name:split``), ``python:stdlib``, the functions of Python's own library, or
+    demonstrations that are made on the spot, ``minigrid:<environment>:<episodes>``.
 
     ``path`` is relative to ``base``. After ``limit_bad`` bad rows in one file its reading stops with the error
     ``data.too-many-bad``. Nothing is raised: every problem is a finding.
@@ -56,7 +59,11 @@ def read_rows(path: str, *, base: Path, limit_bad: int = LIMIT_BAD) -> tuple[lis
         return _read_hub(path.removeprefix("hub:"))
     if path.startswith("python:"):
         return read_python(path)
+    if path.startswith("minigrid:"):
+        return read_demonstrations(path)
     target = base / Path(path).expanduser()
+    if is_lerobot(target):
+        return read_lerobot(target, path)
     if target.is_dir():
         return _read_folder(target, path, limit_bad)
     if target.exists():

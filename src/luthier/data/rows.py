@@ -18,6 +18,8 @@
 | tokens-tags | tokens (words), tags (ner_tags, pos_tags, upos, labels) | text, a span for each word |
 | text-spans | text (sentence, ...), spans (entities) | text, a span for each word, tagged in BIO |
 | translation | translation: a text or texts by language | translations |
+| instruction-steps | instruction (command, goal, task), steps (plan, actions; list or text) | text, targets |
+| episode | trajectory (frames): steps with image?, state?, action; instruction?, units? | text, images, steps |
 | source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
@@ -38,7 +40,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from luthier.data import checkable, conversations, images, judged, pairs, preferences, tagged, texts, translations
+from luthier.data import (
+    checkable,
+    conversations,
+    episodes,
+    images,
+    judged,
+    pairs,
+    plans,
+    preferences,
+    tagged,
+    texts,
+    translations,
+)
 from luthier.data.fields import Columns, Fields, Format
 from luthier.data.problems import PROBLEM, TESTS, code_problem
 from luthier.data.questions import ANSWERS
@@ -97,6 +111,8 @@ FORMATS: dict[str, Format] = {
     ),
     "text-spans": Format({"text": texts.TEXT, "spans": ("spans", "entities")}, {}, tagged.text_spans),
     "translation": Format({"translation": ("translation",)}, {}, translations.translation),
+    "instruction-steps": Format(plans.PLAN, {}, plans.instruction_steps),
+    "episode": Format(episodes.EPISODE, episodes.BESIDE_EPISODE, episodes.episode),
     "source-target": Format({"source": ("source", "src"), "target": ("target", "tgt")}, {}, translations.source_target),
     "preference": Format(preferences.PAIR, preferences.BESIDE_PAIR, preferences.preference),
     "judged-pair": Format(judged.JUDGED, judged.BESIDE_JUDGED, judged.judged_pair),

@@ -35,7 +35,7 @@ from luthier.models.switched import Switched
 from luthier.models.virtual import lengthened
 from luthier.types import Batch, Features
 
-OWN_HEADS = ("sequence_logits", "tag_logits", "span_logits")
+OWN_HEADS = ("sequence_logits", "tag_logits", "span_logits", "action_flow")
 
 
 class Composition(Protocol):
@@ -50,7 +50,7 @@ class Backbone(Switched):
 
     ``layout`` is "packed" (rows laid end to end, no pad) or "padded"; ``position_offset`` is the first position id
     that this model counts from; ``needs`` is what the model was loaded to give (token_logits, sequence_logits,
-    tag_logits, span_logits, hidden);
+    tag_logits, span_logits, action_flow, hidden);
     ``fresh`` names the parameters that were not in the checkpoint; ``fingerprint`` tells these weights from others;
     ``adapters`` are those that were put in, and which are in force. ``soft_prompt`` gives embeddings (P, D) that are
     laid before every row; ``prefix_positions`` is how many positions a carried prefix takes from the tokens.
@@ -260,10 +260,17 @@ class Backbone(Switched):
         if self.reads != "all":
             at_K = starts_K if self.reads == "first" else starts_K + lengths_K - 1
             return head_logits(self.model, hidden_TD.index_select(0, at_K)[:, None])
-        positions_L = torch.arange(int(lengths_K.max()), device=hidden_TD.device)
-        real_KL = positions_L < lengths_K[:, None]
-        at_KL = torch.where(real_KL, starts_K[:, None] + positions_L, starts_K[:, None])
-        return head_logits(self.model, hidden_TD[at_KL], real_KL.long())
+        return head_logits(self.model, *_by_row(hidden_TD, batch))
+
+    @property
+    def action_numbers(self) -> int:
+        """How many numbers a chunk of actions has."""
+        return int(self.model.config.action_chunk * self.model.config.action_size)
+
+    def action_velocity(self, hidden_TD: Tensor, batch: Batch, actions_KN: Tensor, time_K: Tensor) -> Tensor:
+        """(K, N): how noisy actions move, by the model's action expert."""
+        expert: Any = self.model
+        return expert.velocity(*_by_row(hidden_TD, batch), actions_KN, time_K)
 
     def choose_layout(self, packing: str) -> None:
         """Pack where this model keeps packed rows apart (measured on the spot), pad otherwise and say why."""
@@ -279,3 +286,12 @@ class Backbone(Switched):
             return
         self.layout, self.position_offset, self.unpacked_because = "packed", offset, ""
         self.set_attention(PACKED)
+
+
+def _by_row(hidden_TD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(K, L, D) and a mask (K, L): hidden states laid out row by row."""
+    starts_K, lengths_K = batch["starts"], batch["lengths"]
+    positions_L = torch.arange(int(lengths_K.max()), device=hidden_TD.device)
+    real_KL = positions_L < lengths_K[:, None]
+    at_KL = torch.where(real_KL, starts_K[:, None] + positions_L, starts_K[:, None])
+    return hidden_TD[at_KL], real_KL.long()

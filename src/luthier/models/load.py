@@ -14,7 +14,8 @@ def load(
 ) -> Any:  # fmt: skip
     """A Backbone with the head that ``needs`` asks for (see ``auto_class``).
 
-    With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read.
+    With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read; of a composed
+    model, those that it was made without.
     """
     import torch
     import transformers
@@ -45,7 +46,7 @@ def load(
             **(config or {}),
             **load_kwargs,
         }
-        if init == "random":
+        if init == "random" and not isinstance(found, composed.ComposedConfig):
             told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **(config or {}))
             model, info = _drawn(auto, told, getattr(torch, dtype), seed)
         else:
@@ -128,6 +129,7 @@ def auto_class(needs: str, config: Any) -> Any:
     """
     import transformers
 
+    from luthier.models.action_expert import ComposedForActionFlow
     from luthier.models.composed import ComposedConfig
     from luthier.models.dual import compares
     from luthier.models.dual_encoder import ComposedDualEncoder
@@ -148,6 +150,12 @@ def auto_class(needs: str, config: Any) -> Any:
         raise Refused(Finding("model.no-hidden", "model.name", what, mend))
     if needs == "vectors":
         return ComposedDualEncoder if composed else transformers.AutoModel
+    if needs == "action_flow":
+        if not composed:
+            what = "an action expert reads the hidden states of a composed model"
+            mend = "give `model: {image: ..., text: ...}`, or predict by `act.predicts: regression`"
+            raise Refused(Finding("model.no-expert", "model.name", what, mend))
+        return ComposedForActionFlow
     if needs in ("tag_logits", "span_logits") and config.is_encoder_decoder:
         what = "an encoder-decoder writes; a head on the tokens of its source is another model"
         mend = "choose an encoder (such as BERT) or a decoder, or let this model write the answer"

@@ -20,7 +20,9 @@ class ModelSection(Options):
         description="how they meet: projection, concatenation, cross_attention, similarity; or one with its options",
     )
     init: Literal["pretrained", "random"] = Field(
-        "pretrained", description="where the weights come from; `random`: drawn anew as config.json says, under `seed`"
+        "pretrained",
+        description="where the weights come from; `random`: drawn anew as config.json says, under `seed`; of a "
+        "composed model, those of towers that have none",
     )
     revision: str | None = Field(None, description="commit or tag of a hub id")
     template: str | None = Field(
@@ -38,8 +40,6 @@ class ModelSection(Options):
             return given
         if not (isinstance(given.get("image"), str) and isinstance(given.get("text"), str)):
             raise ValueError("a composed model has both `image` and `text`, a folder or a hub id each")
-        if given.get("init", "pretrained") != "pretrained":
-            raise ValueError("the towers of a composed model are pretrained: leave `init` out")
         return {"name": "+".join(given[role].rstrip("/").split("/")[-1] for role in ("image", "text")), **given}
 
     @property

@@ -26,6 +26,7 @@ from luthier.runs.reference import refer_later
 from luthier.runs.rollouts import judged_by
 from luthier.runs.scoring import bind_scores
 from luthier.tasks import TASKS
+from luthier.tasks.common import Keeps
 from luthier.types import Finding, Refused
 
 
@@ -43,6 +44,8 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
         raise Refused(*findings)
     config, tokenizer = _saved(final)
     task.from_config(config)
+    if isinstance(task, Keeps):
+        task.recall(final)
     dtype = "bfloat16" if recipe.precision == "bf16" and not methods.whole else "float32"
     kind = objective_class(str(recipe.objective), task.objective())
     needs = methods.needs(kind.needs)

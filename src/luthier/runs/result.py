@@ -20,6 +20,7 @@ from luthier.runs.embedder import save_embedding
 from luthier.runs.folder import set_status, write_json, write_lines
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
+from luthier.tasks.common import Keeps
 
 SAMPLES = 24
 # What stands in the names of parameters that a method brings.
@@ -52,6 +53,8 @@ def _save_final(prepared: Prepared, predictor: Predictor, final: Path) -> None:
     for key, value in prepared.task.config().items():
         setattr(prepared.backbone.model.config, key, value)
     prepared.backbone.model.config.save_pretrained(final)
+    if isinstance(prepared.task, Keeps):
+        prepared.task.keep(final)
     prepared.backbone.save_readers(final)
     if prepared.objective.couples:
         max_length = prepared.resolved.recipe.max_length
