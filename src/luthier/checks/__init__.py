@@ -44,7 +44,9 @@ def run_checks(prepared: Prepared) -> list[Finding]:
     """All of them, in order. A check that needs a sound model comes after the one that tests it."""
     findings: list[Finding] = []
     for check in CHECKS:
-        if check in (gradients_flow, pictures_seen, text_read) and any(finding.severity == "error" for finding in findings):
+        if check in (gradients_flow, pictures_seen, text_read) and any(
+            finding.severity == "error" for finding in findings
+        ):
             continue  # ids outside the vocabulary or non-finite weights make a trial step meaningless
         findings += check(prepared)
     return findings
