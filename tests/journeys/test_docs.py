@@ -25,7 +25,7 @@ DOCS, SOURCE = REPOSITORY / "docs", REPOSITORY / "src/luthier"
 ROOMS = ["recipe", "data", "model", "method", "template", "task", "machine", "run", "train", "track", "export", "embed"]
 ROOMS += ["copy", "checkpoint", "compare", "plan", "adapter", "adapters", "index", "search", "distill", "prefer"]
 ROOMS += ["evaluate"]
-ROOMS += ["reinforce"]
+ROOMS += ["reinforce", "act"]
 FILES = {"samples.jsonl", "run.json", "model.safetensors", "compare.json", "compare.html"}  # names that look like codes
 
 
@@ -72,6 +72,8 @@ def codes_in_source() -> set[str]:
         "model.init",
         "reinforce.rewards",
         "plan.between",
+        "act.predicts",
+        "act.chunk",
     }
     found = {f"recipe.{key}" for key in ("task", "method", "objective")}  # made from the key's name
     for path in SOURCE.rglob("*.py"):

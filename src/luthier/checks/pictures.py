@@ -59,9 +59,11 @@ def text_read(prepared: Prepared) -> list[Finding]:
     rows = [row for row in prepared.train.rows if row.get("pictures")]
     if prepared.backbone.needs not in ANSWERS or not rows:
         return []
-    count = len(rows[0]["pictures"])
-    different = {tuple(row["input_ids"]): row for row in rows if len(row["pictures"]) == count}
-    some = list(different.values())[:TRIED]
+    groups: dict[tuple[int, int], dict[tuple[int, ...], Features]] = {}
+    for row in rows:  # of one length: how long a text is shows in any model
+        group = groups.setdefault((len(row["pictures"]), len(row["input_ids"])), {})
+        group.setdefault(tuple(row["input_ids"]), row)
+    some = list(max(groups.values(), key=len).values())[:TRIED]
     if len(some) < 2:
         return []
     swapped = [row | {"input_ids": other["input_ids"]} for row, other in zip(some, [*some[1:], some[0]], strict=True)]
