@@ -6,7 +6,8 @@ V vocabulary, C classes, K sequences in a packed row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,9 @@ Features = dict[str, Any]
 """One encoded row: at least ``row`` (its index in the data set), ``input_ids`` and what its loss needs; the
 ``target_ids`` that an encoder-decoder is to write from them; ``pictures``, the keys of their pixels."""
 
+
+ROLES = ("vision", "text", "audio", "encoder", "decoder", "projector", "head")
+"""What parts of a model are called, in the order in which they are told."""
 
 Picture = Path | bytes
 """A file that holds a picture, or what such a file holds."""
@@ -145,7 +149,8 @@ class Adaptation:
     a method that mixes others. ``penalty()`` is added to the mean loss of each optimizer step. ``after_step(step)`` is
     called with the number of steps taken, after each that changed weights, while the gradients are still there; what
     it keeps between steps is in ``state``, tensors that it changes in place, and so in every checkpoint. ``told()`` is
-    what it adds to the result of a finished run.
+    what it adds to the result of a finished run. ``rates`` has the highest learning rate of those parameters that have
+    one of their own.
     """
 
     method: str
@@ -161,6 +166,7 @@ class Adaptation:
     after_step: Callable[[int], None] | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     told: Callable[[], dict[str, Any]] | None = None
+    rates: dict[str, float] = field(default_factory=dict)
 
 
 class Solved(Protocol):
@@ -195,6 +201,12 @@ class Finding:
         if self.mend:
             text += f". {self.mend[0].upper()}{self.mend[1:]}"
         return f"{text} [{self.code}]"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The mend of a name that is not among ``known``."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean `{near[0]}`?" if near else f"one of: {', '.join(known)}"
 
 
 class Refused(Exception):

@@ -82,6 +82,9 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
         if backbone.reads_text:
             what = "this model reads pictures and texts apart: virtual tokens would stand before the texts alone"
         raise Refused(Finding("method.no-target", "method", what, "use `lora`, or `adapter` where it has attention"))
+    if backbone.seams.embedding is None:
+        what = f"`{backbone.role}` has no embeddings of tokens that virtual ones could stand before"
+        raise Refused(Finding("method.no-target", "method", what, "use `lora`, or `adapter` where it has attention"))
     _agree(options)
     require_room(backbone, options.positions(backbone), "prompt.num_virtual_tokens")
     encoded = options.encoder != "none"

@@ -45,7 +45,12 @@ class MultimodalBackbone(Backbone):
 
     @property
     def stream_width(self) -> int:
-        return int(self.model.config.get_text_config().hidden_size)
+        return self.stream_of(int(self.model.config.get_text_config().hidden_size))
+
+    def at_work(self) -> None:
+        super().at_work()
+        trunk: Any = self.trunk
+        trunk.pictures(self.pictures.blank.to(self.device))
 
     def picture_row(self, pictures: list[Picture], text: str | None, limit: int | None) -> Features:
         """``input_ids``, cut to ``limit`` where there is one, ``pictures`` and what they ``cost`` beyond these tokens.
