@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import IO, Any
 
+from luthier.data import questions
 from luthier.data.captions import published
 from luthier.types import Finding, Source
 
@@ -191,6 +192,10 @@ def _add_object(reading: Reading, value: dict[str, Any], text: str) -> None:
             reading.bad(place, what, mend)
         for number, row in found[0]:
             reading.add(number, row, text)
+        return
+    for number, row in questions.published(value) or ():
+        reading.add(number, row)
+    if reading.rows:
         return
     lists = {name for name, part in value.items() if isinstance(part, list) and part and isinstance(part[0], dict)}
     if not lists or lists & CONVERSATION_KEYS:

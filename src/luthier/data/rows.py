@@ -4,6 +4,7 @@
 |---|---|---|
 | image-text-label | image, text (question, ...), label (answer, ...) | images, text, label |
 | image-label | image (picture, file_name), label | images, label |
+| image-question-answer | image, question (text, ...), answers (answer, label; or a list) | images, text, targets |
 | image-caption | image, caption (captions, sentences, text, ...; text or list) | images, targets |
 | messages | messages; tools? | messages |
 | sharegpt | conversations or conversation; system?, tools? | messages |
@@ -40,6 +41,7 @@ from typing import Any
 from luthier.data import checkable, conversations, images, judged, pairs, preferences, tagged, texts, translations
 from luthier.data.fields import Columns, Fields, Format
 from luthier.data.problems import PROBLEM, TESTS, code_problem
+from luthier.data.questions import ANSWERS
 from luthier.data.squad import OPEN, SQUAD, open_question, squad
 from luthier.types import Example, Finding, Source
 
@@ -53,6 +55,9 @@ FORMATS: dict[str, Format] = {
         {"image": IMAGE, "text": (*texts.TEXT, "question"), "label": (*texts.LABEL, "answer")},
         {},
         images.image_text_label,
+    ),
+    "image-question-answer": Format(
+        {"image": IMAGE, "question": ("question", *texts.TEXT), "answer": ANSWERS}, {}, images.image_question_answer
     ),
     "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
     "image-caption": Format({"image": IMAGE, "caption": images.CAPTION}, {}, images.image_caption),

@@ -8,13 +8,16 @@ Axes: I pictures, K rows, L columns.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from luthier.fusion.cross_attention import Gates
 from luthier.models.backbone import Backbone
 from luthier.models.composed import IMAGE_TOKEN
 from luthier.models.pictures import Pictures
@@ -28,6 +31,11 @@ class MultimodalBackbone(Backbone):
     pictures: Pictures  # type: ignore[misc]
 
     def __post_init__(self) -> None:
+        if self.needs == "token_logits" and not self.fusion.writes:
+            what = "`fuse: " + self.model.config.fusion + "` joins pictures to what the text model has read: "
+            what += "it can't be written from"
+            mend = "use `projection`, `{concatenation: {when: early}}`, or `cross_attention` with a decoder"
+            raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
         self.pictures.tokens = self.fusion.tokens if self.in_row else self.model.config.picture_tokens
 
     @property
@@ -73,6 +81,50 @@ class MultimodalBackbone(Backbone):
         cost = (self.model.config.picture_tokens - each) * len(pictures)
         return {"input_ids": ids, "pictures": keys, "cost": max(0, cost), "full_length": full + each * len(pictures)}
 
+    @property
+    def mark(self) -> str:
+        """What says in a text where a picture stands: a token of its own."""
+        return IMAGE_TOKEN
+
+    @property
+    def mark_id(self) -> int:
+        return int(self.model.config.image_token_id)
+
+    def places(self, key: str) -> list[int]:
+        """The tokens that a picture is in the row."""
+        return [self.mark_id] * self.pictures.tokens if self.in_row else []
+
+    def room_taken(self, pictures: list[Picture]) -> int:
+        """How many tokens more than their marks these pictures are. Raises BadPicture."""
+        return sum(len(self.places(self.pictures.key(one))) - 1 for one in pictures)
+
+    def illustrated(self, row: Features, pictures: list[Picture]) -> Features:
+        """A row whose ``input_ids`` hold one mark for each picture, with the tokens that each is in its place, none of
+        them supervised. Raises BadPicture, and Refused where marks and pictures are not as many."""
+        at = [place for place, token in enumerate(row["input_ids"]) if token == self.mark_id]
+        if len(at) != len(pictures) or any(row.get("supervised", [False] * (place + 1))[place] for place in at):
+            what = f"the text has {len(at)} marks {self.mark}, and the row {len(pictures)} pictures"
+            if len(at) == len(pictures):
+                what = f"an answer spells {self.mark}, which stands for a picture: none can be written"
+            raise Refused(Finding("data.picture-marks", "text", what, "write one mark for each picture, or none"))
+        keys = [self.pictures.key(one) for one in pictures]
+        of_place = dict(zip(at, (self.places(key) for key in keys), strict=True))
+        grown: list[tuple[int, bool]] = []
+        moved: list[int] = []
+        for place, token in enumerate(row["input_ids"]):
+            moved.append(len(grown))
+            said = bool(row["supervised"][place]) if "supervised" in row else False
+            grown += [(one, False) for one in of_place[place]] if place in of_place else [(token, said)]
+        made = row | {"input_ids": [token for token, _ in grown], "pictures": keys}
+        more = len(grown) - len(row["input_ids"])
+        if "supervised" in row:
+            ends = [moved[end] for end in row["turn_ends"] if 0 <= end < len(moved)]
+            made |= {"supervised": [said for _, said in grown], "turn_ends": ends}
+        if "full_length" in row:
+            made["full_length"] = row["full_length"] + more
+        taken = sum(len(tokens) for tokens in of_place.values())
+        return made | {"cost": max(0, self.model.config.picture_tokens * len(pictures) - taken)}
+
     def _ids(self, text: str, room: int | None) -> tuple[list[int], int]:
         ids = self.tokenizer(text)["input_ids"]
         if room is None or len(ids) <= room:
@@ -91,13 +143,24 @@ class MultimodalBackbone(Backbone):
             made += [marker] * each if at < len(parts) - 1 else []
         return made + [token for token in ids[-1:] if token in self.tokenizer.all_special_ids]
 
+    def joining_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.named_parameters() if name in self.fresh and ".fusion." in f".{name}"}
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """With what would let no picture through at first let it through."""
+        with self.fusion.opened() if isinstance(self.fusion, Gates) else nullcontext():
+            yield
+
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
-        tensors = super().lay_out(rows)
+        return super().lay_out(rows) | ({} if "hidden_LD" in rows[0] else self.row_media(rows))
+
+    def row_media(self, rows: list[Features]) -> dict[str, Tensor]:
         keys = [(at, key) for at, row in enumerate(rows) for key in row.get("pictures", ())]
-        if keys and "hidden_LD" not in rows[0]:
-            tensors["pixel_values"] = self.pictures.pixels([key for _, key in keys])
-            tensors["picture_rows"] = torch.tensor([at for at, _ in keys])
-        return tensors
+        if not keys:
+            return {}
+        pixels, of_rows = self.pictures.pixels([key for _, key in keys]), torch.tensor([at for at, _ in keys])
+        return {"pixel_values": pixels, "picture_rows": of_rows}
 
     def media(self, batch: Batch) -> dict[str, Any]:
         return {name: batch[name] for name in MEDIA if name in batch.tensors}

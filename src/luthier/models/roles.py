@@ -21,7 +21,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from luthier.models.seams import Linear, Seams, find_blocks, find_seams, placed, width_of
+from luthier.models.blocks import blocks_of
+from luthier.models.seams import Linear, Seams, find_seams, placed, width_of
 from luthier.models.stacks import stacks
 from luthier.types import ROLES, Finding, Refused, nearest
 
@@ -169,7 +170,7 @@ def _seams_of(model: PreTrainedModel, whole: Seams, names: tuple[str, ...]) -> S
 
 
 def _blocks_of(model: PreTrainedModel, name: str) -> list[str]:
-    return find_blocks(model, name) if name in dict(model.named_modules()) else []
+    return blocks_of(model.get_submodule(name), name) if name in dict(model.named_modules()) else []
 
 
 def _linear(model: PreTrainedModel, inside: Callable[[str], bool]) -> Iterator[tuple[str, nn.Module]]:
