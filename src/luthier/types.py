@@ -6,7 +6,8 @@ V vocabulary, C classes, K sequences in a packed row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ Features = dict[str, Any]
 
 Prompt = list[int] | Features
 """What is written from: ids, or a row of them with what stands beside them."""
+
+ROLES = ("vision", "text", "audio", "encoder", "decoder", "projector", "head")
+"""What parts of a model are called, in the order in which they are told."""
 
 Picture = Path | bytes
 """A file that holds a picture, or what such a file holds."""
@@ -163,7 +167,8 @@ class Adaptation:
     a method that mixes others. ``penalty()`` is added to the mean loss of each optimizer step. ``after_step(step)`` is
     called with the number of steps taken, after each that changed weights, while the gradients are still there; what
     it keeps between steps is in ``state``, tensors that it changes in place, and so in every checkpoint. ``told()`` is
-    what it adds to the result of a finished run.
+    what it adds to the result of a finished run. ``rates`` has the highest learning rate of those parameters that have
+    one of their own.
     """
 
     method: str
@@ -179,6 +184,7 @@ class Adaptation:
     after_step: Callable[[int], None] | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     told: Callable[[], dict[str, Any]] | None = None
+    rates: dict[str, float] = field(default_factory=dict)
 
 
 class Solved(Protocol):
@@ -213,6 +219,12 @@ class Finding:
         if self.mend:
             text += f". {self.mend[0].upper()}{self.mend[1:]}"
         return f"{text} [{self.code}]"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The mend of a name that is not among ``known``."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean `{near[0]}`?" if near else f"one of: {', '.join(known)}"
 
 
 class Refused(Exception):

@@ -20,6 +20,7 @@ from luthier.engine.precision import autocast, matmul_route
 from luthier.models.backbone import Backbone
 from luthier.models.dual import DualBackbone
 from luthier.models.modes import evaluating
+from luthier.models.multimodal import MultimodalBackbone
 from luthier.models.pooling import pool
 from luthier.types import Batch, Features
 
@@ -55,7 +56,7 @@ class Reader:
             some = [rows[i] for i in indices]
             batch = objective.collate(some).to(self.backbone.device)
             with self._quietly():
-                cast(DualBackbone, self.backbone).remember(some, batch)
+                cast(DualBackbone | MultimodalBackbone, self.backbone).remember(some, batch)
 
     def vectors(self, rows: Sequence[Features], pooling: str) -> Tensor:
         """One fp32 vector per row, (K, D): the mean over its tokens, or its first or last token."""

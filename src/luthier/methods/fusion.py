@@ -49,8 +49,8 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
     composition.active = list(composition.members)
     for member in members:
         member.put(backbone)
-    trained = {n: p for n, p in backbone.model.named_parameters() if f".{FUSED}." in n}
-    layers = [module for module in backbone.model.modules() if isinstance(module, Fusion)]
+    trained = {n: p for n, p in backbone.named_parameters() if f".{FUSED}." in n}
+    layers = [module for _, module in backbone.named_modules() if isinstance(module, Fusion)]
     return adaptation(
         "fusion", backbone, composition, trained, members=list(composition.members),
         mixing=lambda batch: mixing(backbone, layers, batch),

@@ -40,7 +40,7 @@ class Member:
 
     def put(self, backbone: Backbone) -> None:
         """Its numbers into the adapter of its name; its head stays behind."""
-        named = by_file_name(dict(backbone.model.named_parameters()))
+        named = by_file_name(dict(backbone.named_parameters()))
         restore({n: p for n, p in named.items() if f".{CHILD}.{self.name}." in n}, self.renamed())
 
 

@@ -29,7 +29,7 @@ from luthier.models.packing import layout_inputs, packing_offset
 from luthier.models.pictures import Pictures
 from luthier.models.prefixed import Switch
 from luthier.models.probes import closing_norms, row_of
-from luthier.models.seams import Seams, find_seams
+from luthier.models.roles import Addressed
 from luthier.models.stacks import decode, is_encoder_decoder
 from luthier.models.switched import Switched
 from luthier.models.virtual import lengthened
@@ -45,7 +45,7 @@ class Composition(Protocol):
 
 
 @dataclass
-class Backbone(Switched):
+class Backbone(Addressed, Switched):
     """What objectives and methods are given in place of a bare model.
 
     ``layout`` is "packed" (rows laid end to end, no pad) or "padded"; ``position_offset`` is the first position id
@@ -74,10 +74,7 @@ class Backbone(Switched):
     prefix_switch: Switch = field(default_factory=lambda: Switch(on=False))
     pictures: Pictures | None = None
     dropout: bool = True
-
-    @cached_property
-    def seams(self) -> Seams:
-        return find_seams(self.model)
+    _norms: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     @property
     def encoder_decoder(self) -> bool:
@@ -122,7 +119,7 @@ class Backbone(Switched):
     @property
     def stream_width(self) -> int:
         """Of the residual stream in the blocks, where that is not the width of what the head reads."""
-        return self.width
+        return self.stream_of(self.width)
 
     @property
     def max_positions(self) -> int | None:
@@ -151,10 +148,16 @@ class Backbone(Switched):
             a, b = (self.hidden(self.probe([5, 6, third, 9]))[0] for third in (7, 8))
         return bool(torch.equal(a, b))
 
-    @cached_property
+    @property
     def closing_norms(self) -> dict[str, str]:
         """Block → the norm whose output is the block's own, where it ends in one (post-norm, as BERT)."""
-        return closing_norms(self)
+        if self.role not in self._norms:
+            self._norms[self.role] = closing_norms(self)
+        return self._norms[self.role]
+
+    def at_work(self) -> None:
+        """Run every part of the trunk once, on a few ids: for what is asked of a model by hooks."""
+        self.hidden(self.probe([5, 6, 7]))
 
     def probe(self, ids: list[int]) -> Batch:
         """One row: of what the model writes, where it writes."""
@@ -173,7 +176,7 @@ class Backbone(Switched):
         outside = tuple(f"{name}." for name in self.seams.head)
         return {
             name: parameter
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self.named_parameters()
             if (outside and name.startswith(outside)) or name in self.fresh
         }
 

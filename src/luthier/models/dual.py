@@ -88,7 +88,7 @@ class DualBackbone(Backbone):
         outside = tuple(f"{name}." for name in self.seams.head) or ("model.fusion.",)
         return {
             name: parameter
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self.named_parameters()
             if name.startswith(outside) or (name in self.fresh and name not in LOGITS)
         }
 

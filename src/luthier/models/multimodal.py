@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from luthier.models.composed import IMAGE_TOKEN
 from luthier.models.illustrated import Illustrated
 from luthier.types import Batch, Features, Finding, Picture, Refused
 
-MEDIA = ("pixel_values", "picture_rows")
+MEDIA = ("pixel_values", "picture_states", "picture_rows")
 
 
 @dataclass(kw_only=True)
@@ -50,7 +50,12 @@ class MultimodalBackbone(Illustrated):
 
     @property
     def stream_width(self) -> int:
-        return int(self.model.config.get_text_config().hidden_size)
+        return self.stream_of(int(self.model.config.get_text_config().hidden_size))
+
+    def at_work(self) -> None:
+        super().at_work()
+        trunk: Any = self.trunk
+        trunk.pictures(self.pictures.blank.to(self.device))
 
     def picture_row(self, pictures: list[Picture], text: str | None, limit: int | None) -> Features:
         """``input_ids``, cut to ``limit`` where there is one, ``pictures`` and what they ``cost`` beyond these tokens.
@@ -106,7 +111,7 @@ class MultimodalBackbone(Illustrated):
         return made + [token for token in ids[-1:] if token in self.tokenizer.all_special_ids]
 
     def joining_parameters(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self.model.named_parameters() if name in self.fresh and ".fusion." in f".{name}"}
+        return {name: p for name, p in self.named_parameters() if name in self.fresh and ".fusion." in f".{name}"}
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -121,8 +126,16 @@ class MultimodalBackbone(Illustrated):
         keys = [(at, key) for at, row in enumerate(rows) for key in row.get("pictures", ())]
         if not keys:
             return {}
-        pixels, of_rows = self.pictures.pixels([key for _, key in keys]), torch.tensor([at for at, _ in keys])
-        return {"pixel_values": pixels, "picture_rows": of_rows}
+        of_rows, shown = torch.tensor([at for at, _ in keys]), [key for _, key in keys]
+        if self.pictures.remembers(shown):
+            return {"picture_states": self.pictures.states(shown), "picture_rows": of_rows}
+        return {"pixel_values": self.pictures.pixels(shown), "picture_rows": of_rows}
+
+    def remember(self, rows: list[Features], batch: Batch) -> None:
+        """Keep what the image tower makes of the pictures of a batch: for one that does not train."""
+        if "pixel_values" in batch.tensors:
+            keys = [key for row in rows for key in row.get("pictures", ())]
+            self.pictures.remember(keys, cast(Any, self.trunk).pictures(batch["pixel_values"]))
 
     def media(self, batch: Batch) -> dict[str, Any]:
         return {name: batch[name] for name in MEDIA if name in batch.tensors}

@@ -41,6 +41,7 @@ class Pictures:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this does
         self._places: dict[str, tuple[int, tuple[int, ...], str]] = {}
         self._known: dict[Picture, str | BadPicture] = {}
+        self._states: dict[str, tuple[int, tuple[int, ...], str]] = {}
         self._end = 0
 
     def prepare(self, pictures: Iterable[Picture]) -> None:
@@ -78,21 +79,39 @@ class Pictures:
         data = np.ascontiguousarray(pixels_CHW).tobytes()
         key = hashlib.sha256(data + str(pixels_CHW.shape).encode()).hexdigest()[:24]
         if key not in self._places:
-            self._file.seek(self._end)
-            self._file.write(data)
-            self._places[key] = (self._end, pixels_CHW.shape, pixels_CHW.dtype.str)
-            self._end += len(data)
+            self._places[key] = self._written(pixels_CHW)
         self._known[picture] = key
+
+    def _written(self, values: np.ndarray) -> tuple[int, tuple[int, ...], str]:
+        start, data = self._end, np.ascontiguousarray(values).tobytes()
+        self._file.seek(start)
+        self._file.write(data)
+        self._end += len(data)
+        return start, values.shape, values.dtype.str
+
+    def remember(self, keys: Sequence[str], states_IPD: Tensor) -> None:
+        """Keep what a tower that does not train makes of them, beside their pixels."""
+        for key, states_PD in zip(keys, states_IPD.float().cpu(), strict=True):
+            if key not in self._states:
+                self._states[key] = self._written(states_PD.numpy())
+
+    def remembers(self, keys: Sequence[str]) -> bool:
+        return bool(self._states) and self._states.keys() >= {*keys}
+
+    def states(self, keys: Sequence[str]) -> Tensor:
+        """(I, P, D), as they were kept."""
+        self._file.flush()
+        return torch.stack([torch.from_numpy(self._read(self._states[key]).copy()) for key in keys])
 
     def pixels(self, keys: Sequence[str]) -> Tensor:
         """(I, C, H, W), as the model takes them."""
         self._file.flush()
-        raw = [self._read(key) for key in keys]
+        raw = [self._read(self._places[key]) for key in keys]
         made = self.processor(raw, return_tensors="pt", input_data_format="channels_first", **MADE)
         return torch.as_tensor(made["pixel_values"])
 
-    def _read(self, key: str) -> np.ndarray:
-        start, shape, kind = self._places[key]
+    def _read(self, place: tuple[int, tuple[int, ...], str]) -> np.ndarray:
+        start, shape, kind = place
         size = int(np.prod(shape)) * np.dtype(kind).itemsize
         return np.frombuffer(os.pread(self._file.fileno(), size, start), dtype=kind).reshape(shape)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.methods.by_role import ByRole
 from luthier.methods.combine import Methods
 from luthier.recipe.sections import Recipe
 
@@ -34,7 +35,7 @@ class ResolvedRecipe:
 
     recipe: Recipe
     task_options: Any
-    methods: Methods
+    methods: Methods | ByRole
     objective_options: Any
     base: Path
     origins: dict[str, str] = field(default_factory=dict)
@@ -48,6 +49,8 @@ class ResolvedRecipe:
     def as_dict(self) -> dict[str, Any]:
         values = self.recipe.model_dump()
         values["model"] = {k: v for k, v in values["model"].items() if v is not None}
+        if isinstance(self.methods, ByRole):
+            values["method"] = self.methods.told()
         if not values["samples"]["prompts"]:
             values.pop("samples")
         for name, options in self._sections():
@@ -92,7 +95,10 @@ class ResolvedRecipe:
         """The resolved recipe; each line says where its value came from. It can be run again from any folder."""
         lines, done = [], set()
         runs = {f"{name}.{key}": one for name, one in self.methods.options.items() for key in one.paths}
-        for key, value in flatten(self.as_dict()).items():
+        values = self.as_dict()
+        if isinstance(self.methods, ByRole):
+            values["method"] = self.methods.told(located=True)
+        for key, value in flatten(values).items():
             if value is None or value == {}:
                 continue  # an empty list is said: it may stand against a default
             origin = self._origin(key)

@@ -96,7 +96,11 @@ class Recipe(Options):
     task: str = Field(description="what is wanted")
     model: ModelSection
     data: DataSection
-    method: str | list[str] = Field("lora", description="which numbers train; several as a list, each with its section")
+    method: str | list[str] | dict[str, Any] = Field(
+        "lora",
+        description="which numbers train; several as a list, each with its section; or by role (vision, text, audio, "
+        "encoder, decoder, projector, head), each with its method and its `learning_rate`",
+    )
     objective: str | None = Field(None, description="the loss; default: the task's")
 
     epochs: float = Field(3.0, gt=0, description="passes over the training rows")

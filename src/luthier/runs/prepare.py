@@ -13,6 +13,9 @@ from luthier.data.encode import encode
 from luthier.engine.coupled import own_parameters
 from luthier.engine.precision import choose_precision
 from luthier.evaluate.outputs import MICRO_TOKENS
+from luthier.methods import METHODS
+from luthier.methods.by_role import ByRole
+from luthier.methods.combine import Methods
 from luthier.methods.common import LEAST_ROOM
 from luthier.models.backbone import Backbone
 from luthier.models.load import load
@@ -51,6 +54,8 @@ class Means:
 
 
 REAL = Means()
+BY_METHOD = ("method", "method, task")
+"""Whence a learning rate is that nobody gave."""
 
 
 def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = None, means: Means = REAL) -> Prepared:
@@ -140,7 +145,7 @@ def _defaults(resolved: ResolvedRecipe) -> None:
                 resolved.set(key, value, origin)
     part = TASKS.load(resolved.recipe.task).DEFAULTS.get("learning_rate_factor")
     if part is not None and resolved.origins.get("learning_rate") == "method":
-        resolved.set("learning_rate", part * float(resolved.recipe.learning_rate or 0), "method, task")
+        resolved.set("learning_rate", part * float(resolved.recipe.learning_rate or 0), BY_METHOD[1])
 
 
 def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: Means) -> tuple[Backbone, Any]:
@@ -222,10 +227,26 @@ def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
     torch.manual_seed(resolved.recipe.seed)
     resolved.methods.lasting(int(resolved.recipe.steps or 0))
     try:
+        if isinstance(resolved.methods, ByRole):
+            _address(resolved, resolved.methods, backbone)
+            findings += resolved.methods.notes
         return resolved.methods.adapt(backbone)
     except Refused as refused:
         findings += refused.findings
         return Adaptation(resolved.methods.name, {}, lambda folder: None)
+
+
+def _address(resolved: ResolvedRecipe, methods: ByRole, backbone: Backbone) -> None:
+    """Each role meets its part of the model. The recipe's own learning rate is that of roles without one."""
+    given = resolved.recipe.learning_rate if resolved.origins.get("learning_rate") not in BY_METHOD else None
+    part = TASKS.load(resolved.recipe.task).DEFAULTS.get("learning_rate_factor", 1.0)
+    methods.resolve(
+        backbone, lambda: Methods({"freeze": METHODS.load("freeze").Options()}), lambda own: given or part * own
+    )
+    if given is None:
+        rates = [tower.learning_rate for tower in methods.towers.values() if tower.learning_rate is not None]
+        resolved.set("learning_rate", max(rates), "method")
+    resolved.set("method", methods.told(), resolved.origins.get("method", "given"))
 
 
 def _with_own(adaptation: Adaptation, objective: Any) -> None:

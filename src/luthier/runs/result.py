@@ -12,6 +12,7 @@ from torch import Tensor
 from luthier.engine.coupled import own_parameters
 from luthier.engine.recovery import peak_memory_mb
 from luthier.methods.bottleneck import CHILD, FUSED
+from luthier.methods.by_role import ByRole
 from luthier.methods.common import CONFIG
 from luthier.reports.card import model_card
 from luthier.reports.html import write_report
@@ -97,6 +98,7 @@ def _result(prepared: Prepared, final: Path, before: Any, after: Any, outcome: d
         "trainable": sum(p.numel() for p in parameters.values()),
         "parameters": sum(whole.values()),
         "trained": roles_trained(prepared),
+        **({"roles": methods.summary} if isinstance(methods := prepared.resolved.methods, ByRole) else {}),
         **outcome,
         "peak_memory_mb": peak_memory_mb(prepared.backbone.device),
         "data": prepared.data,

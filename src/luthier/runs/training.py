@@ -16,6 +16,8 @@ from luthier.engine.parallel import Processes
 from luthier.engine.plan import Plan
 from luthier.engine.schedule import warmup_steps
 from luthier.models.dual import DualBackbone
+from luthier.models.multimodal import MultimodalBackbone
+from luthier.models.stacks import stacks
 from luthier.objectives.sequence import SequenceObjective
 from luthier.reports.console import Console
 from luthier.reports.trackers import Metrics
@@ -57,6 +59,8 @@ def train(
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
     if _frozen_towers(prepared):
         predictor.alone().reader.remember(prepared.objective, [*rows, *evaluation])
+    if _frozen_sight(prepared):
+        predictor.alone().reader.remember(prepared.objective, _first_shown([*rows, *evaluation]))
 
     found, skipped = checkpoint.latest(folder / "checkpoints", plan.recipe_hash)
     resumed = found.step if found else 0
@@ -101,6 +105,26 @@ def _frozen_towers(prepared: Prepared) -> bool:
     return isinstance(backbone, DualBackbone) and bool(backbone.projections) and trunk_is_frozen(
         backbone, prepared.adaptation
     )  # fmt: skip
+
+
+def _frozen_sight(prepared: Prepared) -> bool:
+    """Whether the image tower of a model that also reads is as it came, while something else trains."""
+    backbone = prepared.backbone
+    if not isinstance(backbone, MultimodalBackbone) or trunk_is_frozen(backbone, prepared.adaptation):
+        return False
+    tower = {id(parameter) for parameter in stacks(backbone.model)["image"].parameters()}
+    return tower.isdisjoint(id(parameter) for parameter in prepared.adaptation.parameters.values())
+
+
+def _first_shown(rows: list[Features]) -> list[Features]:
+    """Rows enough to hold every picture."""
+    seen: set[str] = set()
+    chosen = []
+    for row in rows:
+        if not seen.issuperset(row.get("pictures", ())):
+            chosen.append(row)
+            seen.update(row["pictures"])
+    return chosen
 
 
 def _with_hidden(prepared: Prepared, predictor: Predictor, rows: list[Features], processes: Processes) -> list[Any]:
