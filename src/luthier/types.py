@@ -22,7 +22,8 @@ Message = dict[str, Any]
 
 Features = dict[str, Any]
 """One encoded row: at least ``row`` (its index in the data set), ``input_ids`` and what its loss needs; the
-``target_ids`` that an encoder-decoder is to write from them; ``pictures``, the keys of their pixels."""
+``target_ids`` that an encoder-decoder is to write from them; ``pictures``, the keys of their pixels; ``sounds``, those
+of what a model is given of them."""
 
 Prompt = list[int] | Features
 """What is written from: ids, or a row of them with what stands beside them."""
@@ -32,6 +33,20 @@ ROLES = ("vision", "text", "audio", "encoder", "decoder", "projector", "head")
 
 Picture = Path | bytes
 """A file that holds a picture, or what such a file holds."""
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Samples as data sets on a hub hold them: float32, little-endian, channels interleaved; ``rate`` in Hz, 0 where
+    nobody said."""
+
+    samples: bytes
+    rate: int
+    channels: int = 1
+
+
+Sound = Path | bytes | Waveform
+"""A file that holds a sound, what such a file holds, or its samples."""
 
 Span = tuple[int, int, str]
 """Characters [start, end) of a text, and the name of what they are."""
@@ -91,6 +106,7 @@ class Example:
     spans: list[Span] | None = None
     """Marked parts of ``text``: where its answers are, or its entities."""
     images: list[Picture] | None = None
+    sounds: list[Sound] | None = None
     negatives: list[str] | None = None
     """What does not match ``text``."""
     translations: dict[str, list[str]] | None = None

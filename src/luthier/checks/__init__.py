@@ -13,6 +13,7 @@ from luthier.checks.model import ends_where_read, finite_weights, ids_fit, token
 from luthier.checks.parameters import gradients_flow
 from luthier.checks.pictures import pictures_converted, pictures_seen, places_kept, text_read
 from luthier.checks.rows import terminator_supervised, words_read
+from luthier.checks.sounds import letters_known, sounds_converted
 from luthier.checks.teacher import rows_fit_teacher, same_tokens
 from luthier.checks.template import dated, markers_in_words
 from luthier.types import Finding
@@ -32,6 +33,8 @@ CHECKS: list[Callable[[Prepared], list[Finding]]] = [
     dated,
     pictures_converted,
     places_kept,
+    sounds_converted,
+    letters_known,
     same_tokens,
     rows_fit_teacher,
     gradients_flow,

@@ -6,6 +6,8 @@
 | image-label | image (picture, file_name), label | images, label |
 | image-question-answer | image, question (text, ...), answers (answer, label; or a list) | images, text, targets |
 | image-caption | image, caption (captions, sentences, text, ...; text or list) | images, targets |
+| audio-label | audio (sound, audio_filepath, ...), label | sounds, label |
+| audio-text | audio, text (transcript, sentence, caption, ...; text or list) | sounds, targets |
 | messages | messages; tools?, images? | messages, images |
 | sharegpt | conversations or conversation; system?, tools?, images? | messages, images |
 | alpaca | instruction, output or response; input or context?, system? | messages: instruction, blank line, input |
@@ -41,6 +43,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.data import (
+    audio,
     checkable,
     conversations,
     episodes,
@@ -76,6 +79,8 @@ FORMATS: dict[str, Format] = {
     ),
     "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
     "image-caption": Format({"image": IMAGE, "caption": images.CAPTION}, {}, images.image_caption),
+    "audio-label": Format({"audio": audio.AUDIO, "label": texts.LABEL}, {}, audio.audio_label),
+    "audio-text": Format({"audio": audio.AUDIO, "text": audio.TRANSCRIPT}, {}, audio.audio_text),
     "messages": Format({"messages": ("messages",)}, SHOW, conversations.messages, talks=True),
     "sharegpt": Format({"conversations": ("conversations", "conversation")}, SHOW, conversations.sharegpt, talks=True),
     "alpaca": Format(

@@ -30,12 +30,13 @@ from luthier.models.pictures import Pictures
 from luthier.models.prefixed import Switch
 from luthier.models.probes import closing_norms, row_of
 from luthier.models.roles import Addressed
+from luthier.models.sounds import Sounds
 from luthier.models.stacks import decode, is_encoder_decoder
 from luthier.models.switched import Switched
 from luthier.models.virtual import lengthened
 from luthier.types import Batch, Features
 
-OWN_HEADS = ("sequence_logits", "tag_logits", "span_logits", "action_flow")
+OWN_HEADS = ("sequence_logits", "tag_logits", "span_logits", "action_flow", "frame_logits")
 
 
 class Composition(Protocol):
@@ -73,6 +74,7 @@ class Backbone(Addressed, Switched):
     prefix_positions: int = 0
     prefix_switch: Switch = field(default_factory=lambda: Switch(on=False))
     pictures: Pictures | None = None
+    sounds: Sounds | None = None
     dropout: bool = True
     _norms: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 

@@ -15,20 +15,17 @@ def load(
     """A Backbone with the head that ``needs`` asks for (see ``auto_class``).
 
     With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read; of a composed
-    model, those that it was made without.
+    model, those that it was made without. ``letters`` in ``config`` are those that a model without letters of its own
+    is to write.
     """
     import torch
     import transformers
 
     from luthier.models import composed
     from luthier.models.attention import register
-    from luthier.models.backbone import OWN_HEADS, Backbone
-    from luthier.models.dual import DualBackbone
+    from luthier.models.backbone import OWN_HEADS
+    from luthier.models.ears import ears, hears
     from luthier.models.fingerprint import fingerprint
-    from luthier.models.images import ImageBackbone, NoText
-    from luthier.models.multimodal import MultimodalBackbone
-    from luthier.models.processed import ProcessedPictures
-    from luthier.models.vision_language import VisionLanguageBackbone
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -38,36 +35,59 @@ def load(
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
         auto = auto_class(needs, found)
-        tokenizer, pictures = readers(path, found, needs, **where)
+        config = dict(config or {})
+        letters = config.pop("letters", None)
+        if hears(found):
+            tokenizer, sounds, more = ears(path, needs, letters, **where)
+            pictures, config = None, config | more
+        else:
+            (tokenizer, pictures), sounds = readers(path, found, needs, **where), None
         given = {
             "dtype": getattr(torch, dtype),
             "use_safetensors": True,
             "output_loading_info": True,
             "ignore_mismatched_sizes": needs in OWN_HEADS,  # a head of other classes is a new one
             **where,
-            **(config or {}),
+            **config,
             **load_kwargs,
         }
         if init == "random" and not isinstance(found, composed.ComposedConfig):
-            told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **(config or {}))
+            told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **config)
             model, info = _drawn(auto, told, getattr(torch, dtype), seed)
         else:
             model, info = _read(auto, path, seed, given)
     except (OSError, ValueError) as error:
         raise Refused(unreadable(name, error, needs)) from None
     fresh = set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
-    if isinstance(pictures, ProcessedPictures):
-        backbone: Backbone = VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
-    elif pictures is None:
-        backbone = Backbone(model, tokenizer, name, path, needs, fresh)
-    else:
-        reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
-        kind = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
-        backbone = kind(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+    backbone = _backbone(model, tokenizer, name, path, needs, fresh, pictures, sounds)
     if backbone.reads_text:
         give_pad(backbone)
     backbone.fingerprint = fingerprint(backbone)
     return backbone
+
+
+def _backbone(
+    model: Any, tokenizer: Any, name: str, path: str, needs: str, fresh: set[str], pictures: Any, sounds: Any
+) -> Any:
+    from luthier.models.backbone import Backbone
+    from luthier.models.dual import DualBackbone
+    from luthier.models.hearing import HearingBackbone
+    from luthier.models.images import ImageBackbone, NoText
+    from luthier.models.multimodal import MultimodalBackbone
+    from luthier.models.processed import ProcessedPictures
+    from luthier.models.speech import SpeechBackbone
+    from luthier.models.vision_language import VisionLanguageBackbone
+
+    if sounds is not None:
+        kind = SpeechBackbone if needs == "token_logits" else HearingBackbone
+        return kind(model, tokenizer, name, path, needs, fresh, sounds=sounds)
+    if isinstance(pictures, ProcessedPictures):
+        return VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+    if pictures is None:
+        return Backbone(model, tokenizer, name, path, needs, fresh)
+    reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
+    reads = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
+    return reads(model, tokenizer, name, path, needs, fresh, pictures=pictures)
 
 
 def _drawn(auto: Any, config: Any, dtype: Any, seed: int) -> tuple[Any, dict[str, Any]]:
@@ -142,9 +162,15 @@ def auto_class(needs: str, config: Any) -> Any:
     from luthier.models.composed import ComposedConfig
     from luthier.models.dual import compares
     from luthier.models.dual_encoder import ComposedDualEncoder
+    from luthier.models.ears import ears_class, hears
     from luthier.models.images import reads_pictures_alone
     from luthier.models.towers import writes_of_pictures
 
+    if hears(config):
+        return ears_class(needs, config)
+    if needs == "frame_logits":
+        what, mend = "this model hears nothing", "choose one that does (such as Wav2Vec2, HuBERT or Whisper)"
+        raise Refused(Finding("model.no-sounds", "model.name", what, mend))
     composed = isinstance(config, ComposedConfig)
     if needs == "token_logits" and writes_of_pictures(config):
         return transformers.AutoModelForImageTextToText

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from luthier.models.blocks import blocks_of
-from luthier.models.stacks import stacks
+from luthier.models.stacks import stacks, trunk_name
 from luthier.types import Finding, Refused
 
 # What a projection is called in the field; the right side holds leaf names as transformers' modules spell them.
@@ -114,8 +114,7 @@ def _matches(linear: Linear, target: str) -> bool:
 
 def find_seams(model: PreTrainedModel) -> Seams:
     """Name the parts of ``model``."""
-    prefix = model.base_model_prefix
-    trunk = prefix if prefix in dict(model.named_children()) else ""
+    trunk = trunk_name(model)
     names = {id(module): name for name, module in model.named_modules()}
     roots = {stack: names[id(module)] for stack, module in stacks(model).items()} or {"": trunk}
     blocks = [(block, stack) for stack, root in roots.items() for block in blocks_of(model.get_submodule(root), root)]

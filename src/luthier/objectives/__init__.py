@@ -18,6 +18,7 @@ OBJECTIVES = Registry(
     chunk_regression="luthier.objectives.chunk_regression",
     binned_actions="luthier.objectives.binned_actions",
     flow_matching="luthier.objectives.flow_matching",
+    ctc="luthier.objectives.ctc",
     tags="luthier.objectives.tags",
     span="luthier.objectives.span",
     contrastive="luthier.objectives.contrastive",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.options import Options
 
@@ -90,6 +90,29 @@ class SamplesSection(Options):
     max_new_tokens: int = Field(default=64, gt=0, description="of an answer that is written")
 
 
+class SoundSection(Options):
+    """How sounds are changed each time they are learned: a pure function of the seed, the epoch and the row."""
+
+    speeds: list[float] = Field(
+        default=[1.0], min_length=1, description="a sound is played at one of these speeds, drawn anew each epoch"
+    )
+    time_masks: int = Field(default=0, ge=0, description="stretches of time that are hidden")
+    time_mask: float = Field(default=0.1, gt=0, description="seconds; the widest")
+    band_masks: int = Field(default=0, ge=0, description="bands of a spectrogram that are hidden")
+    band_mask: float = Field(default=0.2, gt=0, lt=1, description="the widest, as a share of all bands")
+
+    @field_validator("speeds")
+    @classmethod
+    def within(cls, given: list[float]) -> list[float]:
+        if bad := [one for one in given if not 0.5 <= one <= 2]:
+            raise ValueError(f"a speed is from 0.5 to 2, this is {bad[0]}")
+        return given
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.time_masks or self.band_masks or self.speeds != [1.0])
+
+
 class Recipe(Options):
     """Every key that a run understands. ``None`` means: let the task, the method or the machine decide."""
 
@@ -136,6 +159,7 @@ class Recipe(Options):
     keep: int = Field(2, gt=0, description="newest checkpoints kept, besides the best")
 
     samples: SamplesSection = SamplesSection()
+    sound: SoundSection = SoundSection()
 
     seed: int = Field(0, ge=0, description="of the split, the order of rows, new weights and dropout")
     out: str = Field("runs", description="the folder of run folders")

@@ -12,6 +12,7 @@ from luthier.evaluate.outputs import MICRO_TOKENS, Reader
 from luthier.methods.members import other_base
 from luthier.models import composed
 from luthier.models.backbone import Backbone
+from luthier.models.ears import hears, own_letters
 from luthier.models.images import reads_pictures_alone
 from luthier.models.load import load, unreadable
 from luthier.models.locate import locate, weight_findings
@@ -99,6 +100,8 @@ def _saved(final: Path) -> tuple[Any, Any]:
     composed.register()
     try:
         config = AutoConfig.from_pretrained(final, trust_remote_code=False)
+        if hears(config):
+            return config, own_letters(final)
         return config, None if reads_pictures_alone(config) else AutoTokenizer.from_pretrained(
             final, trust_remote_code=False
         )

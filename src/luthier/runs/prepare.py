@@ -21,9 +21,11 @@ from luthier.models.backbone import Backbone
 from luthier.models.load import load
 from luthier.models.locate import locate
 from luthier.models.probes import head_problem
+from luthier.models.sounds import Clip
 from luthier.objectives import OBJECTIVES, objective_class
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.answers import with_answers
+from luthier.runs.augmenting import check_augmenting
 from luthier.runs.composing import locate_model
 from luthier.runs.critic import give_value
 from luthier.runs.mixing import mix, tell_mixture
@@ -35,6 +37,7 @@ from luthier.runs.sampling import read_prompts
 from luthier.runs.scoring import bind_scores, digest
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
 from luthier.tasks import TASKS
+from luthier.tasks.common import Meets
 from luthier.types import Adaptation, Finding, Refused
 
 NOTHING = Finding("data.empty", "data.train", "no row is left to train on", "mend the rows above, or give other ones")
@@ -93,6 +96,8 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     judged_by(objective, task, backbone)
     if backbone.pictures is not None:
         backbone.pictures.prepare(one for some in rows.sides for example in some for one in example.images or ())
+    if backbone.sounds is not None:
+        backbone.sounds.prepare(Clip(one) for some in rows.sides for example in some for one in example.sounds or ())
     skip = recipe.data.max_bad_rows if recipe.data.on_bad_row == "skip" else None
     train = encode(objective, rows.train, limit, policy, "data.train", skip)
     known = [example for example in rows.evaluation if not task.unknown([example])]
@@ -116,7 +121,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     prepared.prompts, prepared.beneath = prompts, digest(task, resolved)
     prepared.mixture = mix(prepared)
     tell_mixture(prepared)
-    prepared.findings += means.checks(prepared)
+    prepared.findings += check_augmenting(prepared) + means.checks(prepared)
     return prepared
 
 
@@ -159,6 +164,8 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
     matmul, origin = choose_matmul(recipe.matmul, device)
     if origin != "given":
         resolved.set("matmul", matmul, origin)
+    if isinstance(task, Meets):
+        task.meet(path)
     if recipe.objective is None:
         resolved.set("objective", task.objective(), "task")
     name = recipe.objective or task.objective()

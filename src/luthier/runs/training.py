@@ -21,6 +21,7 @@ from luthier.models.stacks import stacks
 from luthier.objectives.sequence import SequenceObjective
 from luthier.reports.console import Console
 from luthier.reports.trackers import Metrics
+from luthier.runs.augmenting import augmented, augments
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
 from luthier.runs.rollouts import repeats, rollouts_of
@@ -55,7 +56,8 @@ def train(
     rows, evaluation = prepared.train.rows, prepared.choosing
     plan = _plan(prepared)
     rows = with_logits(prepared, rows, processes)
-    if trunk_is_frozen(prepared.backbone, prepared.adaptation) and isinstance(prepared.objective, SequenceObjective):
+    frozen = trunk_is_frozen(prepared.backbone, prepared.adaptation)
+    if frozen and isinstance(prepared.objective, SequenceObjective) and not augments(prepared):
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
     if _frozen_towers(prepared):
         predictor.alone().reader.remember(prepared.objective, [*rows, *evaluation])
@@ -89,7 +91,8 @@ def train(
             prepared.backbone, prepared.adaptation, prepared.objective, rows, plan,
             evaluate=(lambda: predictor.metrics(evaluation)) if evaluation else None,
             emit=emit, processes=processes, folder=folder / "checkpoints", resume=found,
-            source=rollouts_of(prepared, predictor.reader, processes, emit),
+            source=rollouts_of(prepared, predictor.reader, processes, emit)
+            or augmented(prepared, rows, plan.batch_size),
         )  # fmt: skip
     per_epoch = math.ceil(len(rows) / plan.batch_size) * repeats(prepared.objective)
     seconds, epochs = progress.seconds, progress.step / per_epoch

@@ -22,6 +22,7 @@ TASKS = Registry(
     caption="luthier.tasks.caption",
     summarize="luthier.tasks.summarize",
     tag="luthier.tasks.tag",
+    transcribe="luthier.tasks.transcribe",
     translate="luthier.tasks.translate",
     vqa="luthier.tasks.vqa",
 )

@@ -104,3 +104,10 @@ class Keeps(Protocol):
 
     def recall(self, folder: Path) -> None:
         """Raises Refused where the file is missing or damaged."""
+
+
+@runtime_checkable
+class Meets(Protocol):
+    """A task whose objective depends on the model: it is told where that lies before it is opened."""
+
+    def meet(self, path: str) -> None: ...
