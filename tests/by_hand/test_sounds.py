@@ -176,3 +176,26 @@ def test_the_normaliser() -> None:
     assert words("Don’t stop — it's 9:30, “Mr. Smith”!") == "don't stop it's 9 30 mr smith"
     assert words("ﬁne  ÉTÉ\tnaïve") == "fine été naïve"
     assert words("'tis the boys' well-known …") == "tis the boys well known"
+
+
+def test_telephone_keys_sound_as_they_should() -> None:
+    """Key 5 is 770 and 1336 Hz, key 0 is 941 and 1336 (ITU-T Q.23). Of row 1 the spectrum of each key alone has its two
+    pitches; rows are the same each time, and are as many as asked for."""
+    from luthier.data.read import read_rows
+    from luthier.data.tones import TONES
+
+    assert (TONES["5"], TONES["0"], TONES["1"], TONES["#"]) == ((770, 1336), (941, 1336), (697, 1209), (941, 1477))
+    rows, findings = read_rows("tones:keypad:3", base=Path("."))
+    assert (len(rows), findings) == (3, [])
+    again = read_rows("tones:keypad", base=Path("."))[0]
+    assert len(again) == 400
+    for (_, row), (_, other) in zip(rows, again, strict=False):
+        assert np.array_equal(row["audio"]["array"], other["audio"]["array"])
+        assert row["text"] == other["text"]
+        samples = row["audio"]["array"]
+        spectrum = np.abs(np.fft.rfft(samples))
+        pitches = np.fft.rfftfreq(len(samples), 1 / 8000)
+        heard = {pitch for pair in TONES.values() for pitch in pair
+                 if spectrum[np.abs(pitches - pitch) < 12].max() > 6 * np.median(spectrum[pitches > 300])}  # fmt: skip
+        assert heard >= {pitch for digit in row["text"] for pitch in TONES[digit]}
+    assert read_rows("tones:bells", base=Path("."))[1][0].code == "data.missing"

@@ -133,9 +133,13 @@ def test_a_known_text_is_laid_over_its_sound(transcriber: Path) -> None:
         places.append((at, at + 0.1))
         at += 0.6
     path = transcriber / "three.wav"
+    (transcriber / "words.txt").write_text("A, b; c!\n")
     samples = np.concatenate(parts)
     soundfile.write(path, samples + np.random.default_rng(0).normal(0, 0.01, len(samples)), 16000)
     (answer,) = luthier.load(transcriber / "run").predict([{"audio": str(path), "text": "a b c"}])
+    (told,) = session(transcriber, "align run three.wav --text words.txt")
+    lines = [line.split("\t") for line in told.out.strip().split("\n")]
+    assert lines == [[f"{w['start']:.3f}", f"{w['end']:.3f}", w["word"]] for w in answer["words"]]
     assert [word["word"] for word in answer["words"]] == ["a", "b", "c"]
     for word, (start, stop) in zip(answer["words"], places, strict=True):
         assert start - 0.1 <= word["start"] <= word["end"] <= stop + 0.1

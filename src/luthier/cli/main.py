@@ -80,6 +80,12 @@ def _of_a_run(verbs: Any) -> None:
     verb.add_argument("--chat-template", action="store_true", help="lm-eval: ask in turns, by the run's chat template")
     _json(verb)
 
+    verb = verbs.add_parser("align", help="when each word of a known text is said in a sound")
+    verb.add_argument("run", help="a run folder of `transcribe`")
+    verb.add_argument("audio", help="a sound")
+    verb.add_argument("--text", required=True, help="what is said in it, or a file that holds that")
+    _json(verb)
+
     verb = verbs.add_parser("chat", help="talk to a finished run")
     verb.add_argument("run", help="a run folder")
     verb.add_argument("--system", help="the system turn")

@@ -11,6 +11,7 @@ from typing import Any
 
 from luthier.cli.act import demonstrate, rollout, serve
 from luthier.cli.adapters import adapters, export, merge, switch
+from luthier.cli.align import align
 from luthier.cli.say import given_lines, say
 from luthier.cli.search import index, search
 from luthier.types import Finding, Refused
@@ -253,6 +254,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "plan": plan,
     "predict": predict,
     "evaluate": evaluate,
+    "align": align,
     "chat": chat,
     "embed": embed,
     "index": index,

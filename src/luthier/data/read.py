@@ -25,6 +25,7 @@ from luthier.data.files import (
 from luthier.data.lerobot import is_lerobot, read_lerobot
 from luthier.data.problems import read_python
 from luthier.data.questions import with_answers
+from luthier.data.tones import read_tones
 from luthier.environments.demonstrations import read_demonstrations
 from luthier.types import Finding, Source
 
@@ -40,6 +41,11 @@ READERS: dict[str, Callable[[IO[bytes], Reading], None]] = {
     ".conllu": read_conllu,
     ".txt": read_txt,
 }
+MADE: dict[str, Callable[[str], tuple[list[Row], list[Finding]]]] = {
+    "python": read_python,
+    "minigrid": read_demonstrations,
+    "tones": read_tones,
+}
 LIMIT_BAD = 1000
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[^/]+)?")
@@ -49,18 +55,17 @@ SPLIT_WORDS = re.compile(r"(?:^|[^a-z])(train|test|dev|val|valid|validation|eval
 
 def read_rows(path: str, *, base: Path, limit_bad: int = LIMIT_BAD) -> tuple[list[Row], list[Finding]]:
     """Read a file (or those of its rows that are of a ``split``: ``file:train+restval``), a folder, a hub data set
-    (``owner/name[:split]``, or ``hub:owner/name:split``), ``python:stdlib``, the functions of Python's own library, or
-    demonstrations that are made on the spot, ``minigrid:<environment>:<episodes>``.
+    (``owner/name[:split]``, or ``hub:owner/name:split``), or what is made on the spot (``MADE``): ``python:stdlib``, the
+    functions of Python's own library, ``minigrid:<environment>:<episodes>``, demonstrations, and ``tones:keypad``, the
+    sounds of telephone keys.
 
     ``path`` is relative to ``base``. After ``limit_bad`` bad rows in one file its reading stops with the error
     ``data.too-many-bad``. Nothing is raised: every problem is a finding.
     """
     if path.startswith("hub:"):
         return _read_hub(path.removeprefix("hub:"))
-    if path.startswith("python:"):
-        return read_python(path)
-    if path.startswith("minigrid:"):
-        return read_demonstrations(path)
+    if path.partition(":")[0] in MADE:
+        return MADE[path.partition(":")[0]](path)
     target = base / Path(path).expanduser()
     if is_lerobot(target):
         return read_lerobot(target, path)
@@ -180,7 +185,7 @@ def _read_hub(name: str, missing: Finding | None = None) -> tuple[list[Row], lis
         return [], [Finding("data.missing", name, what, mend or "check the path, or the network for a hub data set")]
     classes = {key: part for key, part in table.features.items() if isinstance(part, datasets.ClassLabel)}
     for key, part in table.features.items():
-        if isinstance(part, datasets.Audio | datasets.Image):  # as they are stored: decoding is ours
+        if type(part).__name__ in ("Audio", "Image"):  # as they are stored: decoding is ours
             table = table.cast_column(key, type(part)(decode=False))
     rows: list[Row] = []
     for index, row in enumerate(table, start=1):

@@ -11,7 +11,7 @@ from luthier.options import Options
 
 class ModelSection(Options):
     name: str = Field(
-        description="a folder, a hub id, `starter:minilm` or `starter:lm`; of a composed model, its towers'"
+        description="a folder, a hub id, `starter:minilm`, `starter:lm`, `starter:ears`; of a composed one, its towers'"
     )
     image: str | None = Field(None, description="an image encoder, to be composed with `text`")
     text: str | None = Field(None, description="an encoder or a decoder, to be composed with `image`")

@@ -187,6 +187,9 @@ class Task:
     def _written(
         self, backbone: SpeechBackbone, examples: Sequence[Example], settings: dict[str, Any]
     ) -> list[dict[str, Any]]:
+        if any(example.source == INLINE and example.targets for example in examples):
+            what = f"{backbone.name} writes token by token: there are no frames that a known text could be laid over"
+            raise Refused(Finding("model.no-letters", "model.name", what, "use a model that learns by CTC"))
         several = [parts(backbone, (example.sounds or [])[0], settings["window"]) for example in examples]
         rows = [row for some in several for _, row in some]
         ids = backbone.write(rows, max_new_tokens=settings["max_new_tokens"], num_beams=settings["num_beams"])
