@@ -27,8 +27,8 @@ from side_by_side import SHARED, Cell, conduct
 
 TEST, BORDER = 1000, 16
 SETTINGS: dict[str, dict[str, Any]] = {
-    "scan": {"epochs": 14, "plan": {"between": " ", "max_new_tokens": 40}},
-    "alfred": {"epochs": 16, "plan": {"between": " ; ", "max_new_tokens": 90}},
+    "scan": {"epochs": 8, "plan": {"between": " ", "max_new_tokens": 40}},
+    "alfred": {"epochs": 8, "plan": {"between": " ; ", "max_new_tokens": 90}},
 }
 Row = dict[str, Any]
 

@@ -69,8 +69,9 @@ def compose(image: str, text: str, fuse: str, options: dict[str, Any], folder: P
     drawn = tuple(f"{tower}{role}." for role, path in (("image", image), ("text", text)) if is_bare(path))
     left_out = (f"{tower}fusion.", *drawn, *(["lm_head."] if is_bare(text) else []))
     kept = {name: tensor for name, tensor in whole.state_dict().items() if not name.startswith(left_out)}
-    whole.save_pretrained(partial, state_dict=kept)
-    if not kept:
+    nothing = not kept
+    whole.save_pretrained(partial, state_dict=kept)  # which empties the dictionary
+    if nothing:
         save_file({}, partial / "model.safetensors", {"format": "pt"})
     tokenizer.save_pretrained(partial)
     processor.save_pretrained(partial)
