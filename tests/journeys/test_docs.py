@@ -48,7 +48,12 @@ def test_the_recipe_page_is_the_schema() -> None:
 
 def test_every_key_of_the_schema_has_a_meaning() -> None:
     schema = json_schema()
-    sections = {"ModelSection": "model", "DataSection": "data", "SamplesSection": "samples"}
+    sections = {
+        "ModelSection": "model",
+        "DataSection": "data",
+        "SamplesSection": "samples",
+        "AugmentSection": "augment",
+    }
     tables = {"": schema["properties"]} | {name: entry["properties"] for name, entry in schema["$defs"].items()}
     own = {*METHODS, *TASKS, *OBJECTIVES, *sections.values()}
     silent = [

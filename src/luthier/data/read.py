@@ -24,6 +24,7 @@ from luthier.data.files import (
 )
 from luthier.data.problems import read_python
 from luthier.data.questions import with_answers
+from luthier.data.shards import class_folders, read_classes, read_tar
 from luthier.types import Finding, Source
 
 READERS: dict[str, Callable[[IO[bytes], Reading], None]] = {
@@ -37,6 +38,8 @@ READERS: dict[str, Callable[[IO[bytes], Reading], None]] = {
     ".iob": read_conll,
     ".conllu": read_conllu,
     ".txt": read_txt,
+    ".tar": read_tar,
+    ".tgz": read_tar,
 }
 LIMIT_BAD = 1000
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -136,6 +139,8 @@ def _read_folder(target: Path, shown: str, limit_bad: int) -> tuple[list[Row], l
     findings: list[Finding] = []
     entries = sorted(entry for entry in target.iterdir() if not entry.name.startswith("."))
     files = [entry for entry in entries if entry.is_file() and _is_data(entry.name)]
+    if not files and (classes := class_folders(target)):
+        return _read_classes(target, shown, classes)
     others = [entry.name for entry in entries if entry not in files]
     if others:
         what = f"{len(others)} not read: {', '.join(others[:10])}{', ...' if len(others) > 10 else ''}"
@@ -152,6 +157,15 @@ def _read_folder(target: Path, shown: str, limit_bad: int) -> tuple[list[Row], l
         rows += found_rows
         findings += found
     return rows, findings
+
+
+def _read_classes(target: Path, shown: str, classes: list[Path]) -> tuple[list[Row], list[Finding]]:
+    """Folders of pictures, one a class; those that are called like splits are none."""
+    splits = [folder.name for folder in classes if SPLIT_WORDS.fullmatch(folder.name.lower())]
+    if splits:
+        what = f"its folders are splits ({', '.join(splits)}), and not classes"
+        return [], [Finding("data.folder-splits", shown, what, f"name one of them: {shown.rstrip('/')}/{splits[0]}")]
+    return read_classes(target, shown, classes)
 
 
 def _read_hub(name: str, missing: Finding | None = None) -> tuple[list[Row], list[Finding]]:

@@ -121,13 +121,13 @@ class DualBackbone(Backbone):
 
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         """Different texts, padded, and different pictures; ``text_of`` and ``picture_of`` say which each row has."""
-        keys, texts = _contents(rows)
-        shown = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+        keys, texts = self.pictures.shown(rows), _contents(rows)[1]
+        shown = {one: at for at, one in enumerate(dict.fromkeys(keys))}
         place = {ids: at for at, ids in enumerate(dict.fromkeys(texts))}
-        known = self.memory.keys() >= {*shown, *place}
+        known = self.memory.keys() >= {*(key for key, _ in shown), *place}
         tensors: dict[str, Tensor] = {}
         if keys:
-            states = torch.stack([self.memory[key] for key in shown]) if known else self.pictures.pixels(list(shown))
+            states = torch.stack([self.memory[key] for key, _ in shown]) if known else self.pictures.pixels(list(shown))
             tensors["picture_states" if known else "pixel_values"] = states
         if texts and known:
             tensors["text_states"] = torch.stack([self.memory[ids] for ids in place])

@@ -156,12 +156,12 @@ class MultimodalBackbone(Backbone):
         return super().lay_out(rows) | ({} if "hidden_LD" in rows[0] else self.row_media(rows))
 
     def row_media(self, rows: list[Features]) -> dict[str, Tensor]:
-        keys = [(at, key) for at, row in enumerate(rows) for key in row.get("pictures", ())]
-        if not keys:
+        shown = self.pictures.shown(rows)
+        if not shown:
             return {}
-        of_rows, shown = torch.tensor([at for at, _ in keys]), [key for _, key in keys]
-        if self.pictures.remembers(shown):
-            return {"picture_states": self.pictures.states(shown), "picture_rows": of_rows}
+        of_rows = torch.tensor([at for at, row in enumerate(rows) for _ in row.get("pictures", ())])
+        if self.pictures.remembers(keys := [key for key, _ in shown]):
+            return {"picture_states": self.pictures.states(keys), "picture_rows": of_rows}
         return {"pixel_values": self.pictures.pixels(shown), "picture_rows": of_rows}
 
     def remember(self, rows: list[Features], batch: Batch) -> None:

@@ -82,6 +82,16 @@ class DataSection(Options):
     max_bad_rows: int = Field(100, ge=0, description="with `on_bad_row: skip`, more than these stop the run")
 
 
+class AugmentSection(Options):
+    crop: float = Field(
+        default=1.0, gt=0, le=1, description="the least share of a picture's area that is seen; 1: all; 0.5 is much"
+    )
+    flip: float = Field(default=0.0, ge=0, le=1, description="the probability that left and right change places")
+    colour: float = Field(
+        default=0.0, ge=0, le=1, description="brightness, contrast and saturation change by up to this share"
+    )
+
+
 class SamplesSection(Options):
     prompts: str | list[Any] | None = Field(
         default=None, description="what is asked as training goes on: texts, conversations or rows; or a file of rows"
@@ -136,6 +146,7 @@ class Recipe(Options):
     keep: int = Field(2, gt=0, description="newest checkpoints kept, besides the best")
 
     samples: SamplesSection = SamplesSection()
+    augment: AugmentSection = AugmentSection()
 
     seed: int = Field(0, ge=0, description="of the split, the order of rows, new weights and dropout")
     out: str = Field("runs", description="the folder of run folders")

@@ -55,11 +55,13 @@ def train(
     rows, evaluation = prepared.train.rows, prepared.choosing
     plan = _plan(prepared)
     rows = with_logits(prepared, rows, processes)
-    if trunk_is_frozen(prepared.backbone, prepared.adaptation) and isinstance(prepared.objective, SequenceObjective):
+    varied = prepared.backbone.pictures is not None and prepared.backbone.pictures.augment is not None
+    frozen = trunk_is_frozen(prepared.backbone, prepared.adaptation)
+    if frozen and not varied and isinstance(prepared.objective, SequenceObjective):
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
-    if _frozen_towers(prepared):
+    if _frozen_towers(prepared) and not varied:
         predictor.alone().reader.remember(prepared.objective, [*rows, *evaluation])
-    if _frozen_sight(prepared):
+    if _frozen_sight(prepared) and not varied:
         predictor.alone().reader.remember(prepared.objective, _first_shown([*rows, *evaluation]))
 
     found, skipped = checkpoint.latest(folder / "checkpoints", plan.recipe_hash)
