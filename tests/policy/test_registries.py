@@ -31,7 +31,7 @@ SHARED = {
         "sequence",
         "similarity",
     },
-    "tasks": {"answers", "common", "extract", "language", "pictures", "source"},
+    "tasks": {"answers", "common", "extract", "language", "pictures", "shown", "shown_turns", "source"},
     "fusion": {"common"},
 }
 PROMISED = {"methods": ("Options", "DEFAULTS", "adapt"), "objectives": ("Options", "Objective"),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from luthier.engine.precision import autocast
+from luthier.models.illustrated import Illustrated
 from luthier.models.modes import evaluating
-from luthier.models.multimodal import MultimodalBackbone
 from luthier.types import Finding
 
 if TYPE_CHECKING:
@@ -46,17 +46,16 @@ def pictures_seen(prepared: Prepared) -> list[Finding]:
 def places_kept(prepared: Prepared) -> list[Finding]:
     """Each picture has all the tokens that the model makes of it in its row, and none of them is learned."""
     backbone = prepared.backbone
-    if not isinstance(backbone, MultimodalBackbone):
+    if not isinstance(backbone, Illustrated):
         return []
     findings = []
     for row in prepared.train.rows:
-        wanted = [token for key in row.get("pictures", ()) for token in backbone.places(key)]
-        marks = {*wanted, backbone.mark_id}
-        at = [place for place, token in enumerate(row["input_ids"]) if token in marks]
+        wanted = sum(backbone.places(key).count(backbone.image_id) for key in row.get("pictures", ()))
+        at = [place for place, token in enumerate(row["input_ids"]) if token == backbone.image_id]
         learned = "supervised" in row and any(row["supervised"][place] for place in at)
-        if learned or [row["input_ids"][place] for place in at] != wanted:
+        if learned or len(at) != wanted:
             source = prepared.train.examples[row["row"]].source
-            what = f"{len(at)} places of pictures stand in this row, where its pictures make {len(wanted)}"
+            what = f"{len(at)} places of pictures stand in this row, where its pictures make {wanted}"
             what = "a place of a picture would be learned as if it were written" if learned else what
             findings.append(Finding("data.picture-places", str(source), what, "raise `max_length`"))
     return findings

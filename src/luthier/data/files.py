@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import IO, Any
 
-from luthier.data import questions
-from luthier.data.captions import published
+from luthier.data import captions, questions
 from luthier.types import Finding, Source
 
 Row = tuple[Source, dict[str, Any]]
@@ -187,15 +186,11 @@ def read_json(stream: IO[bytes], reading: Reading) -> None:
 
 
 def _add_object(reading: Reading, value: dict[str, Any], text: str) -> None:
-    if (found := published(value)) is not None:
+    if found := captions.published(value) or questions.published(value):
         for place, what, mend in found[1]:
             reading.bad(place, what, mend)
         for number, row in found[0]:
             reading.add(number, row, text)
-        return
-    for number, row in questions.published(value) or ():
-        reading.add(number, row)
-    if reading.rows:
         return
     lists = {name for name, part in value.items() if isinstance(part, list) and part and isinstance(part[0], dict)}
     if not lists or lists & CONVERSATION_KEYS:

@@ -15,23 +15,25 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.captions import Bad, Numbered
 from luthier.types import Finding
 
 if TYPE_CHECKING:
     from luthier.data.files import Reading, Row
 
+KEPT = ("question_id", "answers", "multiple_choice_answer", "answer_type")
 ANSWERS = ("answers", "answer", "multiple_choice_answer", "label")
 
 
-def published(value: dict[str, Any]) -> list[tuple[int, dict[str, Any]]] | None:
+def published(value: dict[str, Any]) -> tuple[Numbered, Bad] | None:
     """The rows of a file of questions or of answers, numbered; None where it is neither."""
     asked, told = value.get("questions"), value.get("annotations")
     if _objects(asked) and all("question_id" in one for one in asked):  # type: ignore[union-attr]
         part = str(value.get("data_subtype", ""))
-        return [(at, _question(one, part)) for at, one in enumerate(asked, start=1)]  # type: ignore[arg-type]
+        return [(at, _question(one, part)) for at, one in enumerate(asked, start=1)], []  # type: ignore[arg-type]
     if _objects(told) and all("question_id" in one and "answers" in one for one in told):  # type: ignore[union-attr]
-        names = ("question_id", "answers", "multiple_choice_answer", "answer_type")
-        return [(at, {n: one[n] for n in names if n in one}) for at, one in enumerate(told, start=1)]  # type: ignore[arg-type]
+        rows = [{name: one[name] for name in KEPT if name in one} for one in told]  # type: ignore[union-attr]
+        return list(enumerate(rows, start=1)), []
     return None
 
 
@@ -73,7 +75,7 @@ def with_answers(target: Path, reading: Reading) -> None:
 
 
 def _joined(reading: Reading, beside: Path) -> list[Row]:
-    found = published(json.loads(beside.read_text(encoding="utf-8"))) or []
+    found, _ = published(json.loads(beside.read_text(encoding="utf-8"))) or ([], [])
     answers = {row["question_id"]: row for _, row in found}
     joined = []
     for source, row in reading.rows:

@@ -6,8 +6,8 @@
 | image-label | image (picture, file_name), label | images, label |
 | image-question-answer | image, question (text, ...), answers (answer, label; or a list) | images, text, targets |
 | image-caption | image, caption (captions, sentences, text, ...; text or list) | images, targets |
-| messages | messages; tools? | messages |
-| sharegpt | conversations or conversation; system?, tools? | messages |
+| messages | messages; tools?, images? | messages, images |
+| sharegpt | conversations or conversation; system?, tools?, images? | messages, images |
 | alpaca | instruction, output or response; input or context?, system? | messages: instruction, blank line, input |
 | self-instruct | instruction, instances: a list of one object with input and output; system? | the same |
 | prompt-completion | prompt, completion or response; each a text or a list of turns | messages |
@@ -47,6 +47,7 @@ from luthier.types import Example, Finding, Source
 
 IMAGE = ("image", "picture", "images", "file_name", "image_name")
 TALK = {"system": ("system",), "tools": ("tools",)}
+SHOW = TALK | {"images": IMAGE}
 
 # In the order in which they are tried, those that a task takes before all others: a row with a text and a label is
 # never taken for plain text.
@@ -61,8 +62,8 @@ FORMATS: dict[str, Format] = {
     ),
     "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
     "image-caption": Format({"image": IMAGE, "caption": images.CAPTION}, {}, images.image_caption),
-    "messages": Format({"messages": ("messages",)}, TALK, conversations.messages, talks=True),
-    "sharegpt": Format({"conversations": ("conversations", "conversation")}, TALK, conversations.sharegpt, talks=True),
+    "messages": Format({"messages": ("messages",)}, SHOW, conversations.messages, talks=True),
+    "sharegpt": Format({"conversations": ("conversations", "conversation")}, SHOW, conversations.sharegpt, talks=True),
     "alpaca": Format(
         {"instruction": ("instruction",), "output": ("output", "response")},
         {"input": ("input", "context"), "system": ("system",)},

@@ -4,6 +4,7 @@
 
 **WebDataset** (github.com/webdataset/webdataset): files of a tar that are called alike up to the first dot are one
 row, ``a/17.jpg`` and ``a/17.cls``. Pictures (``.jpg``, ``.png``, ...) are its ``image``, or ``images``, in the order
+of their endings; ``.cls`` is its ``label``, ``.txt`` its ``text``, and what a ``.json`` holds are columns; any other
 text file is a column under its ending. Nothing is unpacked to disk.
 """
 

@@ -180,6 +180,11 @@ class Backbone(Addressed, Switched):
             if (outside and name.startswith(outside)) or name in self.fresh
         }
 
+    @property
+    def prompt_problem(self) -> str:
+        """Why virtual tokens can't stand before its rows ("" where they can)."""
+        return ""
+
     def joining_parameters(self) -> dict[str, nn.Parameter]:
         """What joins the model's towers and is new: it trains with every method."""
         return {}

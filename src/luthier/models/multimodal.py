@@ -18,18 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from luthier.fusion.cross_attention import Gates
-from luthier.models.backbone import Backbone
 from luthier.models.composed import IMAGE_TOKEN
-from luthier.models.pictures import Pictures
+from luthier.models.illustrated import Illustrated
 from luthier.types import Batch, Features, Finding, Picture, Refused
 
 MEDIA = ("pixel_values", "picture_states", "picture_rows")
 
 
 @dataclass(kw_only=True)
-class MultimodalBackbone(Backbone):
-    pictures: Pictures  # type: ignore[misc]
-
+class MultimodalBackbone(Illustrated):
     def __post_init__(self) -> None:
         if self.needs == "token_logits" and not self.fusion.writes:
             what = "`fuse: " + self.model.config.fusion + "` joins pictures to what the text model has read: "
@@ -83,7 +80,6 @@ class MultimodalBackbone(Backbone):
 
     @property
     def mark(self) -> str:
-        """What says in a text where a picture stands: a token of its own."""
         return IMAGE_TOKEN
 
     @property
@@ -91,39 +87,10 @@ class MultimodalBackbone(Backbone):
         return int(self.model.config.image_token_id)
 
     def places(self, key: str) -> list[int]:
-        """The tokens that a picture is in the row."""
         return [self.mark_id] * self.pictures.tokens if self.in_row else []
 
-    def room_taken(self, pictures: list[Picture]) -> int:
-        """How many tokens more than their marks these pictures are. Raises BadPicture."""
-        return sum(len(self.places(self.pictures.key(one))) - 1 for one in pictures)
-
-    def illustrated(self, row: Features, pictures: list[Picture]) -> Features:
-        """A row whose ``input_ids`` hold one mark for each picture, with the tokens that each is in its place, none of
-        them supervised. Raises BadPicture, and Refused where marks and pictures are not as many."""
-        at = [place for place, token in enumerate(row["input_ids"]) if token == self.mark_id]
-        if len(at) != len(pictures) or any(row.get("supervised", [False] * (place + 1))[place] for place in at):
-            what = f"the text has {len(at)} marks {self.mark}, and the row {len(pictures)} pictures"
-            if len(at) == len(pictures):
-                what = f"an answer spells {self.mark}, which stands for a picture: none can be written"
-            raise Refused(Finding("data.picture-marks", "text", what, "write one mark for each picture, or none"))
-        keys = [self.pictures.key(one) for one in pictures]
-        of_place = dict(zip(at, (self.places(key) for key in keys), strict=True))
-        grown: list[tuple[int, bool]] = []
-        moved: list[int] = []
-        for place, token in enumerate(row["input_ids"]):
-            moved.append(len(grown))
-            said = bool(row["supervised"][place]) if "supervised" in row else False
-            grown += [(one, False) for one in of_place[place]] if place in of_place else [(token, said)]
-        made = row | {"input_ids": [token for token, _ in grown], "pictures": keys}
-        more = len(grown) - len(row["input_ids"])
-        if "supervised" in row:
-            ends = [moved[end] for end in row["turn_ends"] if 0 <= end < len(moved)]
-            made |= {"supervised": [said for _, said in grown], "turn_ends": ends}
-        if "full_length" in row:
-            made["full_length"] = row["full_length"] + more
-        taken = sum(len(tokens) for tokens in of_place.values())
-        return made | {"cost": max(0, self.model.config.picture_tokens * len(pictures) - taken)}
+    def cost_of(self, keys: list[str], taken: int) -> int:
+        return max(0, self.model.config.picture_tokens * len(keys) - taken)
 
     def _ids(self, text: str, room: int | None) -> tuple[list[int], int]:
         ids = self.tokenizer(text)["input_ids"]

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from luthier.data.document import one_text
 from luthier.models.backbone import Backbone
-from luthier.models.multimodal import MultimodalBackbone
+from luthier.models.illustrated import Illustrated
 from luthier.tasks.common import Encoder
 from luthier.tasks.pictures import bad_pictures, picture_example, told_pictures
 from luthier.tasks.source import UNLIMITED, FromSource, WritingOptions
@@ -50,7 +50,7 @@ class FromPicture(FromSource):
         return encode
 
     def row(self, backbone: Backbone, example: Example, target: str | None, limit: int) -> Features:
-        if not isinstance(backbone, MultimodalBackbone):
+        if not isinstance(backbone, Illustrated):
             what = f"{backbone.name} writes from text alone, and these rows have pictures"
             mend = "compose it with an image encoder: `model: {image: ..., text: ...}`"
             raise Refused(Finding("model.no-pictures", "model.name", what, mend))
