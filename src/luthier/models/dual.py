@@ -145,7 +145,7 @@ class DualBackbone(Backbone):
         named = {role: getattr(owner, name) for role, several in names for name in several if hasattr(owner, name)}
         return named if len(named) == 2 else {}
 
-    def remember(self, rows: list[Features], batch: Batch) -> None:
+    def remember(self, rows: list[Features], batch: Batch, frozen: set[str]) -> None:
         """Keep what the towers make of the pictures and texts of a batch: for towers that do not train."""
         keys, texts = (list(dict.fromkeys(some)) for some in _contents(rows))
         for role, some, make in (("image", keys, self.picture_vectors), ("text", texts, self.text_vectors)):
