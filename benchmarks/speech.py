@@ -86,7 +86,7 @@ def digits(task: str, out: Path, folds: int, seeds: int) -> Iterator[dict[str, A
         }
         recipe = {
             "task": task, "model": model(out / "model"), "method": "full", "data": data, "batch_size": 32, "seed": seed,
-            "sound": CHANGED, "eval_every": 10_000, "final": "last", "out": str(out), "name": f"{name}-{seed}",
+            "augment": CHANGED, "eval_every": 10_000, "final": "last", "out": str(out), "name": f"{name}-{seed}",
             **DIGITS[task],
         }  # fmt: skip
         yield run(recipe, {"held_out": "a fifth, speakers mixed" if name == "mixed" else name, "seed": seed})

@@ -23,7 +23,7 @@ Message = dict[str, Any]
 Features = dict[str, Any]
 """One encoded row: at least ``row`` (its index in the data set), ``input_ids`` and what its loss needs; the
 ``target_ids`` that an encoder-decoder is to write from them; ``pictures``, the keys of their pixels; ``sounds``, those
-of what a model is given of them."""
+of what a model is given of them; ``epoch``, where it is one that is learned."""
 
 Prompt = list[int] | Features
 """What is written from: ids, or a row of them with what stands beside them."""

@@ -48,7 +48,12 @@ def test_the_recipe_page_is_the_schema() -> None:
 
 def test_every_key_of_the_schema_has_a_meaning() -> None:
     schema = json_schema()
-    sections = {"ModelSection": "model", "DataSection": "data", "SamplesSection": "samples", "SoundSection": "sound"}
+    sections = {
+        "ModelSection": "model",
+        "DataSection": "data",
+        "SamplesSection": "samples",
+        "AugmentSection": "augment",
+    }
     tables = {"": schema["properties"]} | {name: entry["properties"] for name, entry in schema["$defs"].items()}
     own = {*METHODS, *TASKS, *OBJECTIVES, *sections.values()}
     silent = [
@@ -123,7 +128,7 @@ def test_recipe_keys_named_in_pages_exist() -> None:
     """``data.on_leak``, ``features.classifier`` and the like, wherever a page names one in code."""
     schema = json_schema()
     known = set(schema["properties"])
-    names = {"model": "ModelSection", "data": "DataSection", "samples": "SamplesSection", "sound": "SoundSection"}
+    names = {"model": "ModelSection", "data": "DataSection", "samples": "SamplesSection", "augment": "AugmentSection"}
     for section in [*METHODS, *TASKS, *OBJECTIVES, *names]:
         definition = names.get(section) or next((key for key in schema["$defs"] if f"__{section}__" in key), None)
         known |= {f"{section}.{key}" for key in schema["$defs"][definition]["properties"]} if definition else set()

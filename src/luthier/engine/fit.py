@@ -98,9 +98,9 @@ def fit(
 
 
 def _learned(step: int, order: Order, rows: list[Features], source: Source | None) -> list[Features]:
-    """The rows of a step: those that are drawn, or what a source makes of them."""
+    """The rows of a step, each with its epoch: those that are drawn, or what a source makes of them."""
     if source is None:
-        return [rows[i] for i in order.step(step)]
+        return [rows[i] | {"epoch": step // order.steps_per_epoch} for i in order.step(step)]
     return source.rows(step, [rows[i] for i in order.step(step // source.repeats)])
 
 

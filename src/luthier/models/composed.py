@@ -127,10 +127,12 @@ class ComposedModel(ComposedPreTrainedModel):
 
     def forward(
         self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, pixel_values: Tensor | None = None,
-        picture_rows: Tensor | None = None, picture_states: Tensor | None = None, **inputs: Any,
+        picture_rows: Tensor | None = None, picture_states: Tensor | None = None, text_states: Tensor | None = None,
+        **inputs: Any,
     ) -> BaseModelOutput:  # fmt: skip
         """``pixel_values`` of all pictures in the order of the rows, or the hidden ``picture_states`` (I, P, D) that
-        were made of them before; ``picture_rows`` (I,) the row of each."""
+        were made of them before; ``picture_rows`` (I,) the row of each. ``text_states`` (K, L, E) are what the text
+        tower made of the rows before, for a mechanism that reads no more of it than that."""
         embed = self.get_input_embeddings()
         marker_E = embed(torch.tensor(self.config.image_token_id, device=self.device))
         if inputs_embeds is None:
@@ -148,7 +150,8 @@ class ComposedModel(ComposedPreTrainedModel):
             states_IPD = picture_states
             rows_I = torch.arange(len(states_IPD), device=self.device) if picture_rows is None else picture_rows
         inputs["places_KL"] = places_KL
-        return BaseModelOutput(last_hidden_state=self.fusion(self.text, inputs, states_IPD, rows_I))
+        text: Any = self.text if text_states is None else lambda **_: BaseModelOutput(last_hidden_state=text_states)
+        return BaseModelOutput(last_hidden_state=self.fusion(text, inputs, states_IPD, rows_I))
 
 
 class ComposedForSequenceClassification(ComposedPreTrainedModel):

@@ -22,11 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from luthier.data.augment import Augment, Draw
 from luthier.data.pictures import BadPicture, decode
-from luthier.types import Picture
+from luthier.types import Features, Picture
 
 RAW = {"do_rescale": False, "do_normalize": False}
 MADE = {"do_resize": False, "do_center_crop": False}
+
+Shown = tuple[str, Draw | None]
+"""A picture's key, and which variation of it is shown."""
 
 
 @dataclass
@@ -35,6 +39,7 @@ class Pictures:
 
     processor: Any
     tokens: int = 1
+    augment: Augment | None = None
     converted: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -103,12 +108,23 @@ class Pictures:
         self._file.flush()
         return torch.stack([torch.from_numpy(self._read(self._states[key]).copy()) for key in keys])
 
-    def pixels(self, keys: Sequence[str]) -> Tensor:
+    def shown(self, rows: Sequence[Features]) -> list[Shown]:
+        """The pictures of rows, in their order: keys, and how each is varied, which depends on row and epoch."""
+        return [
+            (key, Draw(row["epoch"], row["row"], at) if self.augment is not None and "epoch" in row else None)
+            for row in rows
+            for at, key in enumerate(row.get("pictures", ()))
+        ]
+
+    def pixels(self, shown: Sequence[Shown]) -> Tensor:
         """(I, C, H, W), as the model takes them."""
         self._file.flush()
-        raw = [self._read(self._places[key]) for key in keys]
+        raw = [self._varied(self._read(self._places[key]), draw) for key, draw in shown]
         made = self.processor(raw, return_tensors="pt", input_data_format="channels_first", **MADE)
         return torch.as_tensor(made["pixel_values"])
+
+    def _varied(self, pixels_CHW: np.ndarray, draw: Draw | None) -> np.ndarray:
+        return pixels_CHW if draw is None or self.augment is None else self.augment(pixels_CHW, draw)
 
     def _read(self, place: tuple[int, tuple[int, ...], str]) -> np.ndarray:
         start, shape, kind = place

@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.methods.by_role import ByRole
 from luthier.methods.combine import Methods
-from luthier.recipe.sections import Recipe
+from luthier.recipe.sections import AugmentSection, Recipe
 
 # Keys that say where and how fast, not what: a run resumes under the same hash when they change.
 INCIDENTAL = {"out", "name", "track", "keep", "micro_tokens", "samples"}
@@ -53,6 +53,8 @@ class ResolvedRecipe:
             values["method"] = self.methods.told()
         if not values["samples"]["prompts"]:
             values.pop("samples")
+        if self.recipe.augment == AugmentSection():
+            values.pop("augment")
         for name, options in self._sections():
             dumped = options.model_dump()
             if dumped:

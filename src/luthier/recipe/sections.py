@@ -82,17 +82,16 @@ class DataSection(Options):
     max_bad_rows: int = Field(100, ge=0, description="with `on_bad_row: skip`, more than these stop the run")
 
 
-class SamplesSection(Options):
-    prompts: str | list[Any] | None = Field(
-        default=None, description="what is asked as training goes on: texts, conversations or rows; or a file of rows"
+class AugmentSection(Options):
+    """How pictures and sounds are varied each time they are learned, by the seed, the epoch and the row alone."""
+
+    crop: float = Field(
+        default=1.0, gt=0, le=1, description="the least share of a picture's area that is seen; 1: all; 0.5 is much"
     )
-    every: int | None = Field(default=None, gt=0, description="steps; default: as eval_every")
-    max_new_tokens: int = Field(default=64, gt=0, description="of an answer that is written")
-
-
-class SoundSection(Options):
-    """How sounds are changed each time they are learned: a pure function of the seed, the epoch and the row."""
-
+    flip: float = Field(default=0.0, ge=0, le=1, description="the probability that left and right change places")
+    colour: float = Field(
+        default=0.0, ge=0, le=1, description="brightness, contrast and saturation change by up to this share"
+    )
     speeds: list[float] = Field(
         default=[1.0], min_length=1, description="a sound is played at one of these speeds, drawn anew each epoch"
     )
@@ -109,8 +108,23 @@ class SoundSection(Options):
         return given
 
     @property
-    def changes(self) -> bool:
+    def pictures(self) -> dict[str, float]:
+        """What varies pictures; nothing where they stay as they are."""
+        wanted = {"crop": self.crop, "flip": self.flip, "colour": self.colour}
+        return wanted if wanted != {"crop": 1.0, "flip": 0.0, "colour": 0.0} else {}
+
+    @property
+    def sounds(self) -> bool:
+        """Whether sounds are varied."""
         return bool(self.time_masks or self.band_masks or self.speeds != [1.0])
+
+
+class SamplesSection(Options):
+    prompts: str | list[Any] | None = Field(
+        default=None, description="what is asked as training goes on: texts, conversations or rows; or a file of rows"
+    )
+    every: int | None = Field(default=None, gt=0, description="steps; default: as eval_every")
+    max_new_tokens: int = Field(default=64, gt=0, description="of an answer that is written")
 
 
 class Recipe(Options):
@@ -159,7 +173,7 @@ class Recipe(Options):
     keep: int = Field(2, gt=0, description="newest checkpoints kept, besides the best")
 
     samples: SamplesSection = SamplesSection()
-    sound: SoundSection = SoundSection()
+    augment: AugmentSection = AugmentSection()
 
     seed: int = Field(0, ge=0, description="of the split, the order of rows, new weights and dropout")
     out: str = Field("runs", description="the folder of run folders")

@@ -25,7 +25,7 @@ from luthier.models.sounds import Clip
 from luthier.objectives import OBJECTIVES, objective_class
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.answers import with_answers
-from luthier.runs.augmenting import check_augmenting
+from luthier.runs.augmenting import check_augmenting, give_augment
 from luthier.runs.composing import locate_model
 from luthier.runs.critic import give_value
 from luthier.runs.mixing import mix, tell_mixture
@@ -198,6 +198,7 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
     if not extra:
         backbone.place(device)
     backbone.choose_layout(recipe.packing)
+    give_augment(resolved, backbone)
     if recipe.gradient_checkpointing:
         backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
     objective = kind(resolved.objective_options, backbone, None)

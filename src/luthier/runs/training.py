@@ -56,13 +56,14 @@ def train(
     rows, evaluation = prepared.train.rows, prepared.choosing
     plan = _plan(prepared)
     rows = with_logits(prepared, rows, processes)
+    varied = augments(prepared)
     frozen = trunk_is_frozen(prepared.backbone, prepared.adaptation)
-    if frozen and isinstance(prepared.objective, SequenceObjective) and not augments(prepared):
+    if frozen and not varied and isinstance(prepared.objective, SequenceObjective):
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
-    if _frozen_towers(prepared):
+    if _frozen_towers(prepared) and not varied:
         predictor.alone().reader.remember(prepared.objective, [*rows, *evaluation])
-    if _frozen_sight(prepared):
-        predictor.alone().reader.remember(prepared.objective, _first_shown([*rows, *evaluation]))
+    if still := _still(prepared) - ({"vision"} if varied else set()):
+        predictor.alone().reader.remember(prepared.objective, _all_different([*rows, *evaluation], still), still)
 
     found, skipped = checkpoint.latest(folder / "checkpoints", plan.recipe_hash)
     resumed = found.step if found else 0
@@ -110,23 +111,27 @@ def _frozen_towers(prepared: Prepared) -> bool:
     )  # fmt: skip
 
 
-def _frozen_sight(prepared: Prepared) -> bool:
-    """Whether the image tower of a model that also reads is as it came, while something else trains."""
+def _still(prepared: Prepared) -> set[str]:
+    """The towers, by role, of a model of pictures beside text that are as they came, while something else trains."""
     backbone = prepared.backbone
     if not isinstance(backbone, MultimodalBackbone) or trunk_is_frozen(backbone, prepared.adaptation):
-        return False
-    tower = {id(parameter) for parameter in stacks(backbone.model)["image"].parameters()}
-    return tower.isdisjoint(id(parameter) for parameter in prepared.adaptation.parameters.values())
+        return set()
+    trained = {id(parameter) for parameter in prepared.adaptation.parameters.values()}
+    towers = {"vision": "image"} | ({"text": "text"} if backbone.reads_apart else {})
+    modules = stacks(backbone.model)
+    return {r for r, name in towers.items() if trained.isdisjoint(id(p) for p in modules[name].parameters())}
 
 
-def _first_shown(rows: list[Features]) -> list[Features]:
-    """Rows enough to hold every picture."""
-    seen: set[str] = set()
+def _all_different(rows: list[Features], roles: set[str]) -> list[Features]:
+    """Rows enough to hold every picture, and every text, that there is."""
+    seen: set[Any] = set()
     chosen = []
     for row in rows:
-        if not seen.issuperset(row.get("pictures", ())):
+        held = {*row.get("pictures", ())} if "vision" in roles else set()
+        held |= {tuple(row["input_ids"])} if "text" in roles else set()
+        if not held <= seen:
             chosen.append(row)
-            seen.update(row["pictures"])
+            seen |= held
     return chosen
 
 
