@@ -141,7 +141,7 @@ def test_a_value_model_of_its_own_needs_unchanged_weights(tiny_folder: Any, tmp_
     findings, _ = luthier.check(
         task="reinforce", model=tiny_folder("llama"), data=rows, method="full", ppo=SOME | {"value": "adapter"}
     )
-    assert [one.code for one in findings if one.severity == "error"] == ["ppo.value"]
+    assert [one.code for one in findings if one.severity == "error"] == ["reinforce.value"]
 
 
 @pytest.mark.parametrize("packing", ["auto", "off"])

@@ -29,5 +29,9 @@ def json_schema() -> dict[str, Any]:
     one = {"anyOf": [{"type": "string", **names}, {"type": "object", "minProperties": 1, "maxProperties": 1}]}
     method = {key: value for key, value in schema["properties"]["method"].items() if key != "anyOf"}
     schema["properties"]["method"] = method | {"anyOf": [*one["anyOf"], {"type": "array", "items": one, "minItems": 1}]}
+    schema["properties"]["stages"] = {
+        "type": "object", "description": "several runs, each with its own keys; `stage:NAME` is what an earlier one left",
+        "additionalProperties": {"type": "object"}, "minProperties": 1,
+    }  # fmt: skip
     schema["properties"]["objective"]["anyOf"][0] |= {"enum": list(OBJECTIVES)}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
