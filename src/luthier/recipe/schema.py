@@ -30,7 +30,7 @@ def json_schema() -> dict[str, Any]:
     method = {key: value for key, value in schema["properties"]["method"].items() if key != "anyOf"}
     schema["properties"]["method"] = method | {"anyOf": [*one["anyOf"], {"type": "array", "items": one, "minItems": 1}]}
     schema["properties"]["stages"] = {
-        "type": "object", "description": "several runs, each with its own keys; `stage:NAME` is what an earlier one left",
+        "type": "object", "description": "several runs, each with its own keys; `stage:NAME` is what one before left",
         "additionalProperties": {"type": "object"}, "minProperties": 1,
     }  # fmt: skip
     schema["properties"]["objective"]["anyOf"][0] |= {"enum": list(OBJECTIVES)}
