@@ -23,6 +23,8 @@ Features = dict[str, Any]
 """One encoded row: at least ``row`` (its index in the data set), ``input_ids`` and what its loss needs; the
 ``target_ids`` that an encoder-decoder is to write from them; ``pictures``, the keys of their pixels."""
 
+Prompt = list[int] | Features
+"""What is written from: ids, or a row of them with what stands beside them."""
 
 Picture = Path | bytes
 """A file that holds a picture, or what such a file holds."""

@@ -118,7 +118,8 @@ def test_every_format_is_tested() -> None:
     talks = ["messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion"]
     asked = ["code-problem", "squad", "open-question", "question-answer"]  # the first in test_written_code.py
     elsewhere = ["tokens-tags", "text-spans", "translation", "source-target", "scored-pair", "query-positive"]
-    pictures = ["image-text-label", "image-label", "image-caption"]  # in test_pictures.py, test_matching.py
+    # In test_pictures.py, test_questions.py, test_matching.py.
+    pictures = ["image-text-label", "image-question-answer", "image-label", "image-caption"]
     judged = ["preference", "judged-pair", "rated-answers"]  # in test_preference_rows.py, thumbs too
     here = ["text-label", "document-summary", "thumbs", "checkable", "plain-text"]  # checkable: test_rewards.py
     assert list(FORMATS) == [*pictures, *talks, *asked, *elsewhere[:4], *judged, *elsewhere[4:], *here]

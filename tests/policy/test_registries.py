@@ -32,7 +32,7 @@ SHARED = {
         "similarity",
         "trajectory",
     },
-    "tasks": {"answers", "common", "extract", "language", "pictures", "source"},
+    "tasks": {"answers", "common", "extract", "language", "pictures", "shown", "shown_turns", "source"},
     "fusion": {"common"},
 }
 PROMISED = {"methods": ("Options", "DEFAULTS", "adapt"), "objectives": ("Options", "Objective"),

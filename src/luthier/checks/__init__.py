@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from luthier.checks.machine import disk_space
 from luthier.checks.model import ends_where_read, finite_weights, ids_fit, tokenizer_knows, weights_belong
 from luthier.checks.parameters import gradients_flow
-from luthier.checks.pictures import pictures_converted, pictures_seen
+from luthier.checks.pictures import pictures_converted, pictures_seen, places_kept
 from luthier.checks.rows import terminator_supervised, words_read
 from luthier.checks.teacher import rows_fit_teacher, same_tokens
 from luthier.checks.template import dated, markers_in_words
@@ -31,6 +31,7 @@ CHECKS: list[Callable[[Prepared], list[Finding]]] = [
     markers_in_words,
     dated,
     pictures_converted,
+    places_kept,
     same_tokens,
     rows_fit_teacher,
     gradients_flow,

@@ -9,6 +9,7 @@ import torch
 
 from luthier.engine.accumulate import loss_of
 from luthier.engine.fit import choose, train_mode
+from luthier.models.stacks import stacks
 from luthier.runs.reference import with_reference
 from luthier.types import Features, Finding
 
@@ -52,22 +53,32 @@ def gradients_flow(prepared: Prepared) -> list[Finding]:
             p.copy_(before[name])
     for module, training in mode:
         module.training = training
-    return _unreached([name for name in parameters if name not in reached], len(parameters))
+    return _unreached(prepared, [name for name in parameters if name not in reached])
 
 
 def _trial_rows(prepared: Prepared) -> list[Features]:
-    """The shortest; of rows that are learned from by their differences some from all over the shorter half."""
+    """The shortest, some with pictures where there are any; of rows that are learned from by their differences some
+    from all over the shorter half."""
     ordered = sorted(prepared.train.rows, key=lambda row: len(row["input_ids"]))
     if not prepared.objective.couples:
-        return ordered[:4]
+        chosen = ordered[:4]
+        shown = [row for row in ordered if row.get("pictures")][:2]
+        return chosen if any(row.get("pictures") for row in chosen) else [*chosen, *shown]
     half = ordered[: max(8, len(ordered) // 2)]
     return random.Random(0).sample(half, min(8, len(half)))  # every n-th could be of one kind, where kinds take turns
 
 
-def _unreached(names: list[str], of: int) -> list[Finding]:
+def _unreached(prepared: Prepared, names: list[str]) -> list[Finding]:
     if not names:
         return []
+    parameters, model = prepared.adaptation.parameters, prepared.backbone.model
+    of = len(parameters)
     what = f"{len(names)} of {of} trainable tensors receive no gradient: {', '.join(names[:3])}"
+    for role, tower in stacks(model).items():
+        inside = {id(parameter) for parameter in tower.parameters()}
+        chosen = [name for name, parameter in parameters.items() if id(parameter) in inside]
+        if chosen and {*chosen} <= {*names}:
+            what += f"; the {role} tower is not reached at all"
     severity = "error" if len(names) == of else "warning"
     mend = "choose other targets: these would stay as they are"
     return [Finding("method.no-gradient", "method", what, mend, severity=severity)]

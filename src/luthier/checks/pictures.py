@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from luthier.engine.precision import autocast
+from luthier.models.illustrated import Illustrated
 from luthier.models.modes import evaluating
 from luthier.types import Finding
 
@@ -24,7 +25,7 @@ def pictures_seen(prepared: Prepared) -> list[Finding]:
     backbone, objective = prepared.backbone, prepared.objective
     batch = objective.collate(rows).to(backbone.device)
     precision, losses = str(prepared.resolved.recipe.precision), []
-    with evaluating(backbone.model), torch.no_grad(), autocast(precision, backbone.device):
+    with evaluating(backbone.model), backbone.looking(), torch.no_grad(), autocast(precision, backbone.device):
         for pixels in (batch["pixel_values"], batch["pixel_values"].roll(1, dims=0)):
             batch.tensors["pixel_values"] = pixels
             if objective.couples:
@@ -40,6 +41,24 @@ def pictures_seen(prepared: Prepared) -> list[Finding]:
     what = f"the loss of {len(rows)} rows stays {losses[0]:.4g} when their pictures change places"
     why = "the model does not look at them: it would learn from the text alone"
     return [Finding("model.image-blind", str(source), what, "choose another model, or another `model.fuse`", why)]
+
+
+def places_kept(prepared: Prepared) -> list[Finding]:
+    """Each picture has all the tokens that the model makes of it in its row, and none of them is learned."""
+    backbone = prepared.backbone
+    if not isinstance(backbone, Illustrated):
+        return []
+    findings = []
+    for row in prepared.train.rows:
+        wanted = sum(backbone.places(key).count(backbone.image_id) for key in row.get("pictures", ()))
+        at = [place for place, token in enumerate(row["input_ids"]) if token == backbone.image_id]
+        learned = "supervised" in row and any(row["supervised"][place] for place in at)
+        if learned or len(at) != wanted:
+            source = prepared.train.examples[row["row"]].source
+            what = f"{len(at)} places of pictures stand in this row, where its pictures make {wanted}"
+            what = "a place of a picture would be learned as if it were written" if learned else what
+            findings.append(Finding("data.picture-places", str(source), what, "raise `max_length`"))
+    return findings
 
 
 def pictures_converted(prepared: Prepared) -> list[Finding]:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from luthier.data.render import code_of, render
+from luthier.data.turns import MARK
 from luthier.types import Finding, Refused
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def markers_in_words(prepared: Prepared) -> list[Finding]:
     found = []
     for example in examples:
         for index, turn in enumerate(example.messages or []):
-            if match := spelled.search(str(turn.get("content") or "")):
+            said = str(turn.get("content") or "")
+            if match := spelled.search(said.replace(MARK, "") if example.images else said):
                 found.append((f"{example.source}:messages[{index}]", match.group()))
                 break
     if not found:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from luthier.data.fields import Fields
 from luthier.data.files import kind
-from luthier.data.turns import SHAREGPT_ROLES, check_order
+from luthier.data.turns import MARK, ROLES, SHAREGPT_ROLES, check_order
 from luthier.types import Example, Message
 
 
@@ -25,12 +26,41 @@ def exchange(fields: Fields, user: list[str], answer: str) -> Example:
 
 
 def messages(fields: Fields) -> Example:
-    return conversation(fields, fields.turns("messages"), fields.column("messages"), fields.tools())
+    return _with_pictures(fields, "messages", ROLES)
 
 
 def sharegpt(fields: Fields) -> Example:
-    turns = fields.turns("conversations", SHAREGPT_ROLES)
-    return conversation(fields, turns, fields.column("conversations"), fields.tools())
+    return _with_pictures(fields, "conversations", SHAREGPT_ROLES)
+
+
+def _with_pictures(fields: Fields, name: str, roles: Mapping[str, str]) -> Example:
+    """Turns in which pictures may stand: as parts that name them, or, in the order of the parts or of the marks
+    ``<image>`` in the texts, from a column of their own; without a mark all of these stand before the first question.
+    """
+    parts: list[tuple[str, Any]] = []
+    turns, column = fields.turns(name, roles, parts), fields.column(name)
+    example = conversation(fields, turns, column, fields.tools())
+    unnamed = [at for at, one in parts if one is None]
+    if len(unnamed) < len(parts):
+        example.images = fields.as_pictures([one for _, one in parts if one is not None], column)
+    elif fields.get("images") is not None:
+        example.images, unnamed = fields.pictures("images"), []
+    for at in unnamed:
+        fields.report("data.type", at, "has a picture that is not named", "name it in its part, as the others are")
+    if example.images and not fields.findings:
+        _check_marks(fields, example, column)
+    return example
+
+
+def _check_marks(fields: Fields, example: Example, column: str) -> None:
+    marks = sum(str(turn.get("content") or "").count(MARK) for turn in example.messages or [])
+    pictures = len(example.images or [])
+    if marks == 0:
+        first = next(turn for turn in example.messages or [] if turn["role"] == "user")
+        first["content"] = MARK * pictures + "\n" + first["content"]
+    elif marks != pictures:
+        what = f"has {marks} marks {MARK}, and the row {pictures} pictures"
+        fields.report("data.picture-marks", column, what, "write one mark for each picture, or none")
 
 
 def alpaca(fields: Fields) -> Example:

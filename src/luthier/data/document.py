@@ -16,11 +16,13 @@ from luthier.data.template import encode_spans
 from luthier.types import Features
 
 
-def one_text(tokenizer: Any, document: str, separator: str, target: str | None, limit: int) -> Features:
+def one_text(
+    tokenizer: Any, document: str, separator: str, target: str | None, limit: int, kept: int | None = None
+) -> Features:
     """``input_ids``, ``supervised``, ``turn_ends`` and ``full_length`` of a row of at most ``limit`` tokens.
 
     Without a target it is the prompt from which one is written. Where separator and target alone are over the limit,
-    nothing is supervised.
+    nothing is supervised. The id ``kept`` is never cut off: a picture's place.
     """
     prompt = document + separator
     # The space is the target's: tokenizers take it with the word that follows.
@@ -28,12 +30,15 @@ def one_text(tokenizer: Any, document: str, separator: str, target: str | None, 
     encoded = encode_spans(tokenizer, text, [] if target is None else [[(len(prompt), len(text))]])
     ids, supervised, ends = encoded.input_ids, encoded.supervised, encoded.turn_ends
     excess = max(0, len(ids) - limit)
-    of_document = [at for at, (start, end) in enumerate(encoded.spans) if start >= 0 and end <= len(document)]
+    places = enumerate(encoded.spans)
+    of_document = [at for at, (start, end) in places if start >= 0 and end <= len(document) and ids[at] != kept]
     if excess > len(of_document):
-        return {"input_ids": ids[:limit], "supervised": [False] * limit, "turn_ends": [], "full_length": len(ids)}
+        left = [token for at, token in enumerate(ids) if at < limit or token == kept]
+        return {"input_ids": left, "supervised": [False] * len(left), "turn_ends": [], "full_length": len(ids)}
     if excess:
-        first, after = of_document[-excess], of_document[-1] + 1
-        ids, supervised = ids[:first] + ids[after:], supervised[:first] + supervised[after:]
+        cut = {*of_document[-excess:]}
+        ids = [token for at, token in enumerate(ids) if at not in cut]
+        supervised = [one for at, one in enumerate(supervised) if at not in cut]
         ends = [at - excess for at in ends]
     return {"input_ids": ids, "supervised": supervised, "turn_ends": ends, "full_length": len(encoded.input_ids)}
 

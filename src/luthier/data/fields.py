@@ -79,8 +79,15 @@ class Fields:
     def pictures(self, name: str) -> list[Picture]:
         """One picture or several: each a path, or its bytes as data sets on a hub hold them."""
         value = self.get(name)
+        found = self.as_pictures(value if isinstance(value, list) else [value], self.column(name))
+        if not found and not self.findings:
+            self.report("data.type", self.column(name), "names no picture")
+        return found
+
+    def as_pictures(self, values: list[Any], at: str) -> list[Picture]:
+        """Each of them a path or bytes, or reported."""
         found: list[Picture] = []
-        for one in value if isinstance(value, list) else [value]:
+        for one in values:
             if isinstance(one, dict):
                 one = one.get("bytes") or one.get("path")
             if isinstance(one, bytes):
@@ -88,13 +95,13 @@ class Fields:
             elif isinstance(one, str) and one.strip():
                 found.append(Path(one))
             else:
-                self.report("data.type", self.column(name), f"must be the path of a picture, this is {kind(one)}")
-        if not found and not self.findings:
-            self.report("data.type", self.column(name), "names no picture")
+                self.report("data.type", at, f"must be the path of a picture, this is {kind(one)}")
         return found
 
-    def turns(self, name: str, roles: Mapping[str, str] = ROLES) -> list[Message]:
-        return read_turns(self.get(name), self.column(name), self.report, roles)
+    def turns(
+        self, name: str, roles: Mapping[str, str] = ROLES, pictures: list[Any] | None = None
+    ) -> list[Message]:  # fmt: skip
+        return read_turns(self.get(name), self.column(name), self.report, roles, pictures)
 
     def tools(self) -> list[dict[str, Any]] | None:
         """The tools that the assistant may call: a list of objects, or the same written as JSON."""

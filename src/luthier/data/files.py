@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import IO, Any
 
-from luthier.data.captions import published
+from luthier.data import captions, questions
 from luthier.types import Finding, Source
 
 Row = tuple[Source, dict[str, Any]]
@@ -186,7 +186,7 @@ def read_json(stream: IO[bytes], reading: Reading) -> None:
 
 
 def _add_object(reading: Reading, value: dict[str, Any], text: str) -> None:
-    if (found := published(value)) is not None:
+    if found := captions.published(value) or questions.published(value):
         for place, what, mend in found[1]:
             reading.bad(place, what, mend)
         for number, row in found[0]:

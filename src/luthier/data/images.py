@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 from luthier.data.fields import Fields
 from luthier.data.files import kind
 from luthier.data.texts import read_label
@@ -30,3 +33,28 @@ def image_caption(row: Fields) -> Example:
     elif not captions or not all(caption.strip() for caption in captions):
         row.report("data.empty-target", column, "a caption is empty: there is nothing to learn")
     return Example(row.source, images=row.pictures("image"), targets=captions)
+
+
+def image_question_answer(row: Fields) -> Example:
+    """The answer that most people gave is learned, all are references."""
+    question = row.text("question", target=True)
+    found, column = row.get("answer"), row.column("answer")
+    answers = [_answer(one) for one in (found if isinstance(found, list) else [found])]
+    known = [one for one in answers if one is not None]
+    if len(known) < len(answers):
+        row.report("data.type", column, f"an answer is a text, a number or true or false, this is {kind(found)}")
+    elif not known or not all(one.strip() for one in known):
+        row.report("data.empty-target", column, "an answer is empty: there is nothing to learn")
+    if known:
+        counts, chosen = Counter(known), str(row.row.get("multiple_choice_answer"))
+        first = chosen if chosen in counts else max(counts, key=lambda one: counts[one])
+        known.remove(first)
+        known.insert(0, first)
+    return Example(row.source, images=row.pictures("image"), text=question, targets=known)
+
+
+def _answer(given: Any) -> str | None:
+    given = given.get("answer") if isinstance(given, dict) else given
+    if isinstance(given, bool):
+        return str(given).lower()
+    return str(given) if isinstance(given, str | int | float) else None

@@ -23,6 +23,7 @@ from luthier.data.files import (
     read_parquet,
 )
 from luthier.data.problems import read_python
+from luthier.data.questions import with_answers
 from luthier.types import Finding, Source
 
 READERS: dict[str, Callable[[IO[bytes], Reading], None]] = {
@@ -111,6 +112,7 @@ def _read_file(target: Path, shown: str, limit_bad: int) -> tuple[list[Row], lis
                 return [], [Finding("data.lfs-pointer", shown, what, "fetch the data: git lfs pull")]
         with _open(target) as stream:
             read(stream, reading)
+        with_answers(target, reading)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         what = f"the gzip data is broken from here on ({error})"
         mend = "the file may have come incompletely: get it again"

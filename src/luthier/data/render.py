@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.parts import in_parts
 from luthier.data.tool_calls import with_object_arguments, with_text_arguments, written_as_python
 from luthier.types import Finding, Message, Refused
 
@@ -129,7 +130,7 @@ def render(
     # Many templates write None as a word; transformers drops such keys before rendering, too.
     turns = [{key: part for key, part in message.items() if part is not None} for message in messages]
     calls = any(turn.get("tool_calls") for turn in turns)
-    turns = with_object_arguments(turns) if calls else turns
+    turns = in_parts(tokenizer, with_object_arguments(turns) if calls else turns)
     try:
         try:
             rendered = _render(tokenizer, turns, tools, add_generation_prompt)

@@ -4,9 +4,10 @@
 |---|---|---|
 | image-text-label | image, text (question, ...), label (answer, ...) | images, text, label |
 | image-label | image (picture, file_name), label | images, label |
+| image-question-answer | image, question (text, ...), answers (answer, label; or a list) | images, text, targets |
 | image-caption | image, caption (captions, sentences, text, ...; text or list) | images, targets |
-| messages | messages; tools? | messages |
-| sharegpt | conversations or conversation; system?, tools? | messages |
+| messages | messages; tools?, images? | messages, images |
+| sharegpt | conversations or conversation; system?, tools?, images? | messages, images |
 | alpaca | instruction, output or response; input or context?, system? | messages: instruction, blank line, input |
 | self-instruct | instruction, instances: a list of one object with input and output; system? | the same |
 | prompt-completion | prompt, completion or response; each a text or a list of turns | messages |
@@ -40,11 +41,13 @@ from typing import Any
 from luthier.data import checkable, conversations, images, judged, pairs, preferences, tagged, texts, translations
 from luthier.data.fields import Columns, Fields, Format
 from luthier.data.problems import PROBLEM, TESTS, code_problem
+from luthier.data.questions import ANSWERS
 from luthier.data.squad import OPEN, SQUAD, open_question, squad
 from luthier.types import Example, Finding, Source
 
 IMAGE = ("image", "picture", "images", "file_name", "image_name")
 TALK = {"system": ("system",), "tools": ("tools",)}
+SHOW = TALK | {"images": IMAGE}
 
 # In the order in which they are tried, those that a task takes before all others: a row with a text and a label is
 # never taken for plain text.
@@ -54,10 +57,13 @@ FORMATS: dict[str, Format] = {
         {},
         images.image_text_label,
     ),
+    "image-question-answer": Format(
+        {"image": IMAGE, "question": ("question", *texts.TEXT), "answer": ANSWERS}, {}, images.image_question_answer
+    ),
     "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
     "image-caption": Format({"image": IMAGE, "caption": images.CAPTION}, {}, images.image_caption),
-    "messages": Format({"messages": ("messages",)}, TALK, conversations.messages, talks=True),
-    "sharegpt": Format({"conversations": ("conversations", "conversation")}, TALK, conversations.sharegpt, talks=True),
+    "messages": Format({"messages": ("messages",)}, SHOW, conversations.messages, talks=True),
+    "sharegpt": Format({"conversations": ("conversations", "conversation")}, SHOW, conversations.sharegpt, talks=True),
     "alpaca": Format(
         {"instruction": ("instruction",), "output": ("output", "response")},
         {"input": ("input", "context"), "system": ("system",)},

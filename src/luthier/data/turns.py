@@ -18,6 +18,8 @@ ROLES = {role: role for role in ("system", "user", "assistant", "tool")}
 SHAREGPT_ROLES = ROLES | {"human": "user", "gpt": "assistant", "function": "tool", "observation": "tool"}
 SHAREGPT_ROLES |= {"function_call": "assistant"}
 KINDRED = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant"}
+MARK = "<image>"
+"""Where a picture stands in a turn's text, whatever the model's own word for that is."""
 KINDRED |= {"developer": "system", "function": "tool", "observation": "tool", "chatgpt": "assistant"}
 
 
@@ -38,22 +40,27 @@ def with_system(messages: list[Message], system: str | None) -> list[Message]:
     return messages if system is None or has_system(messages) else [{"role": "system", "content": system}, *messages]
 
 
-def read_turns(value: Any, at: str, report: Report, roles: Mapping[str, str] = ROLES) -> list[Message]:
+def read_turns(
+    value: Any, at: str, report: Report, roles: Mapping[str, str] = ROLES, pictures: list[Any] | None = None
+) -> list[Message]:
     """Turns written as role and content, or as from and value, with the roles named in ours (``roles``).
 
     What else a turn holds (``tool_calls``, ``name``) is kept. Problems are reported under ``at[index].key``; the
-    turns that have none are returned.
+    turns that have none are returned. A part that is a picture becomes a mark in the text; its place and
+    what it names are added to ``pictures``, None where it names nothing.
     """
     if not isinstance(value, list):
         report("data.type", at, f"must be a list of turns, this is {kind(value)}", "")
         return []
     if not value:
         report("data.empty-target", at, "has no turn", "")
-    turns = [_turn(turn, f"{at}[{index}]", report, roles) for index, turn in enumerate(value)]
+    turns = [_turn(turn, f"{at}[{index}]", report, roles, pictures) for index, turn in enumerate(value)]
     return [turn for turn in turns if turn is not None]
 
 
-def _turn(turn: Any, at: str, report: Report, roles: Mapping[str, str]) -> Message | None:
+def _turn(
+    turn: Any, at: str, report: Report, roles: Mapping[str, str], pictures: list[Any] | None
+) -> Message | None:  # fmt: skip
     if not isinstance(turn, dict):
         report("data.type", at, f"a turn must be an object, this is {kind(turn)}", "")
         return None
@@ -61,7 +68,10 @@ def _turn(turn: Any, at: str, report: Report, roles: Mapping[str, str]) -> Messa
     role = _role(turn.get(who), f"{at}.{who}", report, roles)
     if role == "assistant" and turn.get(who) == "function_call":
         return {"role": role, "content": None, "tool_calls": call_of_text(turn.get(says), f"{at}.{says}", report)}
-    content = _content(turn.get(says), f"{at}.{says}", report, role, bool(turn.get("tool_calls")))
+    says_what = _joined(turn.get(says), f"{at}.{says}", report, pictures)
+    if says_what is _BAD:
+        return None
+    content = _content(says_what, f"{at}.{says}", report, role, bool(turn.get("tool_calls")))
     # None stands for "not there": tables fill a key that only some turns have.
     rest = {key: part for key, part in turn.items() if key not in (who, says) and part is not None}
     if rest.get("tool_calls"):
@@ -82,17 +92,34 @@ def _role(name: Any, at: str, report: Report, roles: Mapping[str, str]) -> str |
     return None
 
 
+_BAD: Any = object()
+
+
+def _joined(content: Any, at: str, report: Report, pictures: list[Any] | None) -> Any:
+    """Parts as one text, with a mark for each picture; what is no list of parts as it is."""
+    if not (isinstance(content, list) and all(isinstance(part, dict) for part in content)):
+        return content
+    text = ""
+    for part in content:
+        kind_of = str(part.get("type"))
+        if kind_of == "text":
+            text += str(part.get("text", ""))
+        elif kind_of in ("image", "image_url") and pictures is not None:
+            named = next((part[key] for key in ("image", "path", "url", "image_url") if part.get(key)), None)
+            named = named.get("url") if kind_of == "image_url" and isinstance(named, dict) else named
+            pictures.append((at, named))
+            text += MARK
+        else:
+            report("data.type", at, f"has a part of type {kind_of}: text and pictures are read", "")
+            return _BAD
+    return text
+
+
 def _content(content: Any, at: str, report: Report, role: str | None, calls_tools: bool) -> str | None:
     if content is None:
         if not (role == "assistant" and calls_tools):
             report("data.null-content", at, "is null, which only a turn with tool_calls may be", "")
         return None
-    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-        others = sorted({str(part.get("type")) for part in content} - {"text"})
-        if others:
-            report("data.type", at, f"has a part of type {' and '.join(others)}: only text is read", "")
-            return None
-        content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(content, str):
         report("data.type", at, f"must be text, this is {kind(content)}", "")
         return None

@@ -10,7 +10,7 @@ import torch
 from luthier.data.collate import lay_out
 from luthier.models.backbone import Backbone
 from luthier.models.modes import evaluating
-from luthier.types import Features
+from luthier.types import Features, Prompt
 
 
 def terminators(backbone: Backbone) -> list[int]:
@@ -44,12 +44,13 @@ class _OfTheAnswer:
 
 
 def generate(
-    backbone: Backbone, prompts: Sequence[list[int]], *, max_new_tokens: int, min_new_tokens: int = 0,
+    backbone: Backbone, prompts: Sequence[Prompt], *, max_new_tokens: int, min_new_tokens: int = 0,
     temperature: float = 0.0, seed: int = 0, num_beams: int = 1, length_penalty: float = 1.0,
     no_repeat_ngram_size: int = 0, stop: Sequence[int] = (), batch_size: int = 8, whole: bool = False,
     ended: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:  # fmt: skip
-    """The ids that follow each prompt, or that an encoder-decoder writes from it, without the terminator.
+    """The ids that follow each prompt (ids, or a row of them with what stands beside it, such as pictures), or that an
+    encoder-decoder writes from it, without the terminator.
 
     Greedy, or by beam search, at temperature 0; sampled above it. ``ended`` may end an answer early, by its ids.
     ``whole``: as they were drawn, with the terminator (an answer without one never ended), and from
@@ -68,11 +69,14 @@ def generate(
     with evaluating(backbone.model), backbone.attention("sdpa"), torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for first in range(0, len(prompts), batch_size):
-            rows: list[Features] = [{"input_ids": ids} for ids in prompts[first : first + batch_size]]
+            some = prompts[first : first + batch_size]
+            rows: list[Features] = [one if isinstance(one, dict) else {"input_ids": one} for one in some]
+            backbone.check_search(rows, num_beams)
             # A decoder goes on at the end of its row; an encoder counts its positions from the start.
             tensors = lay_out(rows, "padded", pad, side="right" if backbone.encoder_decoder else "left")
             ids_KL, mask_KL = (tensors[key].to(backbone.device) for key in ("input_ids", "attention_mask"))
             inputs = backbone.generation_inputs(ids_KL, mask_KL)
+            inputs |= {name: tensor.to(backbone.device) for name, tensor in backbone.row_media(rows).items()}
             new = _room(backbone, ids_KL.shape[1], max_new_tokens)
             # An encoder-decoder gives what it wrote, after its start token; a decoder its prompt too, unless that was
             # given as embeddings.

@@ -32,6 +32,13 @@ def with_intervals(written: Sequence[str], references: Sequence[Sequence[str]]) 
             "exact_match": exact}  # fmt: skip
 
 
+def bleu(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """0 to 100, of the whole corpus. Needs sacreBLEU (``luthier[translate]``)."""
+    from sacrebleu.metrics import BLEU
+
+    return _measured(BLEU(), written, references)
+
+
 def _measured(metric: Any, written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
     most = max(len(known) for known in references)
     # sacreBLEU takes the n-th reference of every row together; a row that has fewer has None there.

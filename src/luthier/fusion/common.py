@@ -5,7 +5,7 @@ Axes: I pictures, P hidden states of one, K rows, L columns, D width of pictures
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +18,26 @@ Text = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a mechanism is built for: widths of both sides, and the hidden states of one picture."""
+    """What a mechanism is built for: widths of both sides, the hidden states of one picture, and the blocks of a text
+    model that writes (0 of an encoder)."""
 
     pictures: int
     text: int
     tokens: int
+    blocks: int = 0
 
 
 class Drawn(nn.Module):
     """A module with parameters of its own beside its layers', which it draws itself."""
 
     def draw(self) -> None:
+        raise NotImplementedError
+
+
+class Inside(nn.Module):
+    """A mechanism that works between the blocks of the text tower."""
+
+    def enter(self, blocks: Sequence[nn.Module]) -> None:
         raise NotImplementedError
 
 

@@ -38,6 +38,7 @@ def Fusion(options: Options, sizes: Sizes) -> nn.Module:
 
 class Late(nn.Module):
     in_row = False
+    writes = False
 
     def __init__(self, sizes: Sizes, layers: int):
         super().__init__()

@@ -29,6 +29,7 @@ class Options(Section):
 
 class Fusion(nn.Module):
     in_row = True
+    writes = True
 
     def __init__(self, options: Options, sizes: Sizes):
         super().__init__()

@@ -27,6 +27,7 @@ class Options(Section):
 
 class Fusion(nn.Module):
     in_row = False
+    writes = False
 
     def __init__(self, options: Options, sizes: Sizes):
         super().__init__()

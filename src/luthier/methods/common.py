@@ -110,8 +110,9 @@ def require_room(backbone: Backbone, taken: int, where: str) -> None:
 
 
 def new_head(backbone: Backbone) -> dict[str, nn.Parameter]:
-    """The head that must train beside an adapter: a classifier's; a language model keeps its own."""
-    return backbone.head_parameters() if backbone.has_own_head else {}
+    """What must train beside an adapter: a classifier's head, where a language model keeps its own; what is new between
+    two towers."""
+    return backbone.head_parameters() if backbone.has_own_head else backbone.joining_parameters()
 
 
 def head_modules(backbone: Backbone, head: Mapping[str, nn.Parameter]) -> list[str]:

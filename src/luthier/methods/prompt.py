@@ -82,6 +82,8 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
         if backbone.reads_text:
             what = "this model reads pictures and texts apart: virtual tokens would stand before the texts alone"
         raise Refused(Finding("method.no-target", "method", what, "use `lora`, or `adapter` where it has attention"))
+    if backbone.prompt_problem:
+        raise Refused(Finding("method.no-target", "method", backbone.prompt_problem, "use `prefix`, or `lora`"))
     _agree(options)
     require_room(backbone, options.positions(backbone), "prompt.num_virtual_tokens")
     encoded = options.encoder != "none"

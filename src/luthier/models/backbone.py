@@ -177,12 +177,28 @@ class Backbone(Switched):
             if (outside and name.startswith(outside)) or name in self.fresh
         }
 
+    @property
+    def prompt_problem(self) -> str:
+        """Why virtual tokens can't stand before its rows ("" where they can)."""
+        return ""
+
+    def joining_parameters(self) -> dict[str, nn.Parameter]:
+        """What joins the model's towers and is new: it trains with every method."""
+        return {}
+
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         """The tensors of a batch of these rows (see ``data/collate.py``), on the CPU."""
         return lay_out(rows, self.layout, self.tokenizer.pad_token_id or 0)
 
     def media(self, batch: Batch) -> dict[str, Any]:
         """What the trunk is given beside text."""
+        return {}
+
+    def check_search(self, rows: list[Features], num_beams: int) -> None:
+        """Raises Refused where these rows can't be answered by a search with so many beams."""
+
+    def row_media(self, rows: list[Features]) -> dict[str, Tensor]:
+        """The same of rows that are not laid out in a batch, on the CPU: for generation."""
         return {}
 
     def described(self) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from luthier.fusion import FUSIONS
-from luthier.models.composed import IMAGE_TOKEN, ComposedConfig, ComposedModel, as_sequence
+from luthier.models.composed import IMAGE_TOKEN, ComposedConfig, ComposedModel, as_sequence, writes
 from luthier.models.modes import evaluating
 from luthier.models.pictures import Pictures
+from luthier.models.writer import ComposedForCausalLM
 from luthier.types import Finding, Refused
 
 
@@ -42,18 +43,27 @@ def compose(image: str, text: str, fuse: str, options: dict[str, Any], folder: P
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
     if len(tokenizer) > len(reader.get_input_embeddings().weight):
         reader.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    head = reader.get_output_embeddings() if writes(reader.config) else None
     config = ComposedConfig(
         image_config=eyes.config, text_config=reader.config, picture_tokens=states_1PD.shape[1],
         picture_width=states_1PD.shape[2], fusion=fuse, fusion_options=options,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        classifier_reads="last" if getattr(reader.config, "is_decoder", False) or _writes(reader.config) else "mean",
+        classifier_reads="last" if getattr(reader.config, "is_decoder", False) or head else "mean",
+        logit_softcap=getattr(reader.config, "final_logit_softcapping", None),
+        tie_word_embeddings=bool(head and reader.config.tie_word_embeddings),
     )  # fmt: skip
-    whole = ComposedModel(config)
-    whole.image.load_state_dict(eyes.state_dict())
-    whole.text.load_state_dict({n: t for n, t in reader.state_dict().items() if not n.startswith("pooler.")})
+    whole: Any = ComposedForCausalLM(config) if head else ComposedModel(config)
+    for tower, found in ((whole.base_model.image, eyes), (whole.base_model.text, reader.base_model)):
+        known = {n: t for n, t in found.state_dict().items() if not n.startswith("pooler.")}
+        tower.load_state_dict(known)
+    if head:
+        whole.lm_head.load_state_dict(head.state_dict())
+        _check_head(reader, whole)
+        whole.generation_config = reader.generation_config
+        whole.generation_config.suppress_tokens = [config.image_token_id]  # it is read, and never written
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    kept = {name: tensor for name, tensor in whole.state_dict().items() if not name.startswith("fusion.")}
+    kept = {name: tensor for name, tensor in whole.state_dict().items() if "fusion." not in name}
     whole.save_pretrained(partial, state_dict=kept)
     tokenizer.save_pretrained(partial)
     processor.save_pretrained(partial)
@@ -86,16 +96,23 @@ def _image_tower(path: str) -> tuple[nn.Module, Any]:
 
 
 def _text_tower(path: str) -> tuple[Any, Any]:
+    """The model that reads, or, with its head, the one that writes."""
     import transformers
 
-    model = transformers.AutoModel.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
+    config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+    auto: Any = transformers.AutoModelForCausalLM if writes(config) else transformers.AutoModel
+    model = auto.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
     return model, transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
-def _writes(config: Any) -> bool:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
-
-    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+def _check_head(reader: Any, whole: ComposedForCausalLM) -> None:
+    """Raises Refused where the decoder's own logits are not what its linear head gives."""
+    ids = torch.tensor([[5, 6, 7]])
+    with evaluating(reader), torch.no_grad():
+        theirs, ours = reader(ids).logits, whole.head(reader.base_model(ids).last_hidden_state)
+    if not torch.allclose(theirs, ours, atol=1e-4, rtol=1e-4):
+        what = f"the head of {reader.config.model_type} does more than a linear layer, which is what is joined here"
+        raise Refused(Finding("model.head", "model.text", what, "choose a decoder of another family, such as Llama"))
 
 
 def key_of(parts: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """An image encoder and a text model as one: a ``PreTrainedModel`` that saves and loads whole, by ``save_pretrained``.
 
     model = ComposedForSequenceClassification.from_pretrained(folder)
+    model = ComposedForCausalLM.from_pretrained(folder)         # see models/writer.py
 
 Its trunk gives hidden states of rows of text in which pictures are: the image tower's hidden states and the text tower
 meet in one of the mechanisms of ``luthier.fusion``, which is a part of the trunk.
@@ -14,11 +15,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from luthier.fusion import FUSIONS
-from luthier.fusion.common import Drawn, Sizes
+from luthier.fusion.common import Drawn, Inside, Sizes
+from luthier.models.blocks import blocks_of
 
 IMAGE_TOKEN = "<image>"
 
@@ -26,7 +35,7 @@ IMAGE_TOKEN = "<image>"
 class ComposedConfig(PreTrainedConfig):
     """``image_config`` and ``text_config`` of the towers; ``picture_tokens`` hidden states of a picture, of
     ``picture_width``; the ``fusion`` by name with its options; which id stands for pictures in a row; what the
-    classifier reads."""
+    classifier reads; what caps a writer's logits, c · tanh(z / c)."""
 
     model_type = "luthier_composed"
     sub_configs = {"image_config": AutoConfig, "text_config": AutoConfig}
@@ -34,13 +43,15 @@ class ComposedConfig(PreTrainedConfig):
     def __init__(
         self, image_config: Any = None, text_config: Any = None, picture_tokens: int = 1, picture_width: int = 1,
         fusion: str = "projection", fusion_options: dict[str, Any] | None = None, image_token_id: int = 0,
-        classifier_reads: str = "mean", classifier_dropout: float = 0.1, **kwargs: Any,
+        classifier_reads: str = "mean", classifier_dropout: float = 0.1, logit_softcap: float | None = None,
+        **kwargs: Any,
     ):  # fmt: skip
         self.image_config, self.text_config = _tower_config(image_config), _tower_config(text_config)
         self.picture_tokens, self.picture_width = picture_tokens, picture_width
         self.fusion, self.fusion_options = fusion, fusion_options
         self.image_token_id = image_token_id
         self.classifier_reads, self.classifier_dropout = classifier_reads, classifier_dropout
+        self.logit_softcap = logit_softcap
         super().__init__(**kwargs)
 
 
@@ -48,16 +59,26 @@ def _tower_config(given: Any) -> Any:
     return AutoConfig.for_model(**given) if isinstance(given, dict) else given
 
 
+def writes(config: Any) -> bool:
+    """Whether a text model of this config writes: a decoder, and no encoder that could be run as one."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+
+
 class ComposedPreTrainedModel(PreTrainedModel):
     config_class = ComposedConfig
     base_model_prefix = "model"
     _supports_sdpa = True
     _supports_attention_backend = True
+    supports_gradient_checkpointing = True
     input_modalities = ["image", "text"]
 
     def set_attn_implementation(self, attn_implementation: str | dict, allow_all_kernels: bool = False) -> None:
         """Of the text tower, whose rows are packed or padded; that of pictures keeps its own."""
         text: Any = self.base_model.text
+        if attn_implementation == "sdpa" and not text._supports_sdpa:
+            attn_implementation = "eager"
         text.set_attn_implementation(attn_implementation, allow_all_kernels)
         self.config._attn_implementation_internal = text.config._attn_implementation
 
@@ -76,11 +97,16 @@ class ComposedModel(ComposedPreTrainedModel):
         super().__init__(config)
         self.image = AutoModel.from_config(config.image_config)
         self.text = AutoModel.from_config(config.text_config)
-        if getattr(self.text, "pooler", None) is not None:
-            self.text.pooler = None  # hidden states are fused, not what a pooler makes of them
-        sizes = Sizes(config.picture_width, config.text_config.get_text_config().hidden_size, config.picture_tokens)
+        for tower in (self.image, self.text):  # hidden states are fused, not what a pooler makes of them
+            if getattr(tower, "pooler", None) is not None and any(True for _ in tower.pooler.parameters()):
+                tower.pooler = None
+        blocks = [self.text.get_submodule(name) for name in blocks_of(self.text)] if writes(config.text_config) else []
+        width = config.text_config.get_text_config().hidden_size
+        sizes = Sizes(config.picture_width, width, config.picture_tokens, len(blocks))
         module = FUSIONS.load(config.fusion)
         self.fusion = module.Fusion(module.Options(**(config.fusion_options or {})), sizes)
+        if isinstance(self.fusion, Inside):
+            self.fusion.enter(blocks)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -99,9 +125,10 @@ class ComposedModel(ComposedPreTrainedModel):
 
     def forward(
         self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, pixel_values: Tensor | None = None,
-        picture_rows: Tensor | None = None, **inputs: Any,
+        picture_rows: Tensor | None = None, picture_states: Tensor | None = None, **inputs: Any,
     ) -> BaseModelOutput:  # fmt: skip
-        """``pixel_values`` of all pictures in the order of the rows, ``picture_rows`` (I,) the row of each."""
+        """``pixel_values`` of all pictures in the order of the rows, or the hidden ``picture_states`` (I, P, D) that
+        were made of them before; ``picture_rows`` (I,) the row of each."""
         embed = self.get_input_embeddings()
         marker_E = embed(torch.tensor(self.config.image_token_id, device=self.device))
         if inputs_embeds is None:
@@ -109,12 +136,14 @@ class ComposedModel(ComposedPreTrainedModel):
         else:  # with virtual tokens: a placeholder is known by its embedding
             places_KL = (inputs_embeds == marker_E).all(-1)
         inputs["inputs_embeds"] = inputs_embeds
-        if pixel_values is None:
+        if picture_states is None and pixel_values is not None:
+            picture_states = self.pictures(pixel_values)
+        if picture_states is None:
             shape = 0, self.config.picture_tokens, self.config.picture_width
             states_IPD, rows_I = inputs_embeds.new_zeros(shape), torch.zeros(0, dtype=torch.long, device=self.device)
             places_KL = torch.zeros_like(places_KL)
         else:
-            states_IPD = self.pictures(pixel_values)
+            states_IPD = picture_states
             rows_I = torch.arange(len(states_IPD), device=self.device) if picture_rows is None else picture_rows
         inputs["places_KL"] = places_KL
         return BaseModelOutput(last_hidden_state=self.fusion(self.text, inputs, states_IPD, rows_I))
@@ -169,6 +198,9 @@ def as_sequence(states: Tensor) -> Tensor:
 
 def register() -> None:
     """Let ``AutoModel...from_pretrained`` of this process open composed models."""
+    from luthier.models.writer import ComposedForCausalLM
+
     AutoConfig.register(ComposedConfig.model_type, ComposedConfig, exist_ok=True)
     AutoModel.register(ComposedConfig, ComposedModel, exist_ok=True)
+    AutoModelForCausalLM.register(ComposedConfig, ComposedForCausalLM, exist_ok=True)
     AutoModelForSequenceClassification.register(ComposedConfig, ComposedForSequenceClassification, exist_ok=True)

@@ -26,6 +26,8 @@ def load(
     from luthier.models.fingerprint import fingerprint
     from luthier.models.images import ImageBackbone, NoText
     from luthier.models.multimodal import MultimodalBackbone
+    from luthier.models.processed import ProcessedPictures
+    from luthier.models.vision_language import VisionLanguageBackbone
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -53,7 +55,9 @@ def load(
     except (OSError, ValueError) as error:
         raise Refused(unreadable(name, error, needs)) from None
     fresh = set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
-    if pictures is None:
+    if isinstance(pictures, ProcessedPictures):
+        backbone: Backbone = VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+    elif pictures is None:
         backbone = Backbone(model, tokenizer, name, path, needs, fresh)
     else:
         reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
@@ -97,16 +101,21 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     from luthier.models.composed import ComposedConfig
     from luthier.models.images import NoText, reads_pictures_alone
     from luthier.models.pictures import Pictures
+    from luthier.models.towers import writes_of_pictures
+    from luthier.models.vision_language import open_processor
 
     alone = reads_pictures_alone(config)
     tokenizer = (
         NoText() if alone else transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
     )
-    if not alone and config.model_type != ComposedConfig.model_type and needs != "vectors":
+    shown = writes_of_pictures(config) and needs == "token_logits"
+    if not (alone or shown or config.model_type == ComposedConfig.model_type or needs == "vectors"):
         return tokenizer, None
     if find_spec("PIL") is None:
         what, mend = "pictures are read with Pillow, which is not installed", 'pip install "luthier[image]"'
         raise Refused(Finding("data.needs-extra", "model.name", what, mend))
+    if shown:
+        return tokenizer, open_processor(path, tokenizer, config, **where)
     return tokenizer, Pictures(transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **where))
 
 
@@ -132,8 +141,11 @@ def auto_class(needs: str, config: Any) -> Any:
     from luthier.models.dual import compares
     from luthier.models.dual_encoder import ComposedDualEncoder
     from luthier.models.images import reads_pictures_alone
+    from luthier.models.towers import writes_of_pictures
 
     composed = isinstance(config, ComposedConfig)
+    if needs == "token_logits" and writes_of_pictures(config):
+        return transformers.AutoModelForImageTextToText
     if needs == "vectors" and not compares(config):
         what = "this model gives no vectors of pictures and of texts that could be compared"
         mend = "choose one such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"

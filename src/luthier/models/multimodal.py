@@ -8,26 +8,31 @@ Axes: I pictures, K rows, L columns.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from luthier.models.backbone import Backbone
+from luthier.fusion.cross_attention import Gates
 from luthier.models.composed import IMAGE_TOKEN
-from luthier.models.pictures import Pictures
+from luthier.models.illustrated import Illustrated
 from luthier.types import Batch, Features, Finding, Picture, Refused
 
 MEDIA = ("pixel_values", "picture_rows")
 
 
 @dataclass(kw_only=True)
-class MultimodalBackbone(Backbone):
-    pictures: Pictures  # type: ignore[misc]
-
+class MultimodalBackbone(Illustrated):
     def __post_init__(self) -> None:
+        if self.needs == "token_logits" and not self.fusion.writes:
+            what = "`fuse: " + self.model.config.fusion + "` joins pictures to what the text model has read: "
+            what += "it can't be written from"
+            mend = "use `projection`, `{concatenation: {when: early}}`, or `cross_attention` with a decoder"
+            raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
         self.pictures.tokens = self.fusion.tokens if self.in_row else self.model.config.picture_tokens
 
     @property
@@ -68,6 +73,20 @@ class MultimodalBackbone(Backbone):
         cost = (self.model.config.picture_tokens - each) * len(pictures)
         return {"input_ids": ids, "pictures": keys, "cost": max(0, cost), "full_length": full + each * len(pictures)}
 
+    @property
+    def mark(self) -> str:
+        return IMAGE_TOKEN
+
+    @property
+    def mark_id(self) -> int:
+        return int(self.model.config.image_token_id)
+
+    def places(self, key: str) -> list[int]:
+        return [self.mark_id] * self.pictures.tokens if self.in_row else []
+
+    def cost_of(self, keys: list[str], taken: int) -> int:
+        return max(0, self.model.config.picture_tokens * len(keys) - taken)
+
     def _ids(self, text: str, room: int | None) -> tuple[list[int], int]:
         ids = self.tokenizer(text)["input_ids"]
         if room is None or len(ids) <= room:
@@ -86,13 +105,24 @@ class MultimodalBackbone(Backbone):
             made += [marker] * each if at < len(parts) - 1 else []
         return made + [token for token in ids[-1:] if token in self.tokenizer.all_special_ids]
 
+    def joining_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if name in self.fresh and ".fusion." in f".{name}"}
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """With what would let no picture through at first let it through."""
+        with self.fusion.opened() if isinstance(self.fusion, Gates) else nullcontext():
+            yield
+
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
-        tensors = super().lay_out(rows)
+        return super().lay_out(rows) | ({} if "hidden_LD" in rows[0] else self.row_media(rows))
+
+    def row_media(self, rows: list[Features]) -> dict[str, Tensor]:
         keys = [(at, key) for at, row in enumerate(rows) for key in row.get("pictures", ())]
-        if keys and "hidden_LD" not in rows[0]:
-            tensors["pixel_values"] = self.pictures.pixels([key for _, key in keys])
-            tensors["picture_rows"] = torch.tensor([at for at, _ in keys])
-        return tensors
+        if not keys:
+            return {}
+        pixels, of_rows = self.pictures.pixels([key for _, key in keys]), torch.tensor([at for at, _ in keys])
+        return {"pixel_values": pixels, "picture_rows": of_rows}
 
     def media(self, batch: Batch) -> dict[str, Any]:
         return {name: batch[name] for name in MEDIA if name in batch.tensors}

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from luthier.models.blocks import blocks_of
 from luthier.models.stacks import stacks
 from luthier.types import Finding, Refused
 
@@ -117,7 +118,7 @@ def find_seams(model: PreTrainedModel) -> Seams:
     trunk = prefix if prefix in dict(model.named_children()) else ""
     names = {id(module): name for name, module in model.named_modules()}
     roots = {stack: names[id(module)] for stack, module in stacks(model).items()} or {"": trunk}
-    placed = [(block, stack) for stack, root in roots.items() for block in _blocks(model, root)]
+    placed = [(block, stack) for stack, root in roots.items() for block in blocks_of(model.get_submodule(root), root)]
     linears = []
     for index, (block, stack) in enumerate(placed):
         for name, module in model.get_submodule(block).named_modules(prefix=block):
@@ -137,19 +138,6 @@ def _embedding(model: PreTrainedModel) -> nn.Module | None:
         return model.get_input_embeddings()
     except NotImplementedError:  # a convolutional network
         return None
-
-
-def _blocks(model: PreTrainedModel, trunk: str) -> list[str]:
-    """The longest list of like modules in the trunk, or in one stack of it: its transformer blocks."""
-    lists = [
-        (len(module), name)
-        for name, module in model.get_submodule(trunk).named_modules(prefix=trunk)
-        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1
-    ]
-    if not lists:
-        return []
-    length, name = max(lists, key=lambda found: (found[0], -found[1].count(".")))
-    return [f"{name}.{index}" for index in range(length)]
 
 
 def width_of(module: nn.Module) -> int:

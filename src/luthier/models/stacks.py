@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from luthier.models.composed import ComposedModel
+from luthier.models.towers import towers_of, writes_of_pictures
 from luthier.types import Finding, Refused
 
 
@@ -20,13 +21,15 @@ def is_encoder_decoder(model: PreTrainedModel) -> bool:
 
 
 def stacks(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The stacks by the name of their role: both of an encoder-decoder, the towers of a composed model or of one that
-    compares pictures with texts, else none."""
+    """The stacks by the name of their role: both of an encoder-decoder, the towers of a composed model, of one that
+    compares pictures with texts or of one that writes about pictures, else none."""
     if isinstance(model.base_model, ComposedModel):
         return model.base_model.towers()
     if not is_encoder_decoder(model) and hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
         return {"image": model.get_submodule("vision_model"), "text": model.get_submodule("text_model")}
-    return {"encoder": model.get_encoder(), "decoder": model.get_decoder()} if is_encoder_decoder(model) else {}
+    if is_encoder_decoder(model):
+        return {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
+    return towers_of(model) if writes_of_pictures(model.config) else {}
 
 
 def shifted_right(model: PreTrainedModel, ids_KL: Tensor) -> Tensor:

@@ -44,6 +44,11 @@ class Switched:
             yield
 
     @contextmanager
+    def looking(self) -> Iterator[None]:
+        """With whatever would let nothing but text through at first let it through."""
+        yield
+
+    @contextmanager
     def without_prompt(self) -> Iterator[None]:
         prompt, self.soft_prompt = self.soft_prompt, None
         try:

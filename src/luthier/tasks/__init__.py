@@ -17,7 +17,9 @@ TASKS = Registry(
     match="luthier.tasks.match",
     reinforce="luthier.tasks.reinforce",
     retrieve="luthier.tasks.retrieve",
+    caption="luthier.tasks.caption",
     summarize="luthier.tasks.summarize",
     tag="luthier.tasks.tag",
     translate="luthier.tasks.translate",
+    vqa="luthier.tasks.vqa",
 )

@@ -15,7 +15,8 @@ from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.language import LanguageTask, cut, features_of
-from luthier.types import INLINE, Example, Features, Finding
+from luthier.tasks.shown_turns import asked_messages, shown_prompt, shown_row
+from luthier.types import Example, Features, Finding, Prompt
 
 DEFAULTS = {"batch_size": 16, "overlong": "error", "epochs": 3.0}
 
@@ -52,6 +53,8 @@ class Task(LanguageTask):
         def encode(example: Example) -> list[Features]:
             where = f"{example.source}:messages"
             messages = with_system(example.messages or [], self.system)
+            if example.images:
+                return [shown_row(backbone, example, messages, self.train_on, limit, overlong)]
             dialogue = Dialogue(backbone.tokenizer, messages, example.tools, self.train_on, limit, where)
             made = dialogue.rows(overlong)
             note: dict[str, Any] = {"rewritten": True} if made.rewritten else {}
@@ -63,17 +66,17 @@ class Task(LanguageTask):
         return encode
 
     def parse(self, given: Any) -> Example:
-        if isinstance(given, list):
-            return Example(INLINE, messages=given)
-        if isinstance(given, dict) and "messages" in given:
-            return Example(INLINE, messages=given["messages"], tools=given.get("tools"))
-        if isinstance(given, dict) and isinstance(given.get("prompt"), list):
-            return Example(INLINE, messages=given["prompt"], tools=given.get("tools"))
-        return Example(INLINE, messages=[{"role": "user", "content": asked_of(given)}])
+        row = {"messages": given} if isinstance(given, list) else given
+        if isinstance(row, dict) and "messages" in row:
+            return asked_messages(row["messages"], row)
+        if isinstance(row, dict) and isinstance(row.get("prompt"), list):
+            return asked_messages(row["prompt"], row)
+        return asked_messages([{"role": "user", "content": asked_of(given)}], row if isinstance(row, dict) else {})
 
-    def prompt(self, ask: Ask, example: Example) -> list[int]:
+    def prompt(self, ask: Ask, example: Example) -> Prompt:
         messages = with_system(before_answer(example.messages), self.system)
-        return encode_prompt(ask.backbone.tokenizer, messages, tools=example.tools)
+        ids = encode_prompt(ask.backbone.tokenizer, messages, tools=example.tools)
+        return shown_prompt(ask.backbone, example, messages, ids) if example.images else ids
 
     def taught(self, example: Example, text: str) -> Example | None:
         """Its last turn is the text; what the assistant said before stays."""

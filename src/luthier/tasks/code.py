@@ -20,7 +20,7 @@ from luthier.tasks.chat import asked_of
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.language import cut, features_of
 from luthier.tasks.source import FromSource, WritingOptions
-from luthier.types import INLINE, Example, Features, Finding, Message, Problem
+from luthier.types import INLINE, Example, Features, Finding, Message, Problem, Prompt
 
 DEFAULTS = {"batch_size": 16, "overlong": "drop", "epochs": 3.0}
 
@@ -122,9 +122,9 @@ class Task(FromSource):
         before = self.options.instruction if example.problem else ""
         return [{"role": "user", "content": self.options.prefix + before + self.source(example)}]
 
-    def decoded(self, backbone: Backbone, prompt: list[int], ids: list[int]) -> str:
+    def decoded(self, backbone: Backbone, prompt: Prompt, ids: list[int]) -> str:
         """With the indentation of its first line, which is code: a tokenizer may drop a space that begins a text."""
-        before = [] if backbone.encoder_decoder else prompt
+        before = [] if backbone.encoder_decoder or isinstance(prompt, dict) else prompt
         given, whole = (
             str(backbone.tokenizer.decode(some, skip_special_tokens=True, clean_up_tokenization_spaces=False))
             for some in (before, [*before, *ids])

@@ -11,7 +11,7 @@ from luthier.evaluate.generate import generate, terminators
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
 from luthier.tasks.common import Ask
-from luthier.types import Example, Features, Finding
+from luthier.types import Example, Features, Finding, Prompt
 
 
 class LanguageTask:
@@ -50,7 +50,7 @@ class LanguageTask:
     def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
         return {}
 
-    def prompt(self, ask: Ask, example: Example) -> list[int]:
+    def prompt(self, ask: Ask, example: Example) -> Prompt:
         raise NotImplementedError
 
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
@@ -58,7 +58,9 @@ class LanguageTask:
         prompts = [self.prompt(ask, example) for example in examples]
         return self.write(ask, prompts, **{"max_new_tokens": 256, **options})
 
-    def write(self, ask: Ask, prompts: list[list[int]], *, told: bool = False, **settings: Any) -> list[dict[str, Any]]:
+    def write(
+        self, ask: Ask, prompts: Sequence[Prompt], *, told: bool = False, **settings: Any
+    ) -> list[dict[str, Any]]:
         """What follows each prompt, as text; with ``told`` also whether it came to its end by itself."""
         grown = generate(ask.backbone, prompts, stop=self.terminators(ask.backbone), **settings)
         texts = [self.decoded(ask.backbone, *pair) for pair in zip(prompts, grown, strict=True)]
@@ -67,7 +69,7 @@ class LanguageTask:
         most = settings["max_new_tokens"]
         return [{"text": text, "finished": len(ids) < most} for text, ids in zip(texts, grown, strict=True)]
 
-    def decoded(self, backbone: Backbone, prompt: list[int], ids: list[int]) -> str:
+    def decoded(self, backbone: Backbone, prompt: Prompt, ids: list[int]) -> str:
         """The text of the ids that were written after a prompt."""
         return str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 

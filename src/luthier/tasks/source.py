@@ -59,6 +59,8 @@ class FromSource(LanguageTask):
     writes_from_source = True
     columns: tuple[str, ...] = ("source", "text")
     """Of a row that is to be answered: the first one there is the source."""
+    scored = SCORED
+    """How many held-out rows are answered and scored at the end of a run."""
 
     def __init__(self, options: Any):
         self.options: Any = options
@@ -106,7 +108,7 @@ class FromSource(LanguageTask):
         if not ask.backbone.encoder_decoder:  # what is written needs room in the same row: at most half of it
             limit -= min(settings["max_new_tokens"], limit // 2)
         rows = [self.row(ask.backbone, example, None, limit) for example in examples]
-        answers = self.write(ask, [row["input_ids"] for row in rows], **settings)
+        answers = self.write(ask, [row if "pictures" in row else row["input_ids"] for row in rows], **settings)
         return [self.written(row, answer) for row, answer in zip(rows, answers, strict=True)]
 
     def written(self, row: Features, answer: dict[str, Any]) -> dict[str, Any]:
@@ -114,8 +116,8 @@ class FromSource(LanguageTask):
         return answer
 
     def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
-        """Metrics of what is written for the first ``SCORED`` rows, and which share of it is empty."""
-        examples = [example for example in examples[:SCORED] if self.references(example)]
+        """Metrics of what is written for the first rows, and which share of it is empty."""
+        examples = [example for example in examples[: self.scored] if self.references(example)]
         if not examples or not self.scores:
             return {}
         written = [answer["text"] for answer in self.answer(ask, examples)]
@@ -132,11 +134,11 @@ class FromSource(LanguageTask):
         return text[:SHOWN] + ("…" if len(text) > SHOWN else ""), next(iter(self.references(example)), "")
 
 
-def scored_part(code: str, evaluation: Sequence[Example], name: str, extra: str) -> list[Finding]:
+def scored_part(code: str, evaluation: Sequence[Example], name: str, extra: str, scored: int = SCORED) -> list[Finding]:
     """How much of the evaluation a metric of written answers will cover; ``extra`` where it is not installed."""
-    if not evaluation or (not extra and len(evaluation) <= SCORED):
+    if not evaluation or (not extra and len(evaluation) <= scored):
         return []
-    what, mend = f"{name} is taken of answers to the first {SCORED} of {len(evaluation)} rows", ""
+    what, mend = f"{name} is taken of answers to the first {scored} of {len(evaluation)} rows", ""
     if extra:
         what, mend = f"answers are not scored by {name}", f'pip install "luthier[{extra}]"'
     return [Finding(code, "data.eval", what, mend, severity="note")]

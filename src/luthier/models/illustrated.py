@@ -1,0 +1,69 @@
+"""A model that reads rows of tokens in which pictures have their places: a mark in the text becomes the tokens that a
+picture is, wherever the row comes from, and none of them is cut or learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.models.backbone import Backbone
+from luthier.models.pictures import Pictures
+from luthier.types import Features, Finding, Picture, Refused
+
+
+@dataclass(kw_only=True)
+class Illustrated(Backbone):
+    pictures: Pictures  # type: ignore[misc]
+
+    @property
+    def mark(self) -> str:
+        """What says in a text where a picture stands: a token of its own."""
+        raise NotImplementedError
+
+    @property
+    def mark_id(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def image_id(self) -> int:
+        """The token in whose place a hidden state of a picture stands."""
+        return self.mark_id
+
+    def places(self, key: str) -> list[int]:
+        """The tokens that a picture is in the row."""
+        raise NotImplementedError
+
+    def cost_of(self, keys: list[str], taken: int) -> int:
+        """What pictures cost to compute beyond the tokens that they are."""
+        return 0
+
+    def room_taken(self, pictures: list[Picture]) -> int:
+        """How many tokens more than their marks these pictures are. Raises BadPicture."""
+        return sum(len(self.places(self.pictures.key(one))) - 1 for one in pictures)
+
+    def illustrated(self, row: Features, pictures: list[Picture]) -> Features:
+        """A row whose ``input_ids`` hold one mark for each picture, with the tokens that each is in its place, none of
+        them supervised. Raises BadPicture, and Refused where marks and pictures are not as many."""
+        at = [place for place, token in enumerate(row["input_ids"]) if token == self.mark_id]
+        supervised = row.get("supervised", [False] * len(row["input_ids"]))
+        if len(at) != len(pictures) or any(supervised[place] for place in at):
+            what = f"the text has {len(at)} marks {self.mark}, and the row {len(pictures)} pictures"
+            if len(at) == len(pictures):
+                what = f"an answer spells {self.mark}, which stands for a picture: none can be written"
+            raise Refused(Finding("data.picture-marks", "text", what, "write one mark for each picture, or none"))
+        keys = [self.pictures.key(one) for one in pictures]
+        of_place = dict(zip(at, (self.places(key) for key in keys), strict=True))
+        grown: list[tuple[int, bool]] = []
+        moved: list[int] = []
+        for place, token in enumerate(row["input_ids"]):
+            moved.append(len(grown))
+            grown += [(one, False) for one in of_place[place]] if place in of_place else [(token, supervised[place])]
+        made: dict[str, Any] = row | {"input_ids": [token for token, _ in grown], "pictures": keys}
+        if "supervised" in row:
+            ends = [moved[end] if 0 <= end < len(moved) else -1 for end in row["turn_ends"]]
+            made |= {"supervised": [said for _, said in grown], "turn_ends": ends}
+        if "full_length" in row:
+            made["full_length"] = row["full_length"] + len(grown) - len(row["input_ids"])
+        taken = sum(len(tokens) for tokens in of_place.values())
+        return made | {"cost": self.cost_of(keys, taken)}

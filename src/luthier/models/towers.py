@@ -1,0 +1,39 @@
+"""Pretrained models that read pictures among tokens and write text: which they are, and where their towers stand.
+
+Told by transformers' catalogue of such models and by what their config and their modules have, never by a name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def writes_of_pictures(config: Any) -> bool:
+    """Whether transformers has a model of this config that reads pictures among tokens and writes text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and image_id(config) is not None
+
+
+def image_id(config: Any) -> int | None:
+    """The token that stands for a picture, as the model's config says it."""
+    for name in ("image_token_id", "image_token_index"):
+        if isinstance(found := getattr(config, name, None), int):
+            return found
+    return None
+
+
+def towers_of(model: Any) -> dict[str, nn.Module]:
+    """The parts of such a model that have a config of their own for pictures and for text; none of another model."""
+    config = model.config
+    parts = {"image": getattr(config, "vision_config", None), "text": getattr(config, "text_config", None)}
+    found = {}
+    for role, wanted in parts.items():
+        for _, module in model.base_model.named_modules():
+            own = getattr(module, "config", None)
+            if wanted is not None and module is not model.base_model and own is not None and type(own) is type(wanted):
+                found[role] = module
+                break
+    return found if len(found) == 2 else {}

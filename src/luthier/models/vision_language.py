@@ -1,0 +1,101 @@
+"""A pretrained model that reads pictures and writes text: LLaVA, Idefics3, SmolVLM, Gemma 3, Qwen-VL and others, told
+by what they have and not by name.
+
+Its own processor says which tokens a picture is and makes its tensors; its own forward puts hidden states where these
+tokens stand. Rows are padded: what it does with pictures knows nothing of packed rows.
+
+Axes: K rows, L columns, I pictures.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from luthier.models.illustrated import Illustrated
+from luthier.models.processed import ProcessedPictures
+from luthier.models.towers import image_id
+from luthier.types import Batch, Features, Finding, Refused
+
+TYPES = ("token_type_ids", "mm_token_type_ids")
+"""What some models ask for: 1 where a picture is, 0 where text is."""
+
+
+@dataclass(kw_only=True)
+class VisionLanguageBackbone(Illustrated):
+    pictures: ProcessedPictures
+
+    @property
+    def mark(self) -> str:
+        return self.pictures.mark
+
+    @property
+    def mark_id(self) -> int:
+        return self.pictures.mark_id
+
+    @property
+    def image_id(self) -> int:
+        return self.pictures.image_id
+
+    def places(self, key: str) -> list[int]:
+        return self.pictures.places(key)
+
+    @property
+    def types(self) -> list[str]:
+        return [name for name in TYPES if name in inspect.signature(self.trunk.forward).parameters]
+
+    @property
+    def prompt_problem(self) -> str:
+        if not self.types:
+            return ""
+        return "this model tells by their ids which tokens are pictures, and virtual ones have none"
+
+    def row_media(self, rows: list[Features]) -> dict[str, Tensor]:
+        keys = [key for row in rows for key in row.get("pictures", ())]
+        return self.pictures.tensors(keys) if keys else {}
+
+    def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
+        return super().lay_out(rows) | self.row_media(rows)
+
+    def check_search(self, rows: list[Features], num_beams: int) -> None:
+        if num_beams > 1 and any(len(row.get("pictures", ())) > 1 for row in rows):
+            what = "transformers repeats pictures one by one for each beam, and these rows have several"
+            raise Refused(Finding("recipe.combination", "num_beams", what, "search greedily: `num_beams: 1`"))
+
+    def media(self, batch: Batch) -> dict[str, Any]:
+        known = {name for places in self.pictures._arrays.values() for name in places}
+        given: dict[str, Any] = {name: batch[name] for name in known if name in batch.tensors}
+        return given | self._typed(batch["input_ids"])
+
+    def _typed(self, ids_KL: Tensor) -> dict[str, Tensor]:
+        return {name: (ids_KL == self.pictures.image_id).long() for name in self.types}
+
+    def generation_inputs(self, ids_KL: Tensor, mask_KL: Tensor) -> dict[str, Tensor]:
+        return super().generation_inputs(ids_KL, mask_KL) | self._typed(ids_KL)
+
+    def choose_layout(self, packing: str) -> None:
+        self.layout, self.unpacked_because = "padded", "its own code puts pictures into rows"
+
+    def save_readers(self, folder: Path) -> None:
+        self.pictures.processor.tokenizer = self.tokenizer
+        self.pictures.processor.save_pretrained(folder)
+
+
+def open_processor(path: str, tokenizer: Any, config: Any, **where: Any) -> ProcessedPictures:
+    """Raises Refused where pictures can't be put into a row, or the processor needs what is not installed."""
+    import transformers
+
+    try:
+        processor: Any = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False, **where)
+    except ImportError as error:
+        what = f"the processor of this model needs more than is installed: {str(error).strip().splitlines()[0][:200]}"
+        mend = "install torchvision, or choose a model such as LLaVA, Idefics3 or Gemma 3"
+        raise Refused(Finding("model.processor", "model.name", what, mend)) from None
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = processor.chat_template
+    processor.tokenizer = tokenizer
+    return ProcessedPictures(processor, image_id=int(image_id(config) or -1))

@@ -1,0 +1,86 @@
+"""Conversations with pictures: one row each, in which every picture has its tokens, and the prompt that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.data.rows import IMAGE
+from luthier.data.template import encode_chat
+from luthier.data.turns import MARK, read_turns
+from luthier.models.backbone import Backbone
+from luthier.models.illustrated import Illustrated
+from luthier.tasks.language import features_of
+from luthier.tasks.pictures import bad_pictures
+from luthier.types import INLINE, Example, Features, Finding, Message, Refused
+
+
+def shown_row(
+    backbone: Backbone, example: Example, messages: Sequence[Message], train_on: Literal["all", "last"], limit: int,
+    overlong: str,
+) -> Features:  # fmt: skip
+    """Raises Refused where the model reads no pictures, one can't be used, or a cut would take one away."""
+    reader = _reader(backbone)
+    if findings := bad_pictures(backbone, example):
+        raise Refused(*findings)
+    images = example.images or []
+    where = f"{example.source}:messages"
+    encoded = encode_chat(backbone.tokenizer, messages, tools=example.tools, train_on=train_on, where=where)
+    row = features_of(encoded, example) | {"full_length": len(encoded.input_ids)}
+    room = limit - reader.room_taken(images)
+    if overlong in ("truncate", "split") and row["full_length"] > room:
+        kept = max(0, room)
+        if overlong == "split" or reader.mark_id in row["input_ids"][kept:]:
+            what = f"is over {limit} tokens, and its pictures can't be cut"
+            mend = "raise `max_length`, or set `overlong: drop`"
+            raise Refused(Finding("data.picture-room", where, what, mend))
+        row |= {name: row[name][:kept] for name in ("input_ids", "supervised")}
+        row["turn_ends"] = [end if end < kept else -1 for end in row["turn_ends"]]
+    return _illustrated(reader, row, images, where)
+
+
+def shown_prompt(backbone: Backbone, example: Example, messages: Sequence[Message], ids: list[int]) -> Features:
+    """The prompt with the pictures of the turns that ask; those of later turns are left out."""
+    if findings := bad_pictures(backbone, example):
+        raise Refused(*findings)
+    count = sum(str(turn.get("content") or "").count(MARK) for turn in messages)
+    images = (example.images or [])[:count]
+    return _illustrated(_reader(backbone), {"input_ids": ids}, images, f"{example.source}:messages")
+
+
+def _reader(backbone: Backbone) -> Illustrated:
+    if not isinstance(backbone, Illustrated):
+        what = f"{backbone.name} reads text alone, and these rows have pictures"
+        mend = "choose one that reads both (such as LLaVA or Gemma 3), or `model: {image: ..., text: ...}`"
+        raise Refused(Finding("model.no-pictures", "model.name", what, mend))
+    return backbone
+
+
+def _illustrated(reader: Illustrated, row: Features, images: list[Any], where: str) -> Features:
+    try:
+        return reader.illustrated(row, images)
+    except Refused as refused:
+        raise Refused(*(replace(one, where=where) for one in refused.findings)) from None
+
+
+def asked_messages(turns: Any, row: dict[str, Any]) -> Example:
+    """What a person asks, with pictures in the parts of its turns or in a column of the row. Raises Refused."""
+    findings: list[Finding] = []
+    parts: list[Any] = []
+
+    def report(code: str, at: str, what: str, mend: str) -> None:
+        findings.append(Finding(code, f"{INLINE}:{at}", what, mend))
+
+    read = read_turns(turns, "messages", report, pictures=parts)
+    if findings:
+        raise Refused(*findings)
+    beside: Any = next((row[name] for name in IMAGE if row.get(name)), [])
+    found = [one for _, one in parts if one is not None] or (beside if isinstance(beside, list) else [beside])
+    images = [one if isinstance(one, bytes) else Path(str(one)) for one in found]
+    if images and not any(MARK in str(turn.get("content") or "") for turn in read):
+        first = next((turn for turn in read if turn["role"] == "user"), None)
+        if first is not None:
+            first["content"] = MARK * len(images) + "\n" + str(first["content"])
+    return Example(INLINE, messages=read, tools=row.get("tools"), images=images or None)

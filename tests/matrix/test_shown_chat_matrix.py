@@ -1,0 +1,135 @@
+"""Every method on conversations with pictures, for composed models and pretrained ones that read both: it runs, learns,
+looks, and opens again the same, or is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from battery import cases
+from table import METHODS
+
+import luthier
+import tiny
+from luthier.types import Refused
+
+STEPS = 30
+COMPOSED = {"projection": "projection", "gates": "cross_attention"}
+MODELS = (*COMPOSED, *tiny.VISION_LANGUAGE)
+BUILDS_ON_OTHERS = ("adapter: stack", "fusion")
+
+
+def refusal(model: str, method: str) -> str | None:
+    if method.startswith("features"):
+        return "method.combination"  # it fits a classifier
+    if model == "gemma3" and "prompt" in method:
+        return "method.no-target"  # it tells pictures by ids
+    return None
+
+
+CELLS = [(model, method) for model in MODELS for method in METHODS if method not in BUILDS_ON_OTHERS]
+DEFAULT = {("llava", "lora"), ("idefics3", "full"), ("gates", "adapter: pfeiffer"), ("gemma3", "prompt")}
+APART: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of a coloured patch; two turns ask about two pictures, and some rows have none."""
+    made = tmp_path_factory.mktemp("pictures")
+    colours = ("red", "green")
+    for i in range(40):
+        tiny.save_picture(made / "images" / f"{i}.png", colours[i % 2], seed=i)
+    rows = []
+    for i in range(20):
+        a, b = 2 * i + i % 2, (2 * i + 1 + (i // 2) % 2) % 40
+        look = [{"type": "image", "image": f"images/{n}.png"} for n in (a, b)]
+        word = tiny.WORDS[3 + i % 9]
+        turns = [
+            {"role": "user", "content": [look[0], {"type": "text", "text": f" the {word}"}]},
+            {"role": "assistant", "content": colours[a % 2]},
+            {"role": "user", "content": [{"type": "text", "text": "and the "}, look[1]]},
+            {"role": "assistant", "content": colours[b % 2]},
+        ]
+        rows.append({"messages": turns})
+        if i % 4 == 0:
+            rows.append(
+                {"messages": [{"role": "user", "content": f"{word} {i}"}, {"role": "assistant", "content": "new"}]}
+            )
+    tiny.write_jsonl(made / "train.jsonl", rows[5:])
+    tiny.write_jsonl(made / "eval.jsonl", rows[:5])
+    return made
+
+
+@pytest.fixture(scope="module")
+def models(tiny_folder: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("models")
+    towers = {"image": tiny.save_image_model("vit", folder / "vit"), "text": tiny_folder("llama")}
+    made: dict[str, Any] = {name: towers | {"fuse": fuse} for name, fuse in COMPOSED.items()}
+    return made | {kind: tiny.save_vision_language_model(kind, folder / kind) for kind in tiny.VISION_LANGUAGE}
+
+
+def recipe(model: str, method: str, models: dict[str, Any], folder: Path, out: Path) -> dict[str, Any]:
+    return {
+        "task": "chat", "model": models[model], "steps": STEPS, "batch_size": 32, "eval_every": STEPS, "out": str(out),
+        "data": {side: str(folder / f"{side}.jsonl") for side in ("train", "eval")}, "final": "last",
+        "schedule": "constant", "warmup": 0, **METHODS[method], **APART.get((model, method), {}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "method"), cases(CELLS, DEFAULT, refusal, wanted=False))
+def test_a_working_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    run = luthier.tune(**recipe(model, method, models, folder, tmp_path))
+    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in records if record["kind"] == "train"]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
+    again = luthier.load(run.folder)
+    held_out = str(folder / "eval.jsonl")
+    for name, expected in run.result["after"].items():
+        found = again.evaluate(held_out)["metrics"][name]["value"]
+        assert found == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), name
+    messages = [{"role": "user", "content": [{"type": "image", "path": str(folder / "images/0.png")},
+                                             {"type": "text", "text": " the cat"}]}]  # fmt: skip
+    asked = [{"messages": messages}, {"prompt": "the cat", "image": str(folder / "images/1.png")}]
+    assert again.predict(asked, max_new_tokens=3) == run.predict(asked, max_new_tokens=3)
+
+
+@pytest.mark.parametrize(("model", "method"), cases(CELLS, DEFAULT, refusal, wanted=True))
+def test_a_refused_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(Refused) as refused:
+        luthier.tune(**recipe(model, method, models, folder, tmp_path))
+    (finding,) = (finding for finding in refused.value.findings if finding.severity == "error")
+    assert finding.code == refusal(model, method)
+    assert finding.mend
+
+
+def test_pictures_are_never_cut(models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    """Two pictures of 16 tokens each, and 40 tokens: a row that a cut would take a picture of is told."""
+    keys = recipe("llava", "lora", models, folder, tmp_path)
+    for overlong in ("truncate", "split"):
+        findings, _ = luthier.check(**keys | {"max_length": 40, "overlong": overlong})
+        assert "data.picture-room" in {one.code for one in findings if one.severity == "error"}
+    findings, prepared = luthier.check(**keys)
+    assert not [one for one in findings if one.severity == "error"]
+    marker = prepared.backbone.mark_id
+    for row in prepared.train.rows:
+        assert row["input_ids"].count(marker) == 16 * len(row.get("pictures", ()))
+        assert not any(said for token, said in zip(row["input_ids"], row["supervised"], strict=True) if token == marker)
+
+
+def test_a_model_that_does_not_look_and_one_that_reads_no_pictures(
+    models: dict[str, Any], folder: Path, tiny_folder: Callable[..., str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+    keys = recipe("llava", "lora", models, folder, tmp_path)
+    findings, _ = luthier.check(**keys | {"model": tiny_folder("llama")})
+    assert "model.no-pictures" in {one.code for one in findings if one.severity == "error"}
+    forward = LlavaMultiModalProjector.forward
+    monkeypatch.setattr(LlavaMultiModalProjector, "forward", lambda self, states: 0 * forward(self, states))
+    findings, _ = luthier.check(**keys)
+    assert "model.image-blind" in {one.code for one in findings if one.severity == "error"}
