@@ -141,7 +141,7 @@ def test_a_value_model_of_its_own_needs_unchanged_weights(tiny_folder: Any, tmp_
     findings, _ = luthier.check(
         task="reinforce", model=tiny_folder("llama"), data=rows, method="full", ppo=SOME | {"value": "adapter"}
     )
-    assert [one.code for one in findings if one.severity == "error"] == ["ppo.value"]
+    assert [one.code for one in findings if one.severity == "error"] == ["reinforce.value"]
 
 
 @pytest.mark.parametrize("packing", ["auto", "off"])
@@ -232,6 +232,7 @@ def test_the_value_model_is_saved_and_opens_again(method: str, tiny_folder: Any,
     assert "Explained variance" in (run.folder / "report.html").read_text(encoding="utf-8")
     if method == "full":
         return
+    assert run.export("merged")["relative"] < 1e-4
     classifier = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, pad_token_id=2)
     plain = PeftModel.from_pretrained(classifier, run.folder / "final" / "value").eval()
     with torch.no_grad():

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from luthier.objectives.online import OnlineObjective
 from luthier.runs.predictor import Predictor
 from luthier.runs.rows import read_rows
 from luthier.runs.run import Run
@@ -42,7 +43,7 @@ def _with_answer(example: Example) -> Example:
 
 def compare(first: Predictor, second: Predictor, examples: list[Example]) -> dict[str, Any]:
     """``difference``: the largest of an output; ``relative``: to the largest output; ``agreement`` on ``prompts``."""
-    one, other = (_flat(predictor.outputs(examples)) for predictor in (first, second))
+    one, other = (_told(predictor, examples) for predictor in (first, second))
     difference = float((one - other).abs().max())
     options = {"max_new_tokens": WRITTEN} if first.task.sample_options else {}
     told = [[p.task.decided(a) for a in p.task.answer(p, examples, **options)] for p in (first, second)]
@@ -53,6 +54,15 @@ def compare(first: Predictor, second: Predictor, examples: list[Example]) -> dic
         "agreement": same / len(examples),
         "prompts": len(examples),
     }
+
+
+def _told(predictor: Predictor, examples: list[Example]) -> torch.Tensor:
+    objective = predictor.objective
+    if not isinstance(objective, OnlineObjective):
+        return _flat(predictor.outputs(examples))
+    rows = [row | {"row": at} for at, example in enumerate(examples) for row in objective.encode(example)]
+    logs = predictor.reader.outputs(objective.reader, rows)  # of what was expected: what it writes is no number
+    return torch.stack([logs_n.double().sum() for logs_n in logs])
 
 
 def _flat(outputs: list[Any]) -> torch.Tensor:

@@ -71,12 +71,12 @@ def _made(objective: Objective, resolved: ResolvedRecipe, adapted: bool) -> tupl
     if options.value == "adapter" and not holds:
         what = f"`{methods.name}` has no unchanged weights beside which a value model of its own could stand"
         mend = "use `method: lora`, or `value: head`"
-        raise Refused(Finding("ppo.value", "ppo.value", what, mend))
+        raise Refused(Finding("reinforce.value", "ppo.value", what, mend))
     own = holds and adapted and options.value != "head"
     if options.value_from is not None:
         if not own:
             what, mend = "a value model that is a head alone begins with none", "leave it out, or use `method: lora`"
-            raise Refused(Finding("ppo.value", "ppo.value_from", what, mend))
+            raise Refused(Finding("reinforce.value", "ppo.value_from", what, mend))
         beside = _begun(options.value_from, resolved, backbone)
         return scored(backbone, _head(beside.head[HEAD]), beside.using), beside
     head = _drawn(backbone, resolved)
@@ -104,11 +104,11 @@ def _begun(name: str, resolved: ResolvedRecipe, backbone: Backbone) -> Beside:
     folder = final / NAME if (final / NAME).is_dir() else final
     if run.info["model"].get("fingerprint") != backbone.fingerprint or not holds_beside(run.resolved.methods):
         what, mend = f"{name} is no LoRA run of the model that is tuned here", "name one, or leave it out"
-        raise Refused(Finding("ppo.value", "ppo.value_from", what, mend))
+        raise Refused(Finding("reinforce.value", "ppo.value_from", what, mend))
     beside = open_beside(backbone, folder, NAME)
     if beside.head.keys() != {HEAD}:
         what = f"{name} has no head with one output that a value model could begin with"
-        raise Refused(Finding("ppo.value", "ppo.value_from", what, "name a run of `reward`, or of PPO"))
+        raise Refused(Finding("reinforce.value", "ppo.value_from", what, "name a run of `reward`, or of PPO"))
     return beside
 
 
