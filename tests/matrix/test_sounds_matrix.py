@@ -5,6 +5,7 @@ only what was chosen and opens again the same in a fresh process, or is refused 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +24,10 @@ STEPS = 30
 CLASSIFY = ("wav2vec2", "hubert", "wavlm", "wav2vec2-bert", "ast", "whisper")
 TRANSCRIBE = ("wav2vec2", "wav2vec2-group", "hubert", "wavlm", "wav2vec2-bert", "parakeet", "whisper")
 BUILDS_ON_OTHERS = ("adapter: stack", "fusion")
-OWN_ATTENTION = ("wavlm", "wav2vec2-bert", "parakeet")
+OWN_ATTENTION = ("wavlm", "parakeet")
 """Those that compute attention themselves, with relative positions."""
+CONFORMERS = ("wav2vec2-bert", "parakeet")
+"""Those whose blocks have two feed-forwards, with a convolution between."""
 
 
 def refusal(task: str, model: str, method: str) -> str | None:
@@ -33,6 +36,8 @@ def refusal(task: str, model: str, method: str) -> str | None:
     if task == "transcribe" and method.startswith("features"):
         return "method.combination"
     if method.startswith("prefix") and model in OWN_ATTENTION:
+        return "method.no-target"
+    if method in ("adapter: houlsby", "adapter: parallel") and model in CONFORMERS:
         return "method.no-target"
     return None
 
@@ -188,3 +193,20 @@ def test_what_does_not_fit_is_refused(models: dict[str, str], folder: Path, tmp_
     for task, model, data, code in cases:
         findings, _ = luthier.check(task=task, model=model, data=data, method="full")
         assert code in {finding.code for finding in findings if finding.severity == "error"}, (task, code)
+
+
+@pytest.mark.parametrize(("task", "model"), [("classify", "hubert"), ("transcribe", "wavlm")])
+def test_the_code_of_the_card_says_what_the_run_says(
+    task: str, model: str, models: dict[str, str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers alone, in the folder of the final model."""
+    run = luthier.tune(**recipe((task, model, "full"), models, folder, tmp_path) | {"steps": 2, "eval_every": 2})
+    final, sound = run.folder / "final", folder / "sounds/3.wav"
+    (code,) = re.findall(r"```python\n(.*?)```", (final / "README.md").read_text(), re.DOTALL)
+    assert "luthier" not in code
+    code = code.replace("sound.wav", str(sound)).replace('folder = "."', f'folder = "{final}"')
+    capsys.readouterr()
+    exec(compile(code, "card", "exec"), {})
+    said = capsys.readouterr().out.strip().splitlines()[-1:]
+    (answer,) = run.predict([str(sound)])
+    assert said == [answer["label"]] if task == "classify" else " ".join(said) == answer["text"]

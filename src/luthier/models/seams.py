@@ -25,14 +25,14 @@ from luthier.types import Finding, Refused
 
 # What a projection is called in the field; the right side holds leaf names as transformers' modules spell them.
 LEAVES = {
-    "query": {"query", "q_proj", "q_lin", "q", "query_proj"},
-    "key": {"key", "k_proj", "k_lin", "k", "key_proj"},
-    "value": {"value", "v_proj", "v_lin", "v", "value_proj"},
+    "query": {"query", "q_proj", "q_lin", "q", "query_proj", "linear_q"},
+    "key": {"key", "k_proj", "k_lin", "k", "key_proj", "linear_k"},
+    "value": {"value", "v_proj", "v_lin", "v", "value_proj", "linear_v"},
     "qkv": {"c_attn", "Wqkv", "qkv_proj", "query_key_value", "in_proj", "qkv"},
-    "output": {"o_proj", "out_proj", "out_lin", "Wo", "o"},
+    "output": {"o_proj", "out_proj", "out_lin", "Wo", "o", "linear_out"},
     "gate": {"gate_proj", "wi_0"},
-    "up": {"up_proj", "fc1", "c_fc", "lin1", "wi", "Wi", "wi_1", "gate_up_proj"},
-    "down": {"down_proj", "fc2", "lin2", "wo"},
+    "up": {"up_proj", "fc1", "c_fc", "lin1", "wi", "Wi", "wi_1", "gate_up_proj", "intermediate_dense", "linear1"},
+    "down": {"down_proj", "fc2", "lin2", "wo", "output_dense", "linear2"},
 }
 # What the attention to a source is called in the field, in parts of names.
 CROSS = ("cross", "encoder_att", "encdec")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from luthier.reports.heard import heard_code
+
 HEADS = {
     "classify": "SequenceClassification", "tag": "TokenClassification", "chat": "CausalLM", "complete": "CausalLM",
     "summarize": "CausalLM", "translate": "CausalLM", "plan": "CausalLM", "prefer": "CausalLM", "reinforce": "CausalLM",
@@ -81,6 +83,8 @@ def loading_code(run: dict[str, Any], classes: list[str], options: dict[str, Any
         return _match(run)
     if "image" in (reads := run["model"].get("reads", [])):
         return ASK_LUTHIER.replace('"A sentence to judge."', ASK_PICTURE["text" in reads])
+    if "audio" in reads:
+        return heard_code(run)
     if library(run) == "luthier":
         return ASK_LUTHIER
     head = HEADS.get(run["task"], "Model")
