@@ -151,7 +151,7 @@ def policy_of(chunks: list[list[list[float]]], *, execute: int, ensemble: bool =
     made, task = Policy.__new__(Policy), Told(chunks)
     made.predictor = type("Ask", (), {"task": task})()  # type: ignore[assignment]
     made.options = type("Options", (), {"chunk": 3, "history": 1})
-    made.execute, made.ensemble, made.named = execute, ensemble, False
+    made.execute, made.ensemble, made.named, made.temperature = execute, ensemble, False, 0.0
     return made, task
 
 
@@ -171,3 +171,15 @@ def test_chunks_are_carried_out_or_averaged() -> None:
     w = np.exp(-0.01 * np.arange(3))
     expected = [1.0, (2 + 10 * w[1]) / (1 + w[1]), (3 + 20 * w[1] + 100 * w[2]) / w.sum()]
     assert [policy(seen, [memory])[0][0] for _ in range(3)] == pytest.approx(expected)
+
+
+def test_names_are_drawn_by_an_episodes_own_seed() -> None:
+    """Probabilities 1/5 and 4/5 at temperature 1/2: squared, 1/17 and 16/17. The same seed draws the same."""
+    policy, _ = policy_of([], execute=1)
+    policy.temperature = 0.5
+    answer = {"action": "left", "probabilities": {"right": 0.2, "left": 0.8}}
+    memory, again = Memory(3), Memory(3)
+    drawn = [policy._named(answer, memory) for _ in range(4000)]
+    assert drawn.count("right") / 4000 == pytest.approx(1 / 17, abs=0.012)
+    assert drawn == [policy._named(answer, again) for _ in range(4000)]
+    assert [policy_of([], execute=1)[0]._named(answer, memory) for _ in range(3)] == ["left"] * 3

@@ -13,7 +13,8 @@ def rollout(given: argparse.Namespace) -> int:
 
     told = rollout(
         given.run, given.env, episodes=given.episodes, seed=given.seed, record=given.record, to=given.to,
-        instruction=given.instruction, execute=given.execute, ensemble=given.ensemble, beside=not given.alone,
+        instruction=given.instruction, execute=given.execute, ensemble=given.ensemble, temperature=given.temperature,
+        beside=not given.alone,
     )  # fmt: skip
     if given.json:
         say(told)

@@ -155,6 +155,7 @@ def _of_policies(verbs: Any) -> None:
     verb.add_argument("--instruction", default="", help="say this, whatever the environment asks for")
     verb.add_argument("--execute", type=int, metavar="N", help="actions of a chunk before asking anew (default: all)")
     verb.add_argument("--ensemble", action="store_true", help="ask at every step, and average what was said of it")
+    verb.add_argument("--temperature", type=float, default=0.0, help="draw named actions (default: 0, the likeliest)")
     verb.add_argument("--alone", action="store_true", help="leave out the expert and chance")
     verb.add_argument("--to", metavar="FOLDER", help="what is written goes there; default: the run folder")
     _json(verb)

@@ -59,7 +59,7 @@ Acts = Callable[[Sequence[_Going]], list[Any]]
 def rollout(
     run: str, env: str, *, episodes: int = 100, seed: int = 0, record: int = 0, to: str | None = None,
     instruction: str = "", most_steps: int = 1000, execute: int | None = None, ensemble: bool = False,
-    beside: bool = True,
+    temperature: float = 0.0, beside: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Success of a run, of the expert (where there is one) and of chance on the same seeds, with 95 % intervals.
 
@@ -69,7 +69,7 @@ def rollout(
     """
     if episodes < 1:
         raise Refused(Finding("act.episodes", "--episodes", f"{episodes} episodes tell nothing", "give 1 or more"))
-    policy = open_policy(run, execute=execute, ensemble=ensemble)
+    policy = open_policy(run, execute=execute, ensemble=ensemble, temperature=temperature)
     _sees(policy, instruction)
     folder = Path(to) if to else policy.run.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def rollout(
     seeds = range(seed, seed + episodes)
     done = list(_played(env, seeds, by_policy, most_steps, record))
     told: dict[str, Any] = {"run": str(policy.run.folder), "env": env, "seeds": [seeds[0], seeds[-1]], **_counted(done)}
-    told["instruction"] = instruction or None
+    told |= {"instruction": instruction or None, "temperature": temperature}
     if beside:
         told |= {name: _counted(list(_played(env, seeds, acts, most_steps, 0))) for name, acts in _others(env, seed)}
     name = f"rollout-{env}" + ("-instructed" if instruction else "")
@@ -140,7 +140,7 @@ def _played(env: str, seeds: Sequence[int], acts: Acts, most: int, record: int) 
         while waiting and worlds:
             world, seed = worlds.pop(), waiting.pop(0)
             seen = world.reset(seed)
-            going.append(_Going(world, seen, Episode(seed, seen.instruction), Memory(), most))
+            going.append(_Going(world, seen, Episode(seed, seen.instruction), Memory(seed), most))
         for one, action in zip(list(going), acts(going), strict=True):
             if one.episode.seed in recorded:
                 one.episode.frames.append(one.world.picture())

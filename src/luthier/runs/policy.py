@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from luthier.environments.world import Observation, png
 from luthier.runs.run import Run, load
 from luthier.types import INLINE, Example, Finding, Refused, Step
@@ -22,24 +24,34 @@ DECAY = 0.01  # m of the ensemble
 
 @dataclass
 class Memory:
-    """Of one episode: the frames seen, and each chunk with the step that it was made at."""
+    """Of one episode: what its actions are drawn by, the frames seen, each chunk with the step that it was made at."""
 
+    seed: int = 0
     frames: list[bytes] = field(default_factory=list)
     chunks: list[tuple[int, list[Any]]] = field(default_factory=list)
     step: int = 0
 
+    def __post_init__(self) -> None:
+        self.generator = np.random.default_rng(self.seed)
+
 
 class Policy:
-    def __init__(self, run: Run, *, execute: int | None = None, ensemble: bool = False):
+    """With a ``temperature`` an action that is a name is drawn from softmax(z / T): one that only names the likeliest
+    walks in circles where what it sees comes back."""
+
+    def __init__(self, run: Run, *, execute: int | None = None, ensemble: bool = False, temperature: float = 0.0):
         if run.info["task"] != "act":
             what, mend = f"this is a run of `{run.info['task']}`", "give one of `task: act`"
             raise Refused(Finding("run.task", str(run.folder), what, mend))
         self.run, self.predictor, self.options = run, run.predictor, run.resolved.task_options
-        self.execute, self.ensemble = execute or self.options.chunk, ensemble
+        self.execute, self.ensemble, self.temperature = execute or self.options.chunk, ensemble, temperature
         self.named = self.predictor.task.predicts == "classes"
         if not 1 <= self.execute <= self.options.chunk:
             what = f"chunks of this run have {self.options.chunk} action(s), and {self.execute} can't be carried out"
             raise Refused(Finding("act.execute", "--execute", what, f"give 1 to {self.options.chunk}"))
+        if temperature < 0 or (temperature and not self.named):
+            what = f"actions can't be drawn at temperature {temperature}"
+            raise Refused(Finding("act.execute", "--temperature", what, "give 0 or more, of actions that are names"))
         if ensemble and (self.named or self.options.chunk == 1):
             what = "there is nothing to average: this run names one action at a time"
             raise Refused(Finding("act.execute", "--ensemble", what, "leave it out"))
@@ -54,8 +66,15 @@ class Policy:
         answers = self.predictor.task.answer(self.predictor, [self._example(*pair) for pair in asked]) if asked else []
         for (_, memory), answer in zip(asked, answers, strict=True):
             kept = memory.chunks[-self.options.chunk + 1 :] if self.ensemble and self.options.chunk > 1 else []
-            memory.chunks = [*kept, (memory.step, answer.get("chunk", [answer["action"]]))]
+            memory.chunks = [*kept, (memory.step, answer.get("chunk") or [self._named(answer, memory)])]
         return [self._next(memory) for memory in memories]
+
+    def _named(self, answer: dict[str, Any], memory: Memory) -> str:
+        if not self.temperature:
+            return str(answer["action"])
+        names, p_C = list(answer["probabilities"]), np.array(list(answer["probabilities"].values()))
+        p_C = np.exp(np.log(np.maximum(p_C, 1e-30)) / self.temperature)
+        return str(memory.generator.choice(names, p=p_C / p_C.sum()))
 
     def _next(self, memory: Memory) -> Any:
         said = [chunk[memory.step - at] for at, chunk in memory.chunks if memory.step - at < len(chunk)]
@@ -73,6 +92,6 @@ class Policy:
         return Example(INLINE, text=observation.instruction or None, images=list(memory.frames), steps=steps)
 
 
-def open_policy(run: str | Path, *, execute: int | None = None, ensemble: bool = False) -> Policy:
+def open_policy(run: str | Path, **options: Any) -> Policy:
     """Raises Refused where the run is none of `act`, has no final model, or lacks its statistics."""
-    return Policy(load(run), execute=execute, ensemble=ensemble)
+    return Policy(load(run), **options)
