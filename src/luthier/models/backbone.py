@@ -273,17 +273,7 @@ class Backbone(Addressed, Switched):
         if self.reads != "all":
             at_K = starts_K if self.reads == "first" else starts_K + lengths_K - 1
             return head_logits(self.model, hidden_TD.index_select(0, at_K)[:, None])
-        return head_logits(self.model, *_by_row(hidden_TD, batch))
-
-    @property
-    def action_numbers(self) -> int:
-        """How many numbers a chunk of actions has."""
-        return int(self.model.config.action_chunk * self.model.config.action_size)
-
-    def action_velocity(self, hidden_TD: Tensor, batch: Batch, actions_KN: Tensor, time_K: Tensor) -> Tensor:
-        """(K, N): how noisy actions move, by the model's action expert."""
-        expert: Any = self.model
-        return expert.velocity(*_by_row(hidden_TD, batch), actions_KN, time_K)
+        return head_logits(self.model, *laid_out_by_row(hidden_TD, batch))
 
     def choose_layout(self, packing: str) -> None:
         """Pack where this model keeps packed rows apart (measured on the spot), pad otherwise and say why."""
@@ -301,7 +291,7 @@ class Backbone(Addressed, Switched):
         self.set_attention(PACKED)
 
 
-def _by_row(hidden_TD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def laid_out_by_row(hidden_TD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """(K, L, D) and a mask (K, L): hidden states laid out row by row."""
     starts_K, lengths_K = batch["starts"], batch["lengths"]
     positions_L = torch.arange(int(lengths_K.max()), device=hidden_TD.device)

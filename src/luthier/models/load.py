@@ -168,37 +168,14 @@ def auto_class(needs: str, config: Any) -> Any:
 
     if hears(config):
         return ears_class(needs, config)
-    if needs == "frame_logits":
-        what, mend = "this model hears nothing", "choose one that does (such as Wav2Vec2, HuBERT or Whisper)"
-        raise Refused(Finding("model.no-sounds", "model.name", what, mend))
     composed = isinstance(config, ComposedConfig)
+    _refuse(needs, config, composed, compares(config))
     if needs == "token_logits" and writes_of_pictures(config):
         return transformers.AutoModelForImageTextToText
-    if needs == "vectors" and not compares(config):
-        what = "this model gives no vectors of pictures and of texts that could be compared"
-        mend = "choose one such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"
-        raise Refused(Finding("model.no-vectors", "model.name", what, mend))
-    if composed and needs != "vectors" and compares(config):
-        what = "`fuse: similarity` joins nothing: it gives a vector of a picture and one of a text"
-        mend = "use it with `task: match`, or another `model.fuse`"
-        raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
-    if needs == "hidden" and compares(config):
-        what = "this model gives a vector of a picture and one of a text, and no hidden states of a row"
-        mend = "use it with `task: match`, `luthier index` and `luthier search`"
-        raise Refused(Finding("model.no-hidden", "model.name", what, mend))
     if needs == "vectors":
         return ComposedDualEncoder if composed else transformers.AutoModel
     if needs == "action_flow":
-        if not composed:
-            what = "an action expert reads the hidden states of a composed model"
-            mend = "give `model: {image: ..., text: ...}`, or predict by `act.predicts: regression`"
-            raise Refused(Finding("model.no-expert", "model.name", what, mend))
         return ComposedForActionFlow
-    if needs in ("tag_logits", "span_logits") and config.is_encoder_decoder:
-        what = "an encoder-decoder writes; a head on the tokens of its source is another model"
-        mend = "choose an encoder (such as BERT) or a decoder, or let this model write the answer"
-        raise Refused(Finding("model.encoder-decoder", "model.name", what, mend))
-
     if reads_pictures_alone(config):
         known = {"sequence_logits": transformers.AutoModelForImageClassification, "hidden": transformers.AutoModel}
         if needs not in known:
@@ -215,6 +192,33 @@ def auto_class(needs: str, config: Any) -> Any:
         "span_logits": transformers.AutoModelForQuestionAnswering,
         "hidden": transformers.AutoModel,
     }[needs]
+
+
+def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
+    """Raises Refused where no such head stands on a model of this config; ``compares`` pictures with texts."""
+    if needs == "frame_logits":
+        what, mend = "this model hears nothing", "choose one that does (such as Wav2Vec2, HuBERT or Whisper)"
+        raise Refused(Finding("model.no-sounds", "model.name", what, mend))
+    if needs == "vectors" and not compares:
+        what = "this model gives no vectors of pictures and of texts that could be compared"
+        mend = "choose one such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"
+        raise Refused(Finding("model.no-vectors", "model.name", what, mend))
+    if composed and needs != "vectors" and compares:
+        what = "`fuse: similarity` joins nothing: it gives a vector of a picture and one of a text"
+        mend = "use it with `task: match`, or another `model.fuse`"
+        raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
+    if needs == "hidden" and compares:
+        what = "this model gives a vector of a picture and one of a text, and no hidden states of a row"
+        mend = "use it with `task: match`, `luthier index` and `luthier search`"
+        raise Refused(Finding("model.no-hidden", "model.name", what, mend))
+    if needs == "action_flow" and not composed:
+        what = "an action expert reads the hidden states of a composed model"
+        mend = "give `model: {image: ..., text: ...}`, or predict by `act.predicts: regression`"
+        raise Refused(Finding("model.no-expert", "model.name", what, mend))
+    if needs in ("tag_logits", "span_logits") and config.is_encoder_decoder:
+        what = "an encoder-decoder writes; a head on the tokens of its source is another model"
+        mend = "choose an encoder (such as BERT) or a decoder, or let this model write the answer"
+        raise Refused(Finding("model.encoder-decoder", "model.name", what, mend))
 
 
 def give_pad(backbone: Any) -> None:

@@ -15,13 +15,14 @@ Axes: K rows, N = H · A numbers of a chunk.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from luthier.models.backbone import Backbone
+from luthier.models.multimodal import MultimodalBackbone
 from luthier.objectives.chunk_regression import known_terms
 from luthier.objectives.sequence import SequenceObjective
 from luthier.options import Options as Section
@@ -43,11 +44,11 @@ class Objective(SequenceObjective):
         hidden, targets = backbone.hidden(batch), batch["targets"]
         beta = torch.distributions.Beta(self.options.alpha, 1.0)
         time_K = 0.999 * (1 - beta.sample((len(targets),)).to(targets.device))
-        return known_terms(flow_errors(backbone, hidden, batch, time_K, torch.randn_like(targets)), batch)
+        return known_terms(flow_errors(_expert(backbone), hidden, batch, time_K, torch.randn_like(targets)), batch)
 
     def outputs(self, backbone: Backbone, batch: Batch) -> list[Any]:
         """Of each row its chunk (N), and where it is labelled the summed loss and how many numbers it is of."""
-        hidden = backbone.hidden(batch)
+        backbone, hidden = _expert(backbone), backbone.hidden(batch)
         rows, size = len(batch["weights"]), backbone.action_numbers
         noise_N = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(hidden.device)
         noise_KN = noise_N.expand(rows, -1)
@@ -62,7 +63,7 @@ class Objective(SequenceObjective):
         pairs = zip(found, losses_K.tolist(), known_K.tolist(), strict=True)
         return [one | {"loss": loss, "known": known} for one, loss, known in pairs]
 
-    def _drawn(self, backbone: Backbone, hidden: Tensor, batch: Batch, noise_KN: Tensor) -> Tensor:
+    def _drawn(self, backbone: MultimodalBackbone, hidden: Tensor, batch: Batch, noise_KN: Tensor) -> Tensor:
         """(K, N): Euler's method from τ = 0 to 1."""
         x_KN, count = noise_KN, self.options.steps
         for step in range(count):
@@ -74,7 +75,11 @@ class Objective(SequenceObjective):
         return sum(one["loss"] for one in outputs) / max(1, sum(one["known"] for one in outputs))
 
 
-def flow_errors(backbone: Backbone, hidden: Tensor, batch: Batch, time_K: Tensor, noise_KN: Tensor) -> Tensor:
+def _expert(backbone: Backbone) -> MultimodalBackbone:
+    return cast(MultimodalBackbone, backbone)  # no other model is opened for what this needs
+
+
+def flow_errors(backbone: MultimodalBackbone, hidden: Tensor, batch: Batch, time_K: Tensor, noise_KN: Tensor) -> Tensor:
     """(K, N): squared error of the velocity at given times from given noise, NaN where an action is not known."""
     targets_KN = batch["targets"]
     actions_KN, time_K1 = targets_KN.nan_to_num(), time_K[:, None]

@@ -94,10 +94,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     objective.encoder = task.encoder(backbone, limit, policy)
     encode_for(objective, task, backbone, limit, policy)
     judged_by(objective, task, backbone)
-    if backbone.pictures is not None:
-        backbone.pictures.prepare(one for some in rows.sides for example in some for one in example.images or ())
-    if backbone.sounds is not None:
-        backbone.sounds.prepare(Clip(one) for some in rows.sides for example in some for one in example.sounds or ())
+    _decode(backbone, rows)
     skip = recipe.data.max_bad_rows if recipe.data.on_bad_row == "skip" else None
     train = encode(objective, rows.train, limit, policy, "data.train", skip)
     known = [example for example in rows.evaluation if not task.unknown([example])]
@@ -123,6 +120,15 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     tell_mixture(prepared)
     prepared.findings += check_augmenting(prepared) + means.checks(prepared)
     return prepared
+
+
+def _decode(backbone: Backbone, rows: Rows) -> None:
+    """Read every picture and every sound once, in threads."""
+    examples = [example for side in rows.sides for example in side]
+    if backbone.pictures is not None:
+        backbone.pictures.prepare(one for example in examples for one in example.images or ())
+    if backbone.sounds is not None:
+        backbone.sounds.prepare(Clip(one) for example in examples for one in example.sounds or ())
 
 
 def _answered(
