@@ -97,6 +97,10 @@ def test_a_working_cell(
     found = json.loads(done.stdout.splitlines()[-1])["metrics"]
     for name, expected in run.result["after"].items():
         assert found[name]["value"] == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), name
+    if method == "lora":
+        told = run.export("merged")
+        assert told["relative"] <= told["bound"]
+        assert (Path(told["folder"]) / "actions.json").is_file()
 
 
 @pytest.mark.parametrize(("predicts", "method"), cases(CELLS, DEFAULT, refusal, wanted=True))
