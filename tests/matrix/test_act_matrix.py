@@ -29,8 +29,7 @@ SOME = (
 )  # fmt: skip
 CELLS = [(predicts, method) for predicts in PREDICTS for method in SOME]
 DEFAULT = {
-    ("classes", "lora"), ("regression", "full"), ("bins", "adapter: houlsby"), ("flow", "full"), ("flow", "lora"),
-    ("flow", "features: logistic"),
+    ("classes", "lora"), ("bins", "adapter: houlsby"), ("flow", "full"), ("flow", "features: logistic"),
 }  # fmt: skip
 
 
