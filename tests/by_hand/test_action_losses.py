@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from luthier.data.statistics import middle_of
 from luthier.evaluate import actions as scores
 from luthier.evaluate.proportions import wilson
-from luthier.objectives import binned_actions, chunk_regression, flow_matching
+from luthier.objectives import action_tokens, binned_actions, chunk_regression, flow_matching
+from luthier.tasks.actions import with_action_tokens
 from luthier.types import Batch
 
 NAN = float("nan")
@@ -174,3 +176,39 @@ def test_wilson() -> None:
     square = 1.959963984540054**2
     assert wilson(0, 20) == pytest.approx((0.0, square / (20 + square)), abs=1e-12)
     assert wilson(20, 20) == pytest.approx((20 / (20 + square), 1.0), abs=1e-12)
+
+
+class Counts:
+    """A decoder that says the last token + 1: of tokens 10 to 13, which are bins 0 to 3, after 10 comes 11."""
+
+    device = torch.device("cpu")
+
+    def lay_out(self, rows: list[Any]) -> dict[str, torch.Tensor]:
+        ids = torch.tensor([row["input_ids"] for row in rows])
+        starts = torch.arange(len(rows)) * ids.shape[1]
+        return {"input_ids": ids, "starts": starts, "lengths": torch.full((len(rows),), ids.shape[1])}
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        return torch.nn.functional.one_hot(batch["input_ids"].flatten() + 1, 20).float()
+
+    def token_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
+
+
+def test_actions_are_written_number_by_number() -> None:
+    """After 9 comes 10 (bin 0), then 11, 12; after 12 comes 13 (bin 3), and then 14, which is no action: of those that
+    are, all are alike, and the first is taken (bin 0), after which 11 follows."""
+    backbone: Any = Counts()
+    objective = action_tokens.Objective(action_tokens.Options(), backbone, None)
+    rows = [{"input_ids": [5, before, 12, 12, 12], "prompt": 2, "action_ids": [10, 11, 12, 13], "numbers": 3}
+            for before in (9, 12)]  # fmt: skip
+    assert objective.written(backbone, rows) == [[0, 1, 2], [3, 0, 1]]
+
+
+def test_action_tokens_are_supervised_where_they_are_known() -> None:
+    """Four bins of [-1, 1]: -1 is in bin 0, 0.4 in bin 2; the last number is past the end. Middles: -3/4 and 1/4."""
+    row = {"input_ids": [5, 6], "full_length": 2, "target": [-1.0, 0.4, NAN], "weight": 1.0}
+    made = with_action_tokens(row, [16, 17, 18, 19], 3)
+    assert (made["input_ids"], made["supervised"]) == ([5, 6, 16, 18], [False, False, True, True])
+    assert (made["prompt"], made["full_length"]) == (2, 5)
+    assert middle_of([0, 2], 4).tolist() == [-0.75, 0.25]

@@ -29,8 +29,7 @@ SOME = (
 )  # fmt: skip
 CELLS = [(predicts, method) for predicts in PREDICTS for method in SOME]
 DEFAULT = {
-    ("classes", "lora"), ("regression", "full"), ("bins", "adapter: houlsby"), ("flow", "full"), ("flow", "lora"),
-    ("flow", "features: logistic"),
+    ("classes", "lora"), ("bins", "adapter: houlsby"), ("flow", "full"), ("flow", "features: logistic"),
 }  # fmt: skip
 
 
@@ -97,6 +96,10 @@ def test_a_working_cell(
     found = json.loads(done.stdout.splitlines()[-1])["metrics"]
     for name, expected in run.result["after"].items():
         assert found[name]["value"] == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), name
+    if method == "lora":
+        told = run.export("merged")
+        assert told["relative"] <= told["bound"]
+        assert (Path(told["folder"]) / "actions.json").is_file()
 
 
 @pytest.mark.parametrize(("predicts", "method"), cases(CELLS, DEFAULT, refusal, wanted=True))
@@ -189,3 +192,28 @@ def test_numbers_of_other_units_and_a_lost_file_are_refused(
     (lost / "final" / "actions.json").unlink()
     with pytest.raises(Refused, match=r"act\.no-statistics"):
         luthier.load(lost).predict([seen])
+
+
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+def test_actions_are_tokens_of_a_decoder(method: str, tiny_folder: Callable[..., str], tmp_path: Path) -> None:
+    """Told by the instruction and the state alone: without pictures a decoder of text will do."""
+    draw, rows = random.Random(0), []
+    for at in range(24):
+        states = [[round(draw.random(), 3), 2.0] for _ in range(3)]
+        steps = [{"state": state, "action": [float(state[0] > 0.5), 5.0 * (at % 2)]} for state in states]
+        rows.append({"instruction": ("the red", "the green")[at % 2], "trajectory": steps})
+    data = {"train": tiny.write_jsonl(tmp_path / "train.jsonl", rows[6:]),
+            "eval": tiny.write_jsonl(tmp_path / "eval.jsonl", rows[:6])}  # fmt: skip
+    run = luthier.tune(
+        task="act", act={"predicts": "tokens", "bins": 4}, model=tiny_folder("llama"), data=data, steps=60,
+        batch_size=54, eval_every=60, final="last", out=str(tmp_path / "runs"), **METHODS[method],
+    )  # fmt: skip
+    after = run.result["after"]
+    assert after["action_error"]["value"] < after["action_error_mean_action"]["value"]
+    again = luthier.load(run.folder)
+    found = again.evaluate(data["eval"])["metrics"]
+    assert found["action_error"]["value"] == pytest.approx(after["action_error"]["value"])
+    (answer,) = again.predict([{"instruction": "the red", "state": [1.0, 2.0]}])
+    assert len(answer["action"]) == 2
+    assert "model.not-causal" in errors({"task": "act", "act": {"predicts": "tokens", "bins": 4}, "data": data,
+                                         "model": tiny_folder("bert"), "method": "full"})  # fmt: skip

@@ -96,6 +96,16 @@ class Known:
         (folder / FILE).write_text(json.dumps(told | scales, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+def bins_of(scaled: Sequence[float], bins: int) -> list[int]:
+    """The bin of each number, of equal parts of [-1, 1]; what is outside is in the first or last."""
+    return np.clip(np.floor((np.asarray(scaled) + 1) / 2 * bins), 0, bins - 1).astype(int).tolist()
+
+
+def middle_of(found: Any, bins: int) -> np.ndarray:
+    """The middle of each bin."""
+    return (np.asarray(found) + 0.5) / bins * 2 - 1
+
+
 def read_known(folder: Path) -> Known:
     """Raises Refused where ``actions.json`` is missing or damaged."""
     path, mend = folder / FILE, "restore it, or train again: without it what the model says means nothing"

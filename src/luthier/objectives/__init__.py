@@ -17,6 +17,7 @@ OBJECTIVES = Registry(
     regression="luthier.objectives.regression",
     chunk_regression="luthier.objectives.chunk_regression",
     binned_actions="luthier.objectives.binned_actions",
+    action_tokens="luthier.objectives.action_tokens",
     flow_matching="luthier.objectives.flow_matching",
     ctc="luthier.objectives.ctc",
     tags="luthier.objectives.tags",
@@ -38,7 +39,7 @@ PREFERENCES = ("dpo", "ipo", "simpo", "orpo", "cpo", "kto")
 """Those by which a model that writes learns from judged answers."""
 ONLINE = ("grpo", "ppo")
 """Those on the answers that a model writes itself as it learns."""
-ACTIONS = ("chunk_regression", "binned_actions", "flow_matching")
+ACTIONS = ("chunk_regression", "binned_actions", "action_tokens", "flow_matching")
 """Those by which chunks of actions are learned; which of them, the task is told: its head is another."""
 KINDS = (PREFERENCES, ("bradley_terry",), ONLINE, *((one,) for one in ACTIONS))
 """Objectives whose rows no other objective reads."""

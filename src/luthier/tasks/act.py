@@ -15,13 +15,24 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.data.statistics import Known, Scale, read_known
+from luthier.data.statistics import Known, Scale, middle_of, read_known
 from luthier.evaluate import actions as scores
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
 from luthier.models.multimodal import MultimodalBackbone
 from luthier.options import Options as Section
-from luthier.tasks.actions import Reading, asked_steps, chunk_of, foreign_units, last_done, uneven
+from luthier.tasks.actions import (
+    Reading,
+    action_ids,
+    asked_steps,
+    chunk_of,
+    foreign_units,
+    last_done,
+    one_instruction,
+    uneven,
+    unfitting,
+    with_action_tokens,
+)
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.observed import observed, other_pictures, other_text, told_actions
 from luthier.tasks.pictures import read_pictures
@@ -30,13 +41,15 @@ from luthier.types import Example, Features, Finding, Refused
 DEFAULTS = {"batch_size": 32, "overlong": "truncate", "epochs": 5.0}
 OBJECTIVES = {
     "classes": "classification", "regression": "chunk_regression", "bins": "binned_actions", "flow": "flow_matching",
+    "tokens": "action_tokens",
 }  # fmt: skip
 SWAPPED = 100  # episodes in which the instruction, then the pictures, are another's
 
 
 class Options(Section):
-    predicts: Literal["auto", "classes", "regression", "bins", "flow"] = Field(
-        "auto", description="names as classes; numbers by regression, as bins, or by a flow; default: told by the rows"
+    predicts: Literal["auto", "classes", "regression", "bins", "tokens", "flow"] = Field(
+        "auto",
+        description="names as classes; numbers by regression, as bins, tokens, or by a flow; default: by the rows",
     )
     chunk: int = Field(1, ge=1, description="actions that are predicted at once; of names: 1")
     history: int = Field(1, ge=1, description="frames that are seen: the present one and those before it")
@@ -83,7 +96,7 @@ class Task:
         named = any(isinstance(step.action, str) for example in train for step in example.steps or ())
         if self.predicts == "auto":
             self.known.predicts = "classes" if named else "regression"
-        if findings := uneven([*train, *evaluation]) or self._fits(named):
+        if findings := uneven([*train, *evaluation]) or unfitting(named, self.predicts, self.options.chunk):
             return findings
         steps = [step for example in train for step in example.steps or ()]
         if states := [step.state for step in steps if step.state is not None]:
@@ -94,23 +107,7 @@ class Task:
             self.known.action = Scale.of([step.action for step in steps])  # type: ignore[misc]
         self.known.units = next((example.units for example in train if example.units), None)
         self.pictures = max(len(step.images) for step in steps)
-        return self._said(train) + self.unknown([*train, *evaluation])
-
-    def _fits(self, named: bool) -> list[Finding]:
-        where, found = "act.predicts", "names" if named else "numbers"
-        if named != (self.predicts == "classes"):
-            what, mend = f"the actions are {found}, which are no {self.predicts}", "leave it out: the rows tell it"
-            return [Finding("task.actions", where, what, mend)]
-        if named and self.options.chunk > 1:
-            what = "actions that are names are predicted one at a time"
-            return [Finding("task.actions", "act.chunk", what, "leave it out")]
-        return []
-
-    def _said(self, train: Sequence[Example]) -> list[Finding]:
-        if len({example.text for example in train}) > 1:
-            return []
-        what = f"all {len(train)} episodes have one instruction: what another one would change is not learned"
-        return [Finding("task.one-instruction", "data.train", what, severity="note")]
+        return one_instruction(train) + self.unknown([*train, *evaluation])
 
     def unknown(self, examples: Sequence[Example]) -> list[Finding]:
         """Names that were not learned, and numbers of other units."""
@@ -125,6 +122,8 @@ class Task:
         return findings
 
     def config(self) -> dict[str, Any]:
+        if self.predicts == "tokens":
+            return {}
         if self.predicts == "flow":
             assert self.known.action is not None
             return {"action_chunk": self.options.chunk, "action_size": len(self.known.action),
@@ -135,9 +134,13 @@ class Task:
         return {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": ids, "problem_type": problem}
 
     @property
-    def _outputs(self) -> int:
+    def _numbers(self) -> int:
         assert self.known.action is not None
-        return self.options.chunk * len(self.known.action) * (self.options.bins if self.predicts == "bins" else 1)
+        return self.options.chunk * len(self.known.action)
+
+    @property
+    def _outputs(self) -> int:
+        return self._numbers * (self.options.bins if self.predicts == "bins" else 1)
 
     def from_config(self, config: Any) -> None:
         """All that it needs is in ``actions.json``: see ``recall``."""
@@ -181,7 +184,10 @@ class Task:
         else:
             target = None if step.action is None else chunk_of(example, at, self.options.chunk, self.known.action)
             last = None if last is None else self.known.action.scaled(last).tolist()  # type: ignore[arg-type]
-        return row | {"target": target, "last": last, "weight": example.weight}
+        row |= {"target": target, "last": last, "weight": example.weight}
+        if self.predicts == "tokens":
+            return with_action_tokens(row, action_ids(backbone, self.options.bins), self._numbers)
+        return row
 
     def _scores(self, outputs: list[Any], rows: Sequence[Features]) -> dict[str, np.ndarray]:
         if self.known.action is None:
@@ -199,9 +205,11 @@ class Task:
         shape = self.options.chunk, len(self.known.action)
         if self.predicts == "flow":
             return np.asarray(output["chunk"]).reshape(shape)
+        if self.predicts == "tokens":
+            return middle_of(output["bins"], self.options.bins).reshape(shape)
         values = np.asarray(output)
         if self.predicts == "bins":
-            values = (values.reshape(*shape, -1).argmax(-1) + 0.5) / self.options.bins * 2 - 1
+            values = middle_of(values.reshape(*shape, -1).argmax(-1), self.options.bins)
         return values.reshape(shape)
 
     def plain(self, outputs: list[Any], rows: Sequence[Features]) -> dict[str, float]:

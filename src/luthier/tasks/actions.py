@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from luthier.data.statistics import Known, Scale
-from luthier.types import Example, Finding, Step
+from luthier.data.statistics import Known, Scale, bins_of
+from luthier.models.backbone import Backbone
+from luthier.types import Example, Features, Finding, Refused, Step
 
 STATE_LEVELS = 256
 
@@ -86,6 +87,26 @@ def _shape(example: Example) -> tuple[int, int, int]:
     return len(step.images), len(step.state or ()), len(action)
 
 
+def unfitting(named: bool, predicts: str, chunk: int) -> list[Finding]:
+    """Settings that do not fit actions of this kind."""
+    found = "names" if named else "numbers"
+    if named != (predicts == "classes"):
+        what, mend = f"the actions are {found}, which are no {predicts}", "leave it out: the rows tell it"
+        return [Finding("task.actions", "act.predicts", what, mend)]
+    if named and chunk > 1:
+        what = "actions that are names are predicted one at a time"
+        return [Finding("task.actions", "act.chunk", what, "leave it out")]
+    return []
+
+
+def one_instruction(train: Sequence[Example]) -> list[Finding]:
+    """A note where nothing tells what another instruction would change."""
+    if len({example.text for example in train}) > 1:
+        return []
+    what = f"all {len(train)} episodes have one instruction: what another one would change is not learned"
+    return [Finding("task.one-instruction", "data.train", what, severity="note")]
+
+
 def foreign_units(examples: Sequence[Example], known: Known) -> list[Finding]:
     """Rows whose numbers are of other units than those that were learned: as they say, or as their sizes tell."""
     findings = []
@@ -115,3 +136,26 @@ def _foreign(where: str, name: str, scale: Scale, values: Sequence[Any]) -> list
     what = f"number {at + 1} of the {name} is about {typical:.4g}; {scale.least[at]:.4g} to {scale.most[at]:.4g} "
     mend = "convert it to the units of the training rows"
     return [Finding("data.units", where, what + "were learned", mend, "in other units a model's actions mean nothing")]
+
+
+def action_ids(backbone: Backbone, bins: int) -> list[int]:
+    """The token of each bin: of the vocabulary's end, special ones left out. Raises Refused where there are too few."""
+    tokenizer = backbone.tokenizer
+    taken = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    free = [token for token in range(len(tokenizer)) if token not in taken]
+    if len(free) < 2 * bins:
+        what = f"the vocabulary has {len(free)} tokens, and {bins} of them are to stand for actions"
+        raise Refused(Finding("task.actions", "act.bins", what, f"give at most {len(free) // 2}"))
+    return free[-bins:]
+
+
+def with_action_tokens(row: Features, ids: list[int], numbers: int) -> Features:
+    """The row with the tokens of its actions at its end, which are supervised: those that are known."""
+    prompt = list(row["input_ids"])
+    known = [value for value in row["target"] or () if not math.isnan(value)]
+    made = [ids[one] for one in bins_of(known, len(ids))]
+    told = {"prompt": len(prompt), "action_ids": ids, "numbers": numbers, "turn_ends": []}
+    full = row["full_length"] + numbers
+    return row | told | {
+        "input_ids": prompt + made, "supervised": [False] * len(prompt) + [True] * len(made), "full_length": full,
+    }  # fmt: skip
