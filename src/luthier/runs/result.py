@@ -20,6 +20,7 @@ from luthier.runs.folder import set_status, write_json, write_lines
 from luthier.runs.fused import tell_mixing
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
+from luthier.runs.thumbnails import keep_thumbnails
 
 SAMPLES = 24
 # What stands in the names of parameters that a method brings.
@@ -37,6 +38,7 @@ def finish(
     if "mixing" in outcome:
         outcome["mixing"] = tell_mixing(folder, prepared, outcome["mixing"], samples)
     _write_samples(folder / "samples.jsonl", before["samples"], samples)
+    keep_thumbnails(folder, prepared.evaluation.examples)
     write_json(folder / "result.json", _result(prepared, final, before["metrics"], after, outcome))
     set_status(folder, "finished", opens_with=opens_with(final))
     (final / "README.md").write_text(model_card(folder), encoding="utf-8")
