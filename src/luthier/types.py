@@ -180,7 +180,8 @@ class Adaptation:
     vectors are computed once and the classifier is fitted from them in one go.
 
     ``mixing(batch)`` gives how much each of the ``members`` weighs in each layer of each row, (K, layers, members), for
-    a method that mixes others. ``penalty()`` is added to the mean loss of each optimizer step. ``after_step(step)`` is
+    a method that mixes others; ``mixing_of`` the same over a kind of token alone (of a picture, of text), NaN for a row
+    without any. ``penalty()`` is added to the mean loss of each optimizer step. ``after_step(step)`` is
     called with the number of steps taken, after each that changed weights, while the gradients are still there; what
     it keeps between steps is in ``state``, tensors that it changes in place, and so in every checkpoint. ``told()`` is
     what it adds to the result of a finished run. ``rates`` has the highest learning rate of those parameters that have
@@ -196,6 +197,7 @@ class Adaptation:
     pooling: str = ""
     members: list[str] = field(default_factory=list)
     mixing: Callable[[Batch], Tensor] | None = None
+    mixing_of: dict[str, Callable[[Batch], Tensor]] = field(default_factory=dict)
     penalty: Callable[[], Tensor] | None = None
     after_step: Callable[[int], None] | None = None
     state: dict[str, Tensor] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
@@ -205,3 +206,19 @@ def test_what_is_learned_varies_and_what_is_judged_does_not(shown: dict[str, Any
 def test_what_would_vary_nothing_is_refused(keys: dict[str, Any], code: str, shown: dict[str, Any]) -> None:
     findings, _ = luthier.check(**shown, **keys)
     assert code in {finding.code for finding in findings if finding.severity == "error"}
+
+
+def test_the_report_shows_the_pictures_of_its_rows(shown: dict[str, Any], tmp_path: Path) -> None:
+    """Each held-out row with its own picture, small, inside the page: the colour of the patch is that of its label."""
+    run = luthier.tune(**shown, method="freeze", steps=2)
+    kept = json.loads((run.folder / "thumbnails.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (run.folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["source"] for row in rows} <= kept.keys()
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    for row in rows:
+        ((url,),) = [kept[row["source"]]]
+        picture = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/jpeg;base64,"))))
+        red, green, _ = np.asarray(picture).reshape(-1, 3).astype(float).mean(0)
+        assert (row["target"] == "red") == (red > green)
+        assert max(picture.size) <= 128
+        assert f'src="{url}"' in page

@@ -185,7 +185,8 @@ def combined(backbone: Backbone, name: str, made: Mapping[str, Adaptation], weig
     )
     return Adaptation(
         name, parameters, save, base=None if None in bases else base, merge=merge if linear else None,
-        members=mixed.members, mixing=mixed.mixing, penalty=penalties and (lambda: reduce(add, penalties())),
+        members=mixed.members, mixing=mixed.mixing, mixing_of=mixed.mixing_of,
+        penalty=penalties and (lambda: reduce(add, penalties())),
         after_step=_together([one.after_step for one in made.values()]),
         told=tells and (lambda: dict(ChainMap(*tells()))),
         state={name: tensor for one in made.values() for name, tensor in one.state.items()},

@@ -182,6 +182,10 @@ class Backbone(Addressed, Switched):
             if (outside and name.startswith(outside)) or name in self.fresh
         }
 
+    def picture_places(self, batch: Batch) -> Tensor | None:
+        """(T,), True where a token stands for a picture; None where pictures are no tokens of a row."""
+        return None
+
     @property
     def prompt_problem(self) -> str:
         """Why virtual tokens can't stand before its rows ("" where they can)."""
