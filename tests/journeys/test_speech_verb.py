@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from typed import session
 
 import luthier
 import tiny
+from luthier.types import Refused
 
 PITCHES = {"a": 400.0, "b": 900.0, "c": 1600.0}
 
@@ -192,3 +195,45 @@ def test_changed_sounds_are_the_same_however_a_run_is_cut(tmp_path: Path) -> Non
     for key, tensor in found["whole"].items():
         assert tensor.allclose(found["small"][key], atol=2e-5), key
     assert not all(tensor.allclose(found["plain"][key], atol=1e-4) for key, tensor in found["whole"].items())
+
+
+def test_sounds_and_texts_find_each_other(tmp_path: Path, tiny_folder: Callable[..., str]) -> None:
+    """Three tones with three words, by two towers that never met; classes by name; what does not fit is refused."""
+    towers = {
+        "audio": tiny.save_sound_model("wav2vec2-bert", tmp_path / "audio"), "text": tiny_folder("bert"),
+        "fuse": "similarity",
+    }  # fmt: skip
+    names, rows = {"a": "red", "b": "green", "c": "blue"}, []
+    for i in range(36):
+        letter = "abc"[i % 3]
+        tiny.save_tone(tmp_path / f"s/{i}.wav", [PITCHES[letter]], seconds=0.2 + 0.05 * (i % 4), seed=i)
+        rows.append({"audio": f"s/{i}.wav", "text": f"the {names[letter]} {tiny.WORDS[3 + i % 8]}"})
+    data = {name: tiny.write_jsonl(tmp_path / f"{name}.jsonl", some)
+            for name, some in (("train", rows[6:]), ("eval", rows[:6]))}  # fmt: skip
+    keys = {"task": "match", "model": towers, "data": data, "method": "full", "learning_rate": 1e-2, "steps": 60,
+            "batch_size": 30, "eval_every": 60, "final": "last", "warmup": 0, "out": str(tmp_path)}  # fmt: skip
+    run = luthier.tune(**keys, name="run")
+    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in records if record["kind"] == "train"]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    again = luthier.load(run.folder)
+    found = again.evaluate(data["eval"])["metrics"]
+    assert found["mean_recall"]["value"] == run.result["after"]["mean_recall"]["value"]
+    texts = [f"the {name} cat" for name in names.values()]
+    answers = again.predict([{"audio": str(tmp_path / f"s/{i}.wav"), "texts": texts} for i in range(3)])
+    assert sum(a["label"] == texts[i] for i, a in enumerate(answers)) >= 2
+    vectors = again.predict([str(tmp_path / "s/0.wav"), "the red cat"])
+    assert len(vectors[0]["vector"]) == len(vectors[1]["vector"])
+
+    seen = {"image": tiny.save_image_model("vit", tmp_path / "vit"), "text": tiny_folder("bert"), "fuse": "similarity"}
+    for model, code in ((seen, "model.no-sounds"), (towers | {"fuse": "projection"}, "recipe.fuse"),
+                        (towers | {"audio": tiny_folder("bert")}, "model.no-sounds")):  # fmt: skip
+        findings, _ = _checked(keys | {"model": model})
+        assert code in {finding.code for finding in findings if finding.severity == "error"}, code
+
+
+def _checked(keys: dict[str, Any]) -> tuple[list[Any], Any]:
+    try:
+        return luthier.check(**keys)
+    except Refused as refused:
+        return refused.findings, None

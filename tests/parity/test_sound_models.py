@@ -15,7 +15,7 @@ from luthier.models.hiding import masks_of
 from luthier.models.load import load
 from luthier.models.sounds import Clip
 from luthier.objectives import classification, ctc
-from luthier.types import Features
+from luthier.types import Batch, Features
 
 LABELS = {"num_labels": 3, "id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
 LETTERS = {"letters": list("abcd")}
@@ -198,3 +198,33 @@ def test_whisper_writes_what_transformers_writes(sounds: list[Path], tmp_path: P
                 ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
         theirs = ids[0, 4:].tolist()
         assert written == theirs[: theirs.index(256) if 256 in theirs else 6]
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2-group", "wav2vec2-bert", "ast"])
+def test_a_sound_has_one_vector_whatever_is_beside_it(kind: str, sounds: list[Path], tmp_path: Path) -> None:
+    """Two towers of one's own: the vector of each sound is the projected mean of what the tower, as transformers opens
+    it, makes of that sound alone; the loss is InfoNCE both ways, written out."""
+    from luthier.engine.accumulate import loss_of
+    from luthier.models.compose import compose
+    from luthier.objectives import image_text
+
+    audio, text = tiny.save_sound_model(kind, tmp_path / "audio"), tiny.save("bert", tmp_path / "text")
+    compose(audio, text, "similarity", {"width": 8}, tmp_path / "both", listens=True)
+    backbone = load("both", str(tmp_path / "both"), "vectors")
+    backbone.model.eval()
+    rows: list[Features] = [
+        backbone.pair_row([one], [word], None) | {"row": i, "keys": [i, 10 + i], "weight": 1.0, "classed": False}
+        for i, (one, word) in enumerate(zip(sounds, ["red", "green cat", "blue"], strict=True))
+    ]
+    batch = Batch(backbone.lay_out(rows), [0, 1, 2])
+    tower = transformers.AutoModel.from_pretrained(audio, trust_remote_code=False).eval()
+    with torch.no_grad():
+        ours, texts = backbone.picture_vectors(batch), backbone.text_vectors(batch)
+        for k, path in enumerate(sounds):
+            theirs = tower(alone(backbone, path)).last_hidden_state.mean(1)
+            torch.testing.assert_close(ours[k], backbone.projections["image"](theirs)[0], atol=2e-5, rtol=1e-4)
+        logits = torch.nn.functional.normalize(ours, dim=1) @ torch.nn.functional.normalize(texts, dim=1).T / 0.07
+        own = torch.arange(3)
+        both = [torch.nn.functional.cross_entropy(side, own, reduction="sum") for side in (logits, logits.T)]
+        terms, _ = loss_of(backbone, image_text.Objective(image_text.Options(), backbone, None), rows, "fp32")
+    assert float(terms.total) == pytest.approx(float(sum(both)) / 2, rel=1e-4)

@@ -6,8 +6,8 @@ from torch import nn
 
 
 def blocks_of(stack: nn.Module, prefix: str = "") -> list[str]:
-    """The longest list of like modules in ``stack``, of those with attention in them where there are such (and not the
-    convolutions that a sound goes through before): the names of its blocks, after ``prefix``."""
+    """The longest list of like modules in ``stack``, of those with attention in them where there are such, and not the
+    convolutions that a sound goes through before: the names of its blocks, after ``prefix``."""
     lists = [
         (_attends(module), len(module), name)
         for name, module in stack.named_modules(prefix=prefix)

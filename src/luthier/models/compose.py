@@ -18,29 +18,35 @@ from torch import nn
 
 from luthier.fusion import FUSIONS
 from luthier.models.composed import IMAGE_TOKEN, ComposedConfig, ComposedModel, as_sequence, writes
+from luthier.models.ears import audio_tower
 from luthier.models.modes import evaluating
 from luthier.models.pictures import Pictures
 from luthier.models.writer import ComposedForCausalLM
 from luthier.types import Finding, Refused
 
 
-def compose(image: str, text: str, fuse: str, options: dict[str, Any], folder: Path) -> None:
-    """Write ``folder``: config.json, the towers' weights, the tokenizer and the image processor.
+def compose(
+    image: str, text: str, fuse: str, options: dict[str, Any], folder: Path, *, listens: bool = False
+) -> None:  # fmt: skip
+    """Write ``folder``: config.json, the towers' weights, the tokenizer and the image processor. ``listens``: the first
+    tower is one of sounds.
 
     Raises Refused where a tower can't be opened or the options are wrong.
     """
     import transformers
 
     findings = option_findings(fuse, options)
+    if listens and fuse != "similarity":
+        what, mend = f"sounds and texts are joined by `similarity` alone, not by {fuse!r}", "set `fuse: similarity`"
+        findings.append(Finding("recipe.fuse", "model.fuse", what, mend))
     if findings:
         raise Refused(*findings)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    eyes, processor = _image_tower(image)
+    eyes, processor, blank = audio_tower(image) if listens else _image_tower(image)
     reader, tokenizer = _text_tower(text)
-    pictures = Pictures(processor)
     with evaluating(eyes), torch.no_grad():
-        states_1PD = as_sequence(eyes(pixel_values=pictures.blank).last_hidden_state)
+        states_1PD = as_sequence(eyes(blank).last_hidden_state)
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
     if len(tokenizer) > len(reader.get_input_embeddings().weight):
@@ -52,7 +58,7 @@ def compose(image: str, text: str, fuse: str, options: dict[str, Any], folder: P
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         classifier_reads="last" if getattr(reader.config, "is_decoder", False) or head else "mean",
         logit_softcap=getattr(reader.config, "final_logit_softcapping", None),
-        tie_word_embeddings=bool(head and reader.config.tie_word_embeddings),
+        tie_word_embeddings=bool(head and reader.config.tie_word_embeddings), listens=listens,
     )  # fmt: skip
     whole: Any = ComposedForCausalLM(config) if head else ComposedModel(config)
     for tower, found in ((whole.base_model.image, eyes), (whole.base_model.text, reader.base_model)):
@@ -65,9 +71,9 @@ def compose(image: str, text: str, fuse: str, options: dict[str, Any], folder: P
         whole.generation_config.suppress_tokens = [config.image_token_id]  # it is read, and never written
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    tower = "model." if head else ""
-    drawn = tuple(f"{tower}{role}." for role, path in (("image", image), ("text", text)) if is_bare(path))
-    left_out = (f"{tower}fusion.", *drawn, *(["lm_head."] if is_bare(text) else []))
+    inside = "model." if head else ""
+    drawn = tuple(f"{inside}{role}." for role, path in (("image", image), ("text", text)) if is_bare(path))
+    left_out = (f"{inside}fusion.", *drawn, *(["lm_head."] if is_bare(text) else []))
     kept = {name: tensor for name, tensor in whole.state_dict().items() if not name.startswith(left_out)}
     nothing = not kept
     whole.save_pretrained(partial, state_dict=kept)  # which empties the dictionary
@@ -109,14 +115,14 @@ def _opened(path: str, auto: Any) -> Any:
     return auto.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
 
 
-def _image_tower(path: str) -> tuple[nn.Module, Any]:
+def _image_tower(path: str) -> tuple[nn.Module, Any, Any]:
     """The part of a model that sees: itself, or of one that also reads text its vision tower."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     model = _opened(path, transformers.AutoModel)
     processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
-    return (model.vision_model if hasattr(config, "vision_config") else model), processor
+    return (model.vision_model if hasattr(config, "vision_config") else model), processor, Pictures(processor).blank
 
 
 def _text_tower(path: str) -> tuple[Any, Any]:

@@ -69,25 +69,32 @@ def ears(path: str, needs: str, letters: Sequence[str] | None, **where: Any) -> 
     """
     import transformers
 
+    sounds = open_sounds(path, **where)
+    tokenizer: Any
+    if needs == "token_logits":
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
+        return tokenizer, sounds, {}
+    if needs != "frame_logits":
+        return NoWords(), sounds, {}
+    tokenizer = own_letters(path, **where)
+    if tokenizer is not None:
+        return tokenizer, sounds, {}
+    if letters is None:  # known once the adapter that brings them is read
+        return NoWords(), sounds, {}
+    made = made_of(letters)
+    return made, sounds, {"vocab_size": len(made), "pad_token_id": made.pad_token_id}
+
+
+def open_sounds(path: str, **where: Any) -> Any:
+    """``Sounds`` by the model's own feature extractor."""
+    import transformers
+
     from luthier.models.sounds import Sounds
 
     if find_spec("soundfile") is None:
         what, mend = "sounds are read with soundfile, which is not installed", 'pip install "luthier[speech]"'
         raise Refused(Finding("data.needs-extra", "model.name", what, mend))
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(path, trust_remote_code=False, **where)
-    tokenizer: Any
-    if needs == "token_logits":
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
-        return tokenizer, Sounds(extractor), {}
-    if needs != "frame_logits":
-        return NoWords(), Sounds(extractor), {}
-    tokenizer = own_letters(path, **where)
-    if tokenizer is not None:
-        return tokenizer, Sounds(extractor), {}
-    if letters is None:  # known once the adapter that brings them is read
-        return NoWords(), Sounds(extractor), {}
-    made = made_of(letters)
-    return made, Sounds(extractor), {"vocab_size": len(made), "pad_token_id": made.pad_token_id}
+    return Sounds(transformers.AutoFeatureExtractor.from_pretrained(path, trust_remote_code=False, **where))
 
 
 def own_letters(path: str | Path, **where: Any) -> Any | None:
@@ -127,3 +134,19 @@ def objective_of(config: Any) -> str:
     from transformers.models.auto import modeling_auto as auto
 
     return "next_token" if type(config) in auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING else "ctc"
+
+
+def audio_tower(path: str) -> tuple[Any, Any, Any]:
+    """A model that hears without its head, its feature extractor, and a sound for it. Raises Refused for a model that
+    hears nothing, or whose encoder stands beside a decoder."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+    if not hears(config) or config.is_encoder_decoder:
+        what = f"{path} is no encoder of sounds"
+        raise Refused(Finding("model.no-sounds", "model.audio", what, "choose one such as Wav2Vec2, HuBERT or AST"))
+    config.apply_spec_augment, config.layerdrop = False, 0.0
+    model = transformers.AutoModel.from_pretrained(path, config=config, trust_remote_code=False, dtype=torch.float32)
+    sounds = open_sounds(path)
+    return model, sounds.processor, sounds.blank()[None]

@@ -85,6 +85,8 @@ def _backbone(
         return VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
     if pictures is None:
         return Backbone(model, tokenizer, name, path, needs, fresh)
+    if isinstance(pictures, ProcessedPictures):
+        return VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
     reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
     reads = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
     return reads(model, tokenizer, name, path, needs, fresh, pictures=pictures)
@@ -120,8 +122,10 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     import transformers
 
     from luthier.models.composed import ComposedConfig
+    from luthier.models.ears import open_sounds
     from luthier.models.images import NoText, reads_pictures_alone
     from luthier.models.pictures import Pictures
+    from luthier.models.recordings import Recordings
     from luthier.models.towers import writes_of_pictures
     from luthier.models.vision_language import open_processor
 
@@ -132,6 +136,8 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     shown = writes_of_pictures(config) and needs == "token_logits"
     if not (alone or shown or config.model_type == ComposedConfig.model_type or needs == "vectors"):
         return tokenizer, None
+    if getattr(config, "listens", False):
+        return tokenizer, Recordings(open_sounds(path, **where))
     if find_spec("PIL") is None:
         what, mend = "pictures are read with Pillow, which is not installed", 'pip install "luthier[image]"'
         raise Refused(Finding("data.needs-extra", "model.name", what, mend))

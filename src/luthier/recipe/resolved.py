@@ -18,6 +18,7 @@ INCIDENTAL = {"out", "name", "track", "keep", "micro_tokens", "samples"}
 PATHS = {
     "model.name",
     "model.image",
+    "model.audio",
     "model.text",
     "model.template",
     "data.train",

@@ -14,7 +14,8 @@ class ModelSection(Options):
         description="a folder, a hub id, `starter:minilm`, `starter:lm`, `starter:ears`; of a composed one, its towers'"
     )
     image: str | None = Field(None, description="an image encoder, to be composed with `text`")
-    text: str | None = Field(None, description="an encoder or a decoder, to be composed with `image`")
+    audio: str | None = Field(None, description="an encoder of sounds, to be composed with `text`")
+    text: str | None = Field(None, description="an encoder or a decoder, to be composed with `image` or `audio`")
     fuse: str | dict[str, Any] | None = Field(
         None,
         description="how they meet: projection, concatenation, cross_attention, similarity; or one with its options",
@@ -36,11 +37,14 @@ class ModelSection(Options):
     @classmethod
     def composed(cls, given: Any) -> Any:
         """A composed model is called by its towers."""
-        if not isinstance(given, dict) or not {"image", "text", "fuse"} & given.keys():
+        if not isinstance(given, dict) or not {"image", "audio", "text", "fuse"} & given.keys():
             return given
-        if not (isinstance(given.get("image"), str) and isinstance(given.get("text"), str)):
-            raise ValueError("a composed model has both `image` and `text`, a folder or a hub id each")
-        return {"name": "+".join(given[role].rstrip("/").split("/")[-1] for role in ("image", "text")), **given}
+        first = "audio" if isinstance(given.get("audio"), str) and "image" not in given else "image"
+        if not (isinstance(given.get(first), str) and isinstance(given.get("text"), str)) or (
+            first == "image" and "audio" in given
+        ):
+            raise ValueError("a composed model has `image` (or `audio`) and `text`, a folder or a hub id each")
+        return {"name": "+".join(given[role].rstrip("/").split("/")[-1] for role in (first, "text")), **given}
 
     @property
     def fusion(self) -> tuple[str, dict[str, Any]]:
