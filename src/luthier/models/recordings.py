@@ -19,6 +19,7 @@ from torch import Tensor
 
 from luthier.data.pictures import BadPicture
 from luthier.data.sounds import BadSound
+from luthier.models.pictures import Shown
 from luthier.models.sounds import Clip, Sounds
 from luthier.types import Features
 
@@ -42,11 +43,11 @@ class Recordings:
         except BadSound as bad:
             raise BadPicture(bad.what, bad.mend) from None
 
-    def shown(self, rows: Sequence[Features]) -> list[tuple[str, None]]:
+    def shown(self, rows: Sequence[Features]) -> list[Shown]:
         """The sounds of rows, in their order: keys, and that none is varied."""
         return [(key, None) for row in rows for key in row.get("pictures", ())]
 
-    def pixels(self, shown: Sequence[tuple[str, None]]) -> Tensor:
+    def pixels(self, shown: Sequence[Shown]) -> Tensor:
         """(I, L) or (I, L, F), NaN behind the shorter ones."""
         several = [self.sounds.features(key) for key, _ in shown]
         return torch.nn.utils.rnn.pad_sequence(several, batch_first=True, padding_value=float("nan"))
