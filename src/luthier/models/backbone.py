@@ -25,7 +25,7 @@ from luthier.data.collate import lay_out
 from luthier.models.attention import PACKED
 from luthier.models.heads import head_logits, positions_read
 from luthier.models.modes import evaluating
-from luthier.models.packing import layout_inputs, packing_offset
+from luthier.models.packing import laid_out_by_row, layout_inputs, packing_offset
 from luthier.models.pictures import Pictures
 from luthier.models.prefixed import Switch
 from luthier.models.probes import closing_norms, row_of
@@ -293,12 +293,3 @@ class Backbone(Addressed, Switched):
             return
         self.layout, self.position_offset, self.unpacked_because = "packed", offset, ""
         self.set_attention(PACKED)
-
-
-def laid_out_by_row(hidden_TD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(K, L, D) and a mask (K, L): hidden states laid out row by row."""
-    starts_K, lengths_K = batch["starts"], batch["lengths"]
-    positions_L = torch.arange(int(lengths_K.max()), device=hidden_TD.device)
-    real_KL = positions_L < lengths_K[:, None]
-    at_KL = torch.where(real_KL, starts_K[:, None] + positions_L, starts_K[:, None])
-    return hidden_TD[at_KL], real_KL.long()

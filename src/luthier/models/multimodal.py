@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from luthier.fusion.common import Inside
 from luthier.fusion.cross_attention import Gates
-from luthier.models.backbone import laid_out_by_row
 from luthier.models.composed import IMAGE_TOKEN
 from luthier.models.illustrated import Illustrated
+from luthier.models.packing import laid_out_by_row
 from luthier.types import Batch, Features, Finding, Picture, Refused
 
 MEDIA = ("pixel_values", "picture_states", "picture_rows", "text_states")

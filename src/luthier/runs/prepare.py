@@ -21,7 +21,6 @@ from luthier.models.backbone import Backbone
 from luthier.models.load import load
 from luthier.models.locate import locate
 from luthier.models.probes import head_problem
-from luthier.models.sounds import Clip
 from luthier.objectives import OBJECTIVES, objective_class
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.answers import with_answers
@@ -32,7 +31,7 @@ from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import bind_reference
 from luthier.runs.rollouts import check_reference, judged_by, repeats
-from luthier.runs.rows import Rows, read_rows, tell
+from luthier.runs.rows import Rows, decode, read_rows, tell
 from luthier.runs.sampling import read_prompts
 from luthier.runs.scoring import bind_scores, digest
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
@@ -94,7 +93,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     objective.encoder = task.encoder(backbone, limit, policy)
     encode_for(objective, task, backbone, limit, policy)
     judged_by(objective, task, backbone)
-    _decode(backbone, rows)
+    decode(backbone, rows)
     skip = recipe.data.max_bad_rows if recipe.data.on_bad_row == "skip" else None
     train = encode(objective, rows.train, limit, policy, "data.train", skip)
     known = [example for example in rows.evaluation if not task.unknown([example])]
@@ -120,15 +119,6 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     tell_mixture(prepared)
     prepared.findings += check_augmenting(prepared) + means.checks(prepared)
     return prepared
-
-
-def _decode(backbone: Backbone, rows: Rows) -> None:
-    """Read every picture and every sound once, in threads."""
-    examples = [example for side in rows.sides for example in side]
-    if backbone.pictures is not None:
-        backbone.pictures.prepare(one for example in examples for one in example.images or ())
-    if backbone.sounds is not None:
-        backbone.sounds.prepare(Clip(one) for example in examples for one in example.sounds or ())
 
 
 def _answered(
