@@ -213,3 +213,22 @@ def test_a_decoder_alone_reads_no_pictures(towers: dict[str, str], folder: Path,
     keys = recipe("projection vqa", "lora", towers, folder, tmp_path) | {"model": towers["text"]}
     findings, _ = luthier.check(**keys)
     assert "model.no-pictures" in {finding.code for finding in findings if finding.severity == "error"}
+
+
+@pytest.mark.parametrize(
+    "kind", ["llava", *(pytest.param(one, marks=pytest.mark.slow) for one in ("idefics3", "gemma3"))]
+)
+def test_pretrained_readers_of_pictures_answer_and_describe(kind: str, folder: Path, tmp_path: Path) -> None:
+    """Their pictures stand as their own processors have them; several in a row can't be searched for with beams."""
+    model = tiny.save_vision_language_model(kind, tmp_path / kind)
+    for task in TASKS:
+        keys = recipe(f"projection {task}", "full", {}, folder, tmp_path) | {"model": model}
+        run = luthier.tune(**keys)
+        losses = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        losses = [one["loss"] for one in losses if one["kind"] == "train"]
+        assert sum(losses[-3:]) < 0.5 * sum(losses[:3]), losses
+    two = {"image": [str(folder / f"images/{i}.png") for i in (0, 1)], "prompt": "the"}
+    assert run.predict([two])[0]["text"]
+    with pytest.raises(Refused) as refused:
+        run.predict([two], num_beams=2)
+    assert refused.value.findings[0].code == "recipe.combination"

@@ -144,3 +144,18 @@ def test_a_processor_that_lays_pictures_elsewhere_is_refused(tmp_path: Path) -> 
     with pytest.raises(Refused) as refused:
         ProcessedPictures(Before(), image_id=words.convert_tokens_to_ids("<image>"))
     assert refused.value.findings[0].code == "model.processor"
+
+
+def test_a_processor_that_needs_more_than_is_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.models.vision_language import open_processor
+    from luthier.types import Refused
+
+    def needs(*_: Any, **__: Any) -> None:
+        raise ImportError("XProcessor requires the Torchvision library but it was not found")
+
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", needs)
+    with pytest.raises(Refused) as refused:
+        open_processor("x", tiny.tokenizer(encoder=False), transformers.LlavaConfig())
+    (finding,) = refused.value.findings
+    assert finding.code == "model.processor"
+    assert "Torchvision" in finding.what

@@ -71,6 +71,7 @@ def generate(
         for first in range(0, len(prompts), batch_size):
             some = prompts[first : first + batch_size]
             rows: list[Features] = [one if isinstance(one, dict) else {"input_ids": one} for one in some]
+            backbone.check_search(rows, num_beams)
             # A decoder goes on at the end of its row; an encoder counts its positions from the start.
             tensors = lay_out(rows, "padded", pad, side="right" if backbone.encoder_decoder else "left")
             ids_KL, mask_KL = (tensors[key].to(backbone.device) for key in ("input_ids", "attention_mask"))

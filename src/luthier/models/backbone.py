@@ -201,6 +201,9 @@ class Backbone(Addressed, Switched):
         """What the trunk is given beside text."""
         return {}
 
+    def check_search(self, rows: list[Features], num_beams: int) -> None:
+        """Raises Refused where these rows can't be answered by a search with so many beams."""
+
     def row_media(self, rows: list[Features]) -> dict[str, Tensor]:
         """The same of rows that are not laid out in a batch, on the CPU: for generation."""
         return {}

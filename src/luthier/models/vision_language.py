@@ -19,7 +19,7 @@ from torch import Tensor
 from luthier.models.illustrated import Illustrated
 from luthier.models.processed import ProcessedPictures
 from luthier.models.towers import image_id
-from luthier.types import Batch, Features
+from luthier.types import Batch, Features, Finding, Refused
 
 TYPES = ("token_type_ids", "mm_token_type_ids")
 """What some models ask for: 1 where a picture is, 0 where text is."""
@@ -61,6 +61,11 @@ class VisionLanguageBackbone(Illustrated):
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         return super().lay_out(rows) | self.row_media(rows)
 
+    def check_search(self, rows: list[Features], num_beams: int) -> None:
+        if num_beams > 1 and any(len(row.get("pictures", ())) > 1 for row in rows):
+            what = "transformers repeats pictures one by one for each beam, and these rows have several"
+            raise Refused(Finding("recipe.combination", "num_beams", what, "search greedily: `num_beams: 1`"))
+
     def media(self, batch: Batch) -> dict[str, Any]:
         known = {name for places in self.pictures._arrays.values() for name in places}
         given: dict[str, Any] = {name: batch[name] for name in known if name in batch.tensors}
@@ -81,10 +86,15 @@ class VisionLanguageBackbone(Illustrated):
 
 
 def open_processor(path: str, tokenizer: Any, config: Any, **where: Any) -> ProcessedPictures:
-    """Raises Refused where pictures can't be put into a row, OSError and ImportError where there is no processor."""
+    """Raises Refused where pictures can't be put into a row, or the processor needs what is not installed."""
     import transformers
 
-    processor: Any = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False, **where)
+    try:
+        processor: Any = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False, **where)
+    except ImportError as error:
+        what = f"the processor of this model needs more than is installed: {str(error).strip().splitlines()[0][:200]}"
+        mend = "install torchvision, or choose a model such as LLaVA, Idefics3 or Gemma 3"
+        raise Refused(Finding("model.processor", "model.name", what, mend)) from None
     if tokenizer.chat_template is None:
         tokenizer.chat_template = processor.chat_template
     processor.tokenizer = tokenizer

@@ -5,6 +5,7 @@ A mark (``<image>`` in a composed model) says in a question where a picture stan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import Field
 from luthier.data.document import one_text
 from luthier.models.backbone import Backbone
 from luthier.models.illustrated import Illustrated
-from luthier.tasks.common import Encoder
+from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.pictures import bad_pictures, picture_example, told_pictures
 from luthier.tasks.source import UNLIMITED, FromSource, WritingOptions
 from luthier.types import Example, Features, Finding, Refused
@@ -69,6 +70,10 @@ class FromPicture(FromSource):
             return backbone.illustrated(made, images)
         except Refused as refused:
             raise Refused(*(replace(one, where=f"{example.source}:{one.where}") for one in refused.findings)) from None
+
+    def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
+        """As for any source; rows are short, and many are written at a time."""
+        return super().answer(ask, examples, **{"batch_size": 32, **options})
 
     def parse(self, given: Any) -> Example:
         return replace(picture_example(given), targets=None)
