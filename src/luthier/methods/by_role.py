@@ -63,7 +63,9 @@ class ByRole:
 
     @property
     def name(self) -> str:
-        return "+".join(f"{role}-{one.name.replace('+', '-')}" for role, one in self.training.items())
+        """Without roles in which but the new numbers train, as with every method, where there are others."""
+        named = {role: one for role, one in self.training.items() if not _only_new(one)} or self.training
+        return "+".join(f"{role}-{one.name.replace('+', '-')}" for role, one in named.items())
 
     @property
     def whole(self) -> bool:
@@ -209,6 +211,11 @@ class ByRole:
         for role, own in self.training.items():
             with backbone.within(role):
                 own.fold(backbone)
+
+
+def _only_new(methods: Methods) -> bool:
+    options = methods.options.get("freeze")
+    return len(methods.options) == 1 and options is not None and options.model_dump() == type(options)().model_dump()
 
 
 def _default_rate(methods: Methods | None) -> float:
