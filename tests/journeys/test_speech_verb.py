@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,18 @@ def test_changed_sounds_are_the_same_however_a_run_is_cut(tmp_path: Path) -> Non
         assert tensor.allclose(found["small"][key], atol=2e-5), key
     assert not all(tensor.allclose(found["plain"][key], atol=1e-4) for key, tensor in found["whole"].items())
 
+    # What it was after half of its steps, as if it had been killed then: the same command goes on, to the same bits.
+    run = tmp_path / "whole"
+    (last,) = (run / "checkpoints").glob("*4")
+    for gone in (last, run / "final"):
+        shutil.rmtree(gone)
+    (run / "result.json").unlink()
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"status": "running"}))
+    again = load_file(luthier.tune(**base, **changed, name="whole").folder / "final/model.safetensors")
+    assert "resumed after step 2" in (run / "metrics.jsonl").read_text()
+    assert all(tensor.equal(again[key]) for key, tensor in found["whole"].items())
+
 
 def test_sounds_and_texts_find_each_other(tmp_path: Path, tiny_folder: Callable[..., str]) -> None:
     """Three tones with three words, by two towers that never met; classes by name; what does not fit is refused."""
@@ -224,6 +237,16 @@ def test_sounds_and_texts_find_each_other(tmp_path: Path, tiny_folder: Callable[
     assert sum(a["label"] == texts[i] for i, a in enumerate(answers)) >= 2
     vectors = again.predict([str(tmp_path / "s/0.wav"), "the red cat"])
     assert len(vectors[0]["vector"]) == len(vectors[1]["vector"])
+
+    (tmp_path / "s/notes.txt").write_text("\n".join(texts))
+    indexed, spoken, heard = session(
+        tmp_path, "index run s", "search run s/0.wav --find texts -k 3 --json",
+        "search run red -k 3 --page found.html --json",
+    )  # fmt: skip
+    assert "36 pictures, 3 texts" in indexed.out, indexed.err
+    assert spoken.json[0]["text"] == answers[0]["label"]
+    assert all(entry["audio"].endswith(".wav") for entry in heard.json)
+    assert (tmp_path / "found.html").read_text().count("<audio") == 3
 
     seen = {"image": tiny.save_image_model("vit", tmp_path / "vit"), "text": tiny_folder("bert"), "fuse": "similarity"}
     for model, code in ((seen, "model.no-sounds"), (towers | {"fuse": "projection"}, "recipe.fuse"),

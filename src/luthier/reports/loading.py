@@ -79,9 +79,10 @@ def library(run: dict[str, Any]) -> str:
 def loading_code(run: dict[str, Any], classes: list[str], options: dict[str, Any]) -> str:
     """Python that runs in the folder that holds the model, with the library that opens it. ``classes`` are the label
     names in the order of their ids; ``options`` the task's section of the recipe."""
+    reads = run["model"].get("reads", [])
     if run["task"] == "match":
-        return _match(run)
-    if "image" in (reads := run["model"].get("reads", [])):
+        return heard_code(run) if "audio" in reads else _match(run)
+    if "image" in reads:
         return ASK_LUTHIER.replace('"A sentence to judge."', ASK_PICTURE["text" in reads])
     if "audio" in reads:
         return heard_code(run)

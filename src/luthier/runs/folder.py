@@ -85,7 +85,7 @@ def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str
             "reads": [
                 kind
                 for kind, yes in (
-                    ("image", backbone.pictures),
+                    ("image", backbone.pictures and not backbone.sounds),
                     ("audio", backbone.sounds),
                     ("text", backbone.reads_text),
                 )
