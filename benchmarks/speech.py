@@ -80,7 +80,7 @@ def digits(task: str, out: Path, folds: int, seeds: int, known: set[tuple[str, i
         }
         recipe = {
             "task": task, "model": MODEL, "method": "full", "data": data, "seed": seed,
-            "sound": CHANGED, "eval_every": 10_000, "final": "last", "out": str(out), "name": f"{name}-{seed}",
+            "augment": CHANGED, "eval_every": 10_000, "final": "last", "out": str(out), "name": f"{name}-{seed}",
             **DIGITS[task],
         }  # fmt: skip
         yield run(recipe, {"held_out": told, "seed": seed})

@@ -43,7 +43,7 @@ def page() -> str:
         ("model", "ModelSection"),
         ("data", "DataSection"),
         ("samples", "SamplesSection"),
-        ("sound", "SoundSection"),
+        ("augment", "AugmentSection"),
     ]
     for registry in (TASKS, METHODS, OBJECTIVES):
         sections += [
@@ -72,7 +72,7 @@ def _about(name: str) -> str:
     return {
         "model": "The pretrained model.",
         "data": "The rows: see [data formats](data.md).",
-        "sound": "How sounds are changed each time they are learned, by the seed, the epoch and the row alone.",
+        "augment": "How pictures and sounds are varied while training; what is judged is not.",
         "samples": "Fixed prompts that the model answers as training goes on; the report shows the answers over time.",
     }[name]
 

@@ -189,6 +189,67 @@ def save_dual_model(kind: str, folder: Path, *, seed: int = 0) -> str:
     return str(folder)
 
 
+VISION_LANGUAGE = ("llava", "idefics3", "gemma3")
+# As such models' templates are: it takes parts and no texts.
+IN_PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for p in m['content'] %}{% if p['type'] == 'image' %}IMAGE"
+    "{% else %}{{ p['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def save_vision_language_model(kind: str, folder: Path, *, seed: int = 0) -> str:
+    """A random model that reads pictures of ``SIDE`` pixels and writes, with its processor; returns its path."""
+    words = tokenizer(encoder=False)
+    mark = "<start_of_image>" if kind == "gemma3" else "<image>"
+    added = [mark, *{"gemma3": ["<image_soft_token>", "<end_of_image>"], "idefics3": [
+        "<fake_token_around_image>", "<global-img>", "<end_of_utterance>",
+        *(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)),
+    ]}.get(kind, [])]  # fmt: skip
+    words.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
+    words.chat_template = IN_PARTS.replace("IMAGE", mark)
+    ids = {token: words.convert_tokens_to_ids(token) for token in added}
+    tower: dict[str, Any] = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2,
+                             "intermediate_size": 48, "image_size": SIDE, "patch_size": 8}  # fmt: skip
+    text = config("gemma3" if kind == "gemma3" else "llama", vocab_size=len(words))
+    side = {"height": SIDE, "width": SIDE}
+    t = transformers
+    if kind == "llava":
+        made: Any = t.LlavaConfig(
+            vision_config=t.CLIPVisionConfig(**tower), text_config=text, image_token_id=ids[mark],
+            vision_feature_layer=-1,
+        )  # fmt: skip
+        reader: Any = t.LlavaProcessor(
+            t.CLIPImageProcessor(size=side, do_center_crop=False), words, patch_size=8,
+            vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        )  # fmt: skip
+    elif kind == "idefics3":
+        made = t.Idefics3Config(vision_config=tower, text_config=text, scale_factor=2, image_token_id=ids[mark])
+        shrunk = t.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": SIDE})
+        reader = t.Idefics3Processor(shrunk, words, image_seq_len=4)
+    else:
+        named = {"boi_token": mark, "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+        words = t.PreTrainedTokenizerFast(
+            tokenizer_object=words.backend_tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+            extra_special_tokens=named, chat_template=words.chat_template, model_max_length=128,
+        )  # fmt: skip
+        made = t.Gemma3Config(
+            vision_config=t.SiglipVisionConfig(**tower), text_config=text, mm_tokens_per_image=4,
+            image_token_index=ids["<image_soft_token>"], boi_token_index=ids[mark],
+            eoi_token_index=ids["<end_of_image>"],
+        )  # fmt: skip
+        reader = t.Gemma3Processor(t.Gemma3ImageProcessor(size=side), words, image_seq_length=4)
+    torch.manual_seed(seed)
+    model = t.AutoModelForImageTextToText.from_config(made)
+    with torch.no_grad():  # wide, so that hidden states differ by what is seen
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(std=0.2)
+    model.save_pretrained(folder)
+    reader.save_pretrained(folder)
+    return str(folder)
+
+
 SOUND_MODELS = ("wav2vec2", "wav2vec2-group", "hubert", "wavlm", "wav2vec2-bert", "parakeet", "ast", "whisper")
 RATE = 16000
 
@@ -255,67 +316,6 @@ def save_tone(path: Path, pitches: Sequence[float], *, rate: int = RATE, seconds
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples + draw.normal(0, 0.01, len(samples)), rate)
     return path
-
-
-VISION_LANGUAGE = ("llava", "idefics3", "gemma3")
-# As such models' templates are: it takes parts and no texts.
-IN_PARTS = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for p in m['content'] %}{% if p['type'] == 'image' %}IMAGE"
-    "{% else %}{{ p['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def save_vision_language_model(kind: str, folder: Path, *, seed: int = 0) -> str:
-    """A random model that reads pictures of ``SIDE`` pixels and writes, with its processor; returns its path."""
-    words = tokenizer(encoder=False)
-    mark = "<start_of_image>" if kind == "gemma3" else "<image>"
-    added = [mark, *{"gemma3": ["<image_soft_token>", "<end_of_image>"], "idefics3": [
-        "<fake_token_around_image>", "<global-img>", "<end_of_utterance>",
-        *(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)),
-    ]}.get(kind, [])]  # fmt: skip
-    words.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
-    words.chat_template = IN_PARTS.replace("IMAGE", mark)
-    ids = {token: words.convert_tokens_to_ids(token) for token in added}
-    tower: dict[str, Any] = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2,
-                             "intermediate_size": 48, "image_size": SIDE, "patch_size": 8}  # fmt: skip
-    text = config("gemma3" if kind == "gemma3" else "llama", vocab_size=len(words))
-    side = {"height": SIDE, "width": SIDE}
-    t = transformers
-    if kind == "llava":
-        made: Any = t.LlavaConfig(
-            vision_config=t.CLIPVisionConfig(**tower), text_config=text, image_token_id=ids[mark],
-            vision_feature_layer=-1,
-        )  # fmt: skip
-        reader: Any = t.LlavaProcessor(
-            t.CLIPImageProcessor(size=side, do_center_crop=False), words, patch_size=8,
-            vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        )  # fmt: skip
-    elif kind == "idefics3":
-        made = t.Idefics3Config(vision_config=tower, text_config=text, scale_factor=2, image_token_id=ids[mark])
-        shrunk = t.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": SIDE})
-        reader = t.Idefics3Processor(shrunk, words, image_seq_len=4)
-    else:
-        named = {"boi_token": mark, "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
-        words = t.PreTrainedTokenizerFast(
-            tokenizer_object=words.backend_tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
-            extra_special_tokens=named, chat_template=words.chat_template, model_max_length=128,
-        )  # fmt: skip
-        made = t.Gemma3Config(
-            vision_config=t.SiglipVisionConfig(**tower), text_config=text, mm_tokens_per_image=4,
-            image_token_index=ids["<image_soft_token>"], boi_token_index=ids[mark],
-            eoi_token_index=ids["<end_of_image>"],
-        )  # fmt: skip
-        reader = t.Gemma3Processor(t.Gemma3ImageProcessor(size=side), words, image_seq_length=4)
-    torch.manual_seed(seed)
-    model = t.AutoModelForImageTextToText.from_config(made)
-    with torch.no_grad():  # wide, so that hidden states differ by what is seen
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(std=0.2)
-    model.save_pretrained(folder)
-    reader.save_pretrained(folder)
-    return str(folder)
 
 
 def save_picture(path: Path, colour: str, *, size: int = 40, seed: int = 0) -> Path:

@@ -12,7 +12,7 @@ import soundfile
 import transformers
 
 import tiny
-from luthier.data.augment import draw, places
+from luthier.data.augment_sound import draw, places
 from luthier.data.sounds import BadSound, cuts, decode, faster, resample
 from luthier.data.spoken import words
 from luthier.models.sounds import Clip, Sounds

@@ -38,7 +38,7 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "prefer, dpo": ("llama", "prefer", {"method": "lora", "lora": {"rank": 4}}),
     "prefer, kto": ("llama", "prefer", {"method": "lora", "lora": {"rank": 4}, "objective": "kto"}),
     "reward": ("llama", "reward", {"method": "lora", "lora": {"rank": 4}}),
-    "match, full": ("clip", "match", {"method": "full"}),
+    "match, full": ("clip", "match", {"method": "full", "augment": {"crop": 0.5, "flip": 0.5}}),
     "reinforce": (
         "llama",
         "reinforce",
@@ -47,6 +47,16 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "lora": {"rank": 4},
             "reinforce": {"rewards": [{"format": ".*[a-g].*"}]},
             "grpo": {"group_size": 4, "max_new_tokens": 6, "generation_batch": 6, "iterations": 2},
+        },
+    ),
+    "reinforce, ppo": (
+        "llama",
+        "reinforce",
+        {
+            "method": "lora",
+            "lora": {"rank": 4},
+            "reinforce": {"rewards": [{"format": ".*[a-g].*"}]},
+            "ppo": {"max_new_tokens": 6, "generation_batch": 2, "epochs": 2, "minibatches": 2, "kl_target": 0.1},
         },
     ),
     "stopped": ("llama", "chat", {"method": "lora", "lora": {"rank": 4}}),

@@ -188,7 +188,7 @@ def test_changed_sounds_are_the_same_however_a_run_is_cut(tmp_path: Path) -> Non
         "method": "full", "steps": 4, "batch_size": 6, "save_every": 2, "out": str(tmp_path), "final": "last",
     }  # fmt: skip
     base["data"] = {"train": data, "eval": 0.0}
-    changed = {"sound": {"speeds": [0.9, 1.1], "time_masks": 1, "band_masks": 1}}
+    changed = {"augment": {"speeds": [0.9, 1.1], "time_masks": 1, "band_masks": 1}}
     found = {
         name: load_file(luthier.tune(**base, **keys, name=name).folder / "final/model.safetensors")
         for name, keys in (("whole", changed), ("small", changed | {"micro_tokens": 40}), ("plain", {}))

@@ -98,7 +98,7 @@ def test_classes_are_transformers_own(kind: str, sounds: list[Path], tmp_path: P
 def test_masks_hide_what_they_say(kind: str, sounds: list[Path], tmp_path: Path) -> None:
     """Bare samples: the frames that transformers' own ``mask_time_indices`` hides. Spectrograms: steps and bands at
     the mean, in both of the frames that lie beside each other in a step (Wav2Vec2-BERT), and time last (Whisper)."""
-    from luthier.data.augment import Change
+    from luthier.data.augment_sound import Change
 
     needs = "sequence_logits" if kind == "whisper" else "frame_logits"
     backbone = opened(kind, needs, LABELS if kind == "whisper" else LETTERS, tmp_path)
@@ -140,7 +140,7 @@ def test_masks_hide_what_they_say(kind: str, sounds: list[Path], tmp_path: Path)
 
 def test_time_is_hidden_only_where_there_is_sound(sounds: list[Path], tmp_path: Path) -> None:
     """Of the 0.3 s of a second that Whisper always hears."""
-    from luthier.data.augment import Change
+    from luthier.data.augment_sound import Change
 
     backbone = opened("whisper", "sequence_logits", LABELS, tmp_path)
     masks = masks_of(backbone.sounds, Change(1.0, ((0.0, 1.0),), ()), 50, Clip(sounds[1]))

@@ -19,7 +19,7 @@ from luthier.tasks import TASKS
 ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS, "fusion": FUSIONS}
 # Files of a room that are shared by its entries.
 SHARED = {
-    "methods": {"common", "combine", "injected", "bottleneck", "members", "rank_budget"},
+    "methods": {"beside", "bottleneck", "by_role", "combine", "common", "injected", "members", "rank_budget"},
     "objectives": {
         "chunked",
         "coupled",
@@ -30,13 +30,16 @@ SHARED = {
         "preference",
         "sequence",
         "similarity",
+        "trajectory",
     },
     "tasks": {
+        "actions",
         "answers",
         "common",
         "extract",
         "language",
         "letters",
+        "observed",
         "pictures",
         "shown",
         "shown_turns",

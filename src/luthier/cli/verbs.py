@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from luthier.cli.act import demonstrate, rollout, serve
 from luthier.cli.adapters import adapters, export, merge, switch
 from luthier.cli.align import align
 from luthier.cli.say import given_lines, say
@@ -258,6 +259,9 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "embed": embed,
     "index": index,
     "search": search,
+    "rollout": rollout,
+    "demonstrate": demonstrate,
+    "serve": serve,
     "export": export,
     "merge": merge,
     "adapters": adapters,

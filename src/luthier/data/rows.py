@@ -20,6 +20,8 @@
 | tokens-tags | tokens (words), tags (ner_tags, pos_tags, upos, labels) | text, a span for each word |
 | text-spans | text (sentence, ...), spans (entities) | text, a span for each word, tagged in BIO |
 | translation | translation: a text or texts by language | translations |
+| instruction-steps | instruction (command, goal, task), steps (plan, actions; list or text) | text, targets |
+| episode | trajectory (frames): steps with image?, state?, action; instruction?, units? | text, images, steps |
 | source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
@@ -44,9 +46,11 @@ from luthier.data import (
     audio,
     checkable,
     conversations,
+    episodes,
     images,
     judged,
     pairs,
+    plans,
     preferences,
     tagged,
     texts,
@@ -113,6 +117,8 @@ FORMATS: dict[str, Format] = {
     ),
     "text-spans": Format({"text": texts.TEXT, "spans": ("spans", "entities")}, {}, tagged.text_spans),
     "translation": Format({"translation": ("translation",)}, {}, translations.translation),
+    "instruction-steps": Format(plans.PLAN, {}, plans.instruction_steps),
+    "episode": Format(episodes.EPISODE, episodes.BESIDE_EPISODE, episodes.episode),
     "source-target": Format({"source": ("source", "src"), "target": ("target", "tgt")}, {}, translations.source_target),
     "preference": Format(preferences.PAIR, preferences.BESIDE_PAIR, preferences.preference),
     "judged-pair": Format(judged.JUDGED, judged.BESIDE_JUDGED, judged.judged_pair),

@@ -56,6 +56,7 @@ def content_key(example: Example) -> str:
     if example.targets and isinstance(example.label, float):  # a score is of both texts
         parts += map(normalised, example.targets)
     parts += [_held(one) for one in [*(example.images or []), *(example.sounds or [])]]
+    parts += [repr(step.state) for step in example.steps or [] if step.state is not None]
     parts += [_normalised_turn(turn) for turn in example.messages or []]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -24,17 +24,19 @@ from luthier.types import Adaptation, Finding, Refused
 NOT_OURS = {"auto_mapping", "runtime_config", "modules_to_save", "megatron_config", "megatron_core"}
 
 
-def inject(backbone: Backbone, config: PeftConfig) -> dict[str, nn.Parameter]:
-    """Put PEFT's layers into the model; returns what they add and PEFT would train, under its names there.
+def inject(backbone: Backbone, config: PeftConfig, name: str = "default") -> dict[str, nn.Parameter]:
+    """Put PEFT's layers into the model, the adapter under ``name``; returns what they add and PEFT would train, under
+    its names there.
 
     Raises Refused where PEFT has no such layer for a target (OFT on GPT-2's Conv1D).
     """
     known = {id(parameter) for parameter in backbone.model.parameters()}
+    vars(backbone.model).pop("peft_config", None)  # of another role, whose layers stay: PEFT would mix the two up
     config.task_type = task_type(backbone)
     config.base_model_name_or_path = backbone.path
     try:
         # What `inject_adapter_in_model` calls; it leaves out VeRA, whose layers share two matrices among themselves.
-        PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)](backbone.model, config, adapter_name="default")
+        PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)](backbone.model, config, adapter_name=name)
     except (ValueError, TypeError) as error:
         what = f"PEFT can't put {config.peft_type} into this model: {str(error).splitlines()[0]}"
         raise Refused(Finding("method.unsupported", "method", what, "use `lora`, which works here")) from None
@@ -58,7 +60,7 @@ def adaptation(method: str, backbone: Backbone, config: PeftConfig, added: dict[
         save_adapter(folder, backbone, settings(config), named(added), head)
 
     return Adaptation(
-        method, added | head, save, base=lambda: switched_off(backbone.model), merge=lambda: merge(backbone.model)
+        method, added | head, save, base=lambda: switched_off(backbone.model), merge=lambda: merge(backbone)
     )
 
 
@@ -95,9 +97,9 @@ def conv1d(backbone: Backbone, targets: list[str]) -> bool:
     return all(isinstance(backbone.model.get_submodule(name), Conv1D) for name in targets)
 
 
-def named(added: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+def named(added: dict[str, nn.Parameter], adapter: str = "default") -> dict[str, nn.Parameter]:
     """Under the names of PEFT's files, which leave the adapter's own name out."""
-    return {f"{PREFIX}{name.replace('.default', '')}": p for name, p in added.items()}
+    return {f"{PREFIX}{name.replace(f'.{adapter}', '')}": p for name, p in added.items()}
 
 
 def settings(config: PeftConfig) -> dict[str, Any]:
@@ -116,8 +118,8 @@ def switched_off(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def merge(model: nn.Module) -> None:
-    for module in model.modules():
+def merge(backbone: Backbone) -> None:
+    for _, module in backbone.named_modules():
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)
 
@@ -125,8 +127,8 @@ def merge(model: nn.Module) -> None:
 def fold(backbone: Backbone) -> None:
     """Merge, and put each base layer back where PEFT's layer stands: the model has its own names again."""
     model = backbone.model
-    merge(model)
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    merge(backbone)
+    layers = [(name, module) for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)]
     for name, layer in layers:
         owner, _, leaf = name.rpartition(".")
         model.get_submodule(owner).register_module(leaf, layer.get_base_layer())

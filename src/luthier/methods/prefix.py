@@ -158,6 +158,8 @@ def _attentions(backbone: Backbone) -> dict[str, list[Heard]]:
                 backbone.trunk(**inputs)
         except (NotImplementedError, ValueError, TypeError):  # sinks, or positions in what it gives for a mask
             heard.clear()
+    shown = {id(module) for _, module in backbone.named_modules()}
+    heard = [one for one in heard if id(one.module) in shown]
     if not heard:
         what = "this model computes its attention itself, so that keys and values put before it would change nothing"
         raise Refused(Finding("method.no-target", "method", what, "nearest: `prompt`, whose tokens any model reads"))
@@ -193,6 +195,7 @@ def _carry(
 def _positions(backbone: Backbone, length: int) -> int:
     """How far the prefix moves the tokens' positions: in a decoder that counts them, past itself."""
     counted = "position_ids" in inspect.signature(backbone.trunk.forward).parameters
+    counted = counted and backbone.seams.embedding is not None  # not those of pictures
     return length if counted and not backbone.encoder_decoder and backbone.causal else 0
 
 

@@ -85,6 +85,9 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
         raise Refused(Finding("method.no-target", "method", what, "use `lora`, or `adapter` where it has attention"))
     if backbone.prompt_problem:
         raise Refused(Finding("method.no-target", "method", backbone.prompt_problem, "use `prefix`, or `lora`"))
+    if backbone.seams.embedding is None:
+        what = f"`{backbone.role}` has no embeddings of tokens that virtual ones could stand before"
+        raise Refused(Finding("method.no-target", "method", what, "use `lora`, or `adapter` where it has attention"))
     _agree(options)
     require_room(backbone, options.positions(backbone), "prompt.num_virtual_tokens")
     encoded = options.encoder != "none"

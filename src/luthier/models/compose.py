@@ -1,6 +1,7 @@
 """Make one model folder of an image encoder and a text model: the towers' weights, and no others.
 
-What joins them, and a new head, are not in the folder: they are drawn when it is opened, under the seed of the run.
+What joins them, a tower that is but a config, and a new head are not in the folder: they are drawn when it is opened,
+under the seed of the run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import nn
 
 from luthier.fusion import FUSIONS
@@ -69,8 +71,14 @@ def compose(
         whole.generation_config.suppress_tokens = [config.image_token_id]  # it is read, and never written
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    kept = {name: tensor for name, tensor in whole.state_dict().items() if "fusion." not in name}
-    whole.save_pretrained(partial, state_dict=kept)
+    inside = "model." if head else ""
+    drawn = tuple(f"{inside}{role}." for role, path in (("image", image), ("text", text)) if is_bare(path))
+    left_out = (f"{inside}fusion.", *drawn, *(["lm_head."] if is_bare(text) else []))
+    kept = {name: tensor for name, tensor in whole.state_dict().items() if not name.startswith(left_out)}
+    nothing = not kept
+    whole.save_pretrained(partial, state_dict=kept)  # which empties the dictionary
+    if nothing:
+        save_file({}, partial / "model.safetensors", {"format": "pt"})
     tokenizer.save_pretrained(partial)
     processor.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
@@ -91,12 +99,28 @@ def option_findings(fuse: str, options: dict[str, Any]) -> list[Finding]:
     return []
 
 
+def is_bare(path: str) -> bool:
+    """Whether a folder has a config and no weights."""
+    folder = Path(path)
+    return (folder / "config.json").is_file() and not any(folder.glob("*.safetensors*"))
+
+
+def _opened(path: str, auto: Any) -> Any:
+    """With its weights, or any at all where it has none."""
+    import transformers
+
+    if is_bare(path):
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return auto.from_config(config, dtype=torch.float32)
+    return auto.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
+
+
 def _image_tower(path: str) -> tuple[nn.Module, Any, Any]:
     """The part of a model that sees: itself, or of one that also reads text its vision tower."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-    model = transformers.AutoModel.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
+    model = _opened(path, transformers.AutoModel)
     processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
     return (model.vision_model if hasattr(config, "vision_config") else model), processor, Pictures(processor).blank
 
@@ -107,8 +131,7 @@ def _text_tower(path: str) -> tuple[Any, Any]:
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     auto: Any = transformers.AutoModelForCausalLM if writes(config) else transformers.AutoModel
-    model = auto.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
-    return model, transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    return _opened(path, auto), transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def _check_head(reader: Any, whole: ComposedForCausalLM) -> None:

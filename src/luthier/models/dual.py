@@ -93,7 +93,7 @@ class DualBackbone(Backbone):
         outside = tuple(f"{name}." for name in self.seams.head) or ("model.fusion.",)
         return {
             name: parameter
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self.named_parameters()
             if name.startswith(outside) or (name in self.fresh and name not in LOGITS)
         }
 
@@ -126,13 +126,13 @@ class DualBackbone(Backbone):
 
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         """Different texts, padded, and different pictures; ``text_of`` and ``picture_of`` say which each row has."""
-        keys, texts = _contents(rows)
-        shown = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+        keys, texts = self.pictures.shown(rows), _contents(rows)[1]
+        shown = {one: at for at, one in enumerate(dict.fromkeys(keys))}
         place = {ids: at for at, ids in enumerate(dict.fromkeys(texts))}
-        known = self.memory.keys() >= {*shown, *place}
+        known = self.memory.keys() >= {*(key for key, _ in shown), *place}
         tensors: dict[str, Tensor] = {}
         if keys:
-            states = torch.stack([self.memory[key] for key in shown]) if known else self.pictures.pixels(list(shown))
+            states = torch.stack([self.memory[key] for key, _ in shown]) if known else self.pictures.pixels(list(shown))
             tensors["picture_states" if known else "pixel_values"] = states
         if texts and known:
             tensors["text_states"] = torch.stack([self.memory[ids] for ids in place])
@@ -150,7 +150,7 @@ class DualBackbone(Backbone):
         named = {role: getattr(owner, name) for role, several in names for name in several if hasattr(owner, name)}
         return named if len(named) == 2 else {}
 
-    def remember(self, rows: list[Features], batch: Batch) -> None:
+    def remember(self, rows: list[Features], batch: Batch, frozen: set[str]) -> None:
         """Keep what the towers make of the pictures and texts of a batch: for towers that do not train."""
         keys, texts = (list(dict.fromkeys(some)) for some in _contents(rows))
         for role, some, make in (("image", keys, self.picture_vectors), ("text", texts, self.text_vectors)):

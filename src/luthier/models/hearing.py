@@ -4,7 +4,7 @@ Its rows are padded rows like any others, of as many tokens as the model gives h
 budgets, pooling, heads and caches work on them as on text. Where zeros behind a shorter sound would change what the
 model makes of it (Wav2Vec2 with group normalisation), sounds of one length go through it together and no others: which
 it is, is asked of the model. Time masks and the layers that it would leave out at random in training are off: what is
-learned from a row is a pure function of the seed, the epoch and the row (see ``data/augment.py``).
+learned from a row is a pure function of the seed, the epoch and the row (see ``data/augment_sound.py``).
 
 Axes: K rows, L frames of the longest, T = K · L, D width, C classes or letters.
 """

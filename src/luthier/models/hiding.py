@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.data.augment import Change, Spans, places
+from luthier.data.augment_sound import Change, Spans, places
 from luthier.models.sounds import Clip, Sounds
 from luthier.types import Features
 

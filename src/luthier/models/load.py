@@ -14,8 +14,9 @@ def load(
 ) -> Any:  # fmt: skip
     """A Backbone with the head that ``needs`` asks for (see ``auto_class``).
 
-    With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read. ``letters`` in
-    ``config`` are those that a model without letters of its own is to write.
+    With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read; of a composed
+    model, those that it was made without. ``letters`` in ``config`` are those that a model without letters of its own
+    is to write.
     """
     import torch
     import transformers
@@ -50,7 +51,7 @@ def load(
             **config,
             **load_kwargs,
         }
-        if init == "random":
+        if init == "random" and not isinstance(found, composed.ComposedConfig):
             told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **config)
             model, info = _drawn(auto, told, getattr(torch, dtype), seed)
         else:
@@ -80,6 +81,8 @@ def _backbone(
     if sounds is not None:
         kind = SpeechBackbone if needs == "token_logits" else HearingBackbone
         return kind(model, tokenizer, name, path, needs, fresh, sounds=sounds)
+    if isinstance(pictures, ProcessedPictures):
+        return VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
     if pictures is None:
         return Backbone(model, tokenizer, name, path, needs, fresh)
     if isinstance(pictures, ProcessedPictures):
@@ -161,6 +164,7 @@ def auto_class(needs: str, config: Any) -> Any:
     """
     import transformers
 
+    from luthier.models.action_expert import ComposedForActionFlow
     from luthier.models.composed import ComposedConfig
     from luthier.models.dual import compares
     from luthier.models.dual_encoder import ComposedDualEncoder
@@ -170,31 +174,14 @@ def auto_class(needs: str, config: Any) -> Any:
 
     if hears(config):
         return ears_class(needs, config)
-    if needs == "frame_logits":
-        what, mend = "this model hears nothing", "choose one that does (such as Wav2Vec2, HuBERT or Whisper)"
-        raise Refused(Finding("model.no-sounds", "model.name", what, mend))
     composed = isinstance(config, ComposedConfig)
+    _refuse(needs, config, composed, compares(config))
     if needs == "token_logits" and writes_of_pictures(config):
         return transformers.AutoModelForImageTextToText
-    if needs == "vectors" and not compares(config):
-        what = "this model gives no vectors of pictures and of texts that could be compared"
-        mend = "choose one such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"
-        raise Refused(Finding("model.no-vectors", "model.name", what, mend))
-    if composed and needs != "vectors" and compares(config):
-        what = "`fuse: similarity` joins nothing: it gives a vector of a picture and one of a text"
-        mend = "use it with `task: match`, or another `model.fuse`"
-        raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
-    if needs == "hidden" and compares(config):
-        what = "this model gives a vector of a picture and one of a text, and no hidden states of a row"
-        mend = "use it with `task: match`, `luthier index` and `luthier search`"
-        raise Refused(Finding("model.no-hidden", "model.name", what, mend))
     if needs == "vectors":
         return ComposedDualEncoder if composed else transformers.AutoModel
-    if needs in ("tag_logits", "span_logits") and config.is_encoder_decoder:
-        what = "an encoder-decoder writes; a head on the tokens of its source is another model"
-        mend = "choose an encoder (such as BERT) or a decoder, or let this model write the answer"
-        raise Refused(Finding("model.encoder-decoder", "model.name", what, mend))
-
+    if needs == "action_flow":
+        return ComposedForActionFlow
     if reads_pictures_alone(config):
         known = {"sequence_logits": transformers.AutoModelForImageClassification, "hidden": transformers.AutoModel}
         if needs not in known:
@@ -211,6 +198,33 @@ def auto_class(needs: str, config: Any) -> Any:
         "span_logits": transformers.AutoModelForQuestionAnswering,
         "hidden": transformers.AutoModel,
     }[needs]
+
+
+def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
+    """Raises Refused where no such head stands on a model of this config; ``compares`` pictures with texts."""
+    if needs == "frame_logits":
+        what, mend = "this model hears nothing", "choose one that does (such as Wav2Vec2, HuBERT or Whisper)"
+        raise Refused(Finding("model.no-sounds", "model.name", what, mend))
+    if needs == "vectors" and not compares:
+        what = "this model gives no vectors of pictures and of texts that could be compared"
+        mend = "choose one such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"
+        raise Refused(Finding("model.no-vectors", "model.name", what, mend))
+    if composed and needs != "vectors" and compares:
+        what = "`fuse: similarity` joins nothing: it gives a vector of a picture and one of a text"
+        mend = "use it with `task: match`, or another `model.fuse`"
+        raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
+    if needs == "hidden" and compares:
+        what = "this model gives a vector of a picture and one of a text, and no hidden states of a row"
+        mend = "use it with `task: match`, `luthier index` and `luthier search`"
+        raise Refused(Finding("model.no-hidden", "model.name", what, mend))
+    if needs == "action_flow" and not composed:
+        what = "an action expert reads the hidden states of a composed model"
+        mend = "give `model: {image: ..., text: ...}`, or predict by `act.predicts: regression`"
+        raise Refused(Finding("model.no-expert", "model.name", what, mend))
+    if needs in ("tag_logits", "span_logits") and config.is_encoder_decoder:
+        what = "an encoder-decoder writes; a head on the tokens of its source is another model"
+        mend = "choose an encoder (such as BERT) or a decoder, or let this model write the answer"
+        raise Refused(Finding("model.encoder-decoder", "model.name", what, mend))
 
 
 def give_pad(backbone: Any) -> None:

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from luthier.data.pictures import BadPicture
 from luthier.data.sounds import BadSound
+from luthier.models.pictures import Shown
 from luthier.models.sounds import Clip, Sounds
+from luthier.types import Features
 
 
 @dataclass
@@ -28,6 +30,8 @@ class Recordings:
     tokens: int = 1
     converted: Counter[str] = field(default_factory=Counter)
     """Of pictures: none."""
+    augment: None = None
+    """Here each is heard as it is."""
 
     def prepare(self, pictures: Any) -> None:
         """There are no pictures; sounds are prepared by ``sounds``."""
@@ -39,9 +43,13 @@ class Recordings:
         except BadSound as bad:
             raise BadPicture(bad.what, bad.mend) from None
 
-    def pixels(self, keys: Sequence[str]) -> Tensor:
+    def shown(self, rows: Sequence[Features]) -> list[Shown]:
+        """The sounds of rows, in their order: keys, and that none is varied."""
+        return [(key, None) for row in rows for key in row.get("pictures", ())]
+
+    def pixels(self, shown: Sequence[Shown]) -> Tensor:
         """(I, L) or (I, L, F), NaN behind the shorter ones."""
-        several = [self.sounds.features(key) for key in keys]
+        several = [self.sounds.features(key) for key, _ in shown]
         return torch.nn.utils.rnn.pad_sequence(several, batch_first=True, padding_value=float("nan"))
 
     @property

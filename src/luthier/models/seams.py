@@ -117,19 +117,25 @@ def find_seams(model: PreTrainedModel) -> Seams:
     trunk = trunk_name(model)
     names = {id(module): name for name, module in model.named_modules()}
     roots = {stack: names[id(module)] for stack, module in stacks(model).items()} or {"": trunk}
-    placed = [(block, stack) for stack, root in roots.items() for block in blocks_of(model.get_submodule(root), root)]
-    linears = []
-    for index, (block, stack) in enumerate(placed):
-        for name, module in model.get_submodule(block).named_modules(prefix=block):
-            if isinstance(module, nn.Linear | Conv1D) or is_convolution(module):
-                linears.append(Linear(name, index, _roles(model, block, name), stack))
+    blocks = [(block, stack) for stack, root in roots.items() for block in blocks_of(model.get_submodule(root), root)]
+    linears, sublayers = placed(model, blocks)
     embedding = names.get(id(_embedding(model)))
     # Some encoder-decoders have no module around their stacks: the head is then what stands beside these.
     inside = {trunk} if trunk else {name.partition(".")[0] for name in (*roots.values(), embedding) if name}
     head = [name for name, _ in model.named_children() if name not in inside] if trunk or stacks(model) else []
-    blocks = [block for block, _ in placed]
-    sublayers = [found for index, block in enumerate(blocks) for found in _sublayers(model, block, index, linears)]
-    return Seams(trunk, embedding, blocks, linears, head, [stack for _, stack in placed], sublayers)
+    named = [block for block, _ in blocks]
+    return Seams(trunk, embedding, named, linears, head, [stack for _, stack in blocks], sublayers)
+
+
+def placed(model: PreTrainedModel, blocks: list[tuple[str, str]]) -> tuple[list[Linear], list[Sublayer]]:
+    """The linear layers and the sublayers of these (block, stack), counted from 0."""
+    linears = []
+    for index, (block, stack) in enumerate(blocks):
+        for name, module in model.get_submodule(block).named_modules(prefix=block):
+            if isinstance(module, nn.Linear | Conv1D) or is_convolution(module):
+                linears.append(Linear(name, index, _roles(model, block, name), stack))
+    found = (_sublayers(model, block, index, linears) for index, (block, _) in enumerate(blocks))
+    return linears, [sublayer for some in found for sublayer in some]
 
 
 def _embedding(model: PreTrainedModel) -> nn.Module | None:

@@ -21,7 +21,9 @@ class ModelSection(Options):
         description="how they meet: projection, concatenation, cross_attention, similarity; or one with its options",
     )
     init: Literal["pretrained", "random"] = Field(
-        "pretrained", description="where the weights come from; `random`: drawn anew as config.json says, under `seed`"
+        "pretrained",
+        description="where the weights come from; `random`: drawn anew as config.json says, under `seed`; of a "
+        "composed model, those of towers that have none",
     )
     revision: str | None = Field(None, description="commit or tag of a hub id")
     template: str | None = Field(
@@ -42,8 +44,6 @@ class ModelSection(Options):
             first == "image" and "audio" in given
         ):
             raise ValueError("a composed model has `image` (or `audio`) and `text`, a folder or a hub id each")
-        if given.get("init", "pretrained") != "pretrained":
-            raise ValueError("the towers of a composed model are pretrained: leave `init` out")
         return {"name": "+".join(given[role].rstrip("/").split("/")[-1] for role in (first, "text")), **given}
 
     @property
@@ -86,17 +86,16 @@ class DataSection(Options):
     max_bad_rows: int = Field(100, ge=0, description="with `on_bad_row: skip`, more than these stop the run")
 
 
-class SamplesSection(Options):
-    prompts: str | list[Any] | None = Field(
-        default=None, description="what is asked as training goes on: texts, conversations or rows; or a file of rows"
+class AugmentSection(Options):
+    """How pictures and sounds are varied each time they are learned, by the seed, the epoch and the row alone."""
+
+    crop: float = Field(
+        default=1.0, gt=0, le=1, description="the least share of a picture's area that is seen; 1: all; 0.5 is much"
     )
-    every: int | None = Field(default=None, gt=0, description="steps; default: as eval_every")
-    max_new_tokens: int = Field(default=64, gt=0, description="of an answer that is written")
-
-
-class SoundSection(Options):
-    """How sounds are changed each time they are learned: a pure function of the seed, the epoch and the row."""
-
+    flip: float = Field(default=0.0, ge=0, le=1, description="the probability that left and right change places")
+    colour: float = Field(
+        default=0.0, ge=0, le=1, description="brightness, contrast and saturation change by up to this share"
+    )
     speeds: list[float] = Field(
         default=[1.0], min_length=1, description="a sound is played at one of these speeds, drawn anew each epoch"
     )
@@ -113,8 +112,23 @@ class SoundSection(Options):
         return given
 
     @property
-    def changes(self) -> bool:
+    def pictures(self) -> dict[str, float]:
+        """What varies pictures; nothing where they stay as they are."""
+        wanted = {"crop": self.crop, "flip": self.flip, "colour": self.colour}
+        return wanted if wanted != {"crop": 1.0, "flip": 0.0, "colour": 0.0} else {}
+
+    @property
+    def sounds(self) -> bool:
+        """Whether sounds are varied."""
         return bool(self.time_masks or self.band_masks or self.speeds != [1.0])
+
+
+class SamplesSection(Options):
+    prompts: str | list[Any] | None = Field(
+        default=None, description="what is asked as training goes on: texts, conversations or rows; or a file of rows"
+    )
+    every: int | None = Field(default=None, gt=0, description="steps; default: as eval_every")
+    max_new_tokens: int = Field(default=64, gt=0, description="of an answer that is written")
 
 
 class Recipe(Options):
@@ -123,7 +137,11 @@ class Recipe(Options):
     task: str = Field(description="what is wanted")
     model: ModelSection
     data: DataSection
-    method: str | list[str] = Field("lora", description="which numbers train; several as a list, each with its section")
+    method: str | list[str] | dict[str, Any] = Field(
+        "lora",
+        description="which numbers train; several as a list, each with its section; or by role (vision, text, audio, "
+        "encoder, decoder, projector, head), each with its method and its `learning_rate`",
+    )
     objective: str | None = Field(None, description="the loss; default: the task's")
 
     epochs: float = Field(3.0, gt=0, description="passes over the training rows")
@@ -159,7 +177,7 @@ class Recipe(Options):
     keep: int = Field(2, gt=0, description="newest checkpoints kept, besides the best")
 
     samples: SamplesSection = SamplesSection()
-    sound: SoundSection = SoundSection()
+    augment: AugmentSection = AugmentSection()
 
     seed: int = Field(0, ge=0, description="of the split, the order of rows, new weights and dropout")
     out: str = Field("runs", description="the folder of run folders")

@@ -10,6 +10,7 @@ from typing import Any
 
 from luthier.data.pictures import BadPicture, decode
 from luthier.reports.markup import element, join
+from luthier.types import Picture
 
 SIDE = 200
 STYLE = """
@@ -46,13 +47,13 @@ def _figure(entry: dict[str, Any]) -> Any:
     return element("figure", shown, element("figcaption", f"{score}{entry['image']}"))
 
 
-def thumbnail(path: Path) -> str | None:
-    """A picture of at most ``SIDE`` pixels a side, as a data URL; None where it can't be read."""
+def thumbnail(picture: Picture, side: int = SIDE) -> str | None:
+    """A picture of at most ``side`` pixels a side, as a data URL; None where it can't be read."""
     try:
-        image, _ = decode(path)
+        image, _ = decode(picture)
     except BadPicture:
         return None
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((side, side))
     held = io.BytesIO()
     image.save(held, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}"

@@ -9,10 +9,13 @@ from luthier.reports.heard import heard_code
 
 HEADS = {
     "classify": "SequenceClassification", "tag": "TokenClassification", "chat": "CausalLM", "complete": "CausalLM",
-    "summarize": "CausalLM", "translate": "CausalLM", "prefer": "CausalLM", "reinforce": "CausalLM",
+    "summarize": "CausalLM", "translate": "CausalLM", "plan": "CausalLM", "prefer": "CausalLM", "reinforce": "CausalLM",
     "reward": "SequenceClassification",
 }  # fmt: skip
 HEADED = ("classify", "tag", "reward")
+FROM_SOURCE = {
+    "summarize": "A document to summarize.", "translate": "A text to translate.", "plan": "What is to be done.",
+}  # fmt: skip
 ASK_CLASS = """\
 with torch.no_grad():
     logits = model(**tokenizer("A sentence to judge.", return_tensors="pt")).logits[0]
@@ -143,9 +146,8 @@ def _ask(run: dict[str, Any], options: dict[str, Any]) -> str:
         return ASK_CLASS + READ_CLASS.get(run.get("objective", ""), "print(logits.tolist())\n")
     if run["task"] == "tag":
         return ASK_TAGS
-    if run["task"] in ("summarize", "translate"):
-        from_source = run["model"].get("encoder_decoder")
-        example = "A document to summarize." if run["task"] == "summarize" else "A text to translate."
+    if run["task"] in FROM_SOURCE:
+        from_source, example = run["model"].get("encoder_decoder"), FROM_SOURCE[run["task"]]
         prompt = f"{options.get('prefix', '')}{example}{'' if from_source else options['separator']}"
         asked = f'inputs = tokenizer({prompt!r}, return_tensors="pt")\n'
         return asked + (GENERATE_FROM_SOURCE if from_source else GENERATE)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.models.backbone import Backbone
-from luthier.models.compose import compose, key_of
+from luthier.models.compose import compose, is_bare, key_of
 from luthier.models.load import load, unreadable
 from luthier.models.locate import WEIGHTS_ONLY, locate
 from luthier.recipe import ResolvedRecipe
@@ -25,7 +25,12 @@ def locate_model(resolved: ResolvedRecipe, find: Locate = locate) -> tuple[str, 
         drawn = model.init == "random" and (Path(path) / "config.json").is_file()
         return path, [finding for finding in findings if not (drawn and finding.code in WEIGHTS_ONLY)]
     found = {role: find(name, resolved.base) for role, name in (("image", first), ("text", model.text))}
-    findings = [finding for _, some in found.values() for finding in some]
+    findings = [
+        finding
+        for tower, some in found.values()
+        for finding in some
+        if not (model.init == "random" and is_bare(tower) and finding.code in WEIGHTS_ONLY)
+    ]
     if findings:
         return model.name, findings
     fuse, options = model.fusion
