@@ -9,6 +9,7 @@ import torch
 from luthier.engine.precision import autocast
 from luthier.models.illustrated import Illustrated
 from luthier.models.modes import evaluating
+from luthier.objectives.online import OnlineObjective
 from luthier.types import Finding
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def pictures_seen(prepared: Prepared) -> list[Finding]:
     with evaluating(backbone.model), backbone.looking(), torch.no_grad(), autocast(precision, backbone.device):
         for pixels in (batch["pixel_values"], batch["pixel_values"].roll(1, dims=0)):
             batch.tensors["pixel_values"] = pixels
-            if objective.couples:
+            if isinstance(objective, OnlineObjective):  # at ratio 1 its loss is the same whatever it sees
+                losses.append(float(sum(logs.sum() for logs in objective.reader.outputs(backbone, batch))))
+            elif objective.couples:
                 losses.append(float(objective.coupled_loss(objective.vectors(backbone, batch), rows).total))
             elif backbone.needs == "hidden":  # a classifier will be fitted to these
                 hidden_TD = backbone.hidden(batch).float()
