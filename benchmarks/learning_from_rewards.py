@@ -196,7 +196,7 @@ def tell() -> None:
         lines.append(f"| {name} | {' | '.join(cells)} | {len(seeds)} |")
     lines += ["", "Intervals are 95 % over seeds (Student's t).", "", "## A reward that is not what is meant", ""]
     lines += [
-        "The reward is the share of the words that are `red`; GRPO, 30 rollouts of 48 answers of 24 tokens, 5e-3, one seed.",
+        "The reward is the share of the words that are `red`; GRPO, 30 rollouts of 48 answers of 24 tokens, one seed.",
         "",
     ]
     lines += [
