@@ -1,6 +1,6 @@
 """Pictures with a model that writes: the starter language model composed with a MobileNet, on real data.
 
-    python benchmarks/vision_write.py easy_vqa [--fuse projection] [--steps 1400]
+    python benchmarks/vision_write.py easy_vqa [--fuse projection] [--steps 2500]
     python benchmarks/vision_write.py nlvr | vqa_rad | coco_captions
 
 Writes ``benchmarks/results/vision_write-<part>.json``; a run that was stopped goes on where it was (``--out``). Answers
@@ -65,8 +65,8 @@ def easy_vqa(out: Path, fuse: str, steps: int) -> dict[str, Any]:
         path.write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
     recipe = {
         "task": "vqa", "model": {"image": encoder(out, 64), "text": "starter:lm", "fuse": FUSES[fuse]},
-        "data": {"train": files["train"], "eval": str(watched)}, "method": "full", "learning_rate": 1e-3,
-        "batch_size": 16, "steps": steps, "eval_every": 200,
+        "data": {"train": files["train"], "eval": str(watched)}, "method": "full", "learning_rate": 2e-3,
+        "batch_size": 16, "steps": steps, "eval_every": 250,
         "final": "last", "vqa": {"scored": 5000, "max_new_tokens": 4, "separator": ":"},
         "out": str(out), "name": f"easy-{fuse}-{steps}",
     }  # fmt: skip
@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["easy_vqa", "nlvr", "vqa_rad", "coco_captions"])
     parser.add_argument("--fuse", choices=FUSES, default="cross_attention")
-    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--out", type=Path, required=True, help="a folder for pictures and runs")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,12 @@ Where the default is "–", the task, the method, the model or the machine decid
 
 def page() -> str:
     schema = json_schema()
-    sections = [("model", "ModelSection"), ("data", "DataSection"), ("samples", "SamplesSection")]
+    sections = [
+        ("model", "ModelSection"),
+        ("data", "DataSection"),
+        ("samples", "SamplesSection"),
+        ("augment", "AugmentSection"),
+    ]
     for registry in (TASKS, METHODS, OBJECTIVES):
         sections += [
             (name, _reference(schema["properties"][name])) for name in registry if name in schema["properties"]
@@ -67,6 +72,7 @@ def _about(name: str) -> str:
     return {
         "model": "The pretrained model.",
         "data": "The rows: see [data formats](data.md).",
+        "augment": "How pictures and sounds are varied while training; what is judged is not.",
         "samples": "Fixed prompts that the model answers as training goes on; the report shows the answers over time.",
     }[name]
 

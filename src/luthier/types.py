@@ -6,7 +6,8 @@ V vocabulary, C classes, K sequences in a packed row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,31 @@ Message = dict[str, Any]
 
 Features = dict[str, Any]
 """One encoded row: at least ``row`` (its index in the data set), ``input_ids`` and what its loss needs; the
-``target_ids`` that an encoder-decoder is to write from them; ``pictures``, the keys of their pixels."""
+``target_ids`` that an encoder-decoder is to write from them; ``pictures``, the keys of their pixels; ``sounds``, those
+of what a model is given of them; ``epoch``, where it is one that is learned."""
 
 Prompt = list[int] | Features
 """What is written from: ids, or a row of them with what stands beside them."""
 
+ROLES = ("vision", "text", "audio", "encoder", "decoder", "projector", "head")
+"""What parts of a model are called, in the order in which they are told."""
+
 Picture = Path | bytes
 """A file that holds a picture, or what such a file holds."""
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Samples as data sets on a hub hold them: float32, little-endian, channels interleaved; ``rate`` in Hz, 0 where
+    nobody said."""
+
+    samples: bytes
+    rate: int
+    channels: int = 1
+
+
+Sound = Path | bytes | Waveform
+"""A file that holds a sound, what such a file holds, or its samples."""
 
 Span = tuple[int, int, str]
 """Characters [start, end) of a text, and the name of what they are."""
@@ -56,6 +75,18 @@ class Problem:
     tests: str = ""
 
 
+@dataclass(frozen=True)
+class Step:
+    """One moment of an episode: which of its ``images`` are seen, the state of what acts, and what it does then.
+
+    ``action`` is a name, or numbers; None where it is asked for.
+    """
+
+    images: tuple[int, ...] = ()
+    state: tuple[float, ...] | None = None
+    action: str | tuple[float, ...] | None = None
+
+
 @dataclass
 class Example:
     """One row after normalising: typed parts, and the place that it came from.
@@ -75,10 +106,15 @@ class Example:
     spans: list[Span] | None = None
     """Marked parts of ``text``: where its answers are, or its entities."""
     images: list[Picture] | None = None
+    sounds: list[Sound] | None = None
     negatives: list[str] | None = None
     """What does not match ``text``."""
     translations: dict[str, list[str]] | None = None
     """What a row says, by language; of several texts in one language all are references."""
+    steps: list[Step] | None = None
+    """An episode that follows ``text``: ``images`` are those of all steps, in order."""
+    units: str | None = None
+    """What the numbers of states and actions are, where that was told."""
     problem: Problem | None = None
     """How code that goes on from ``text`` is tested."""
     chosen: list[Message] | None = None
@@ -144,10 +180,12 @@ class Adaptation:
     vectors are computed once and the classifier is fitted from them in one go.
 
     ``mixing(batch)`` gives how much each of the ``members`` weighs in each layer of each row, (K, layers, members), for
-    a method that mixes others. ``penalty()`` is added to the mean loss of each optimizer step. ``after_step(step)`` is
+    a method that mixes others; ``mixing_of`` the same over a kind of token alone (of a picture, of text), NaN for a row
+    without any. ``penalty()`` is added to the mean loss of each optimizer step. ``after_step(step)`` is
     called with the number of steps taken, after each that changed weights, while the gradients are still there; what
     it keeps between steps is in ``state``, tensors that it changes in place, and so in every checkpoint. ``told()`` is
-    what it adds to the result of a finished run.
+    what it adds to the result of a finished run. ``rates`` has the highest learning rate of those parameters that have
+    one of their own.
     """
 
     method: str
@@ -159,10 +197,12 @@ class Adaptation:
     pooling: str = ""
     members: list[str] = field(default_factory=list)
     mixing: Callable[[Batch], Tensor] | None = None
+    mixing_of: dict[str, Callable[[Batch], Tensor]] = field(default_factory=dict)
     penalty: Callable[[], Tensor] | None = None
     after_step: Callable[[int], None] | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     told: Callable[[], dict[str, Any]] | None = None
+    rates: dict[str, float] = field(default_factory=dict)
 
 
 class Solved(Protocol):
@@ -197,6 +237,12 @@ class Finding:
         if self.mend:
             text += f". {self.mend[0].upper()}{self.mend[1:]}"
         return f"{text} [{self.code}]"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The mend of a name that is not among ``known``."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean `{near[0]}`?" if near else f"one of: {', '.join(known)}"
 
 
 class Refused(Exception):

@@ -38,7 +38,7 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "prefer, dpo": ("llama", "prefer", {"method": "lora", "lora": {"rank": 4}}),
     "prefer, kto": ("llama", "prefer", {"method": "lora", "lora": {"rank": 4}, "objective": "kto"}),
     "reward": ("llama", "reward", {"method": "lora", "lora": {"rank": 4}}),
-    "match, full": ("clip", "match", {"method": "full"}),
+    "match, full": ("clip", "match", {"method": "full", "augment": {"crop": 0.5, "flip": 0.5}}),
     "reinforce": (
         "llama",
         "reinforce",

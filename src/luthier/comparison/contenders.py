@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from luthier.methods import METHODS
+from luthier.recipe.roles import by_role
 from luthier.recipe.validate import validate
 from luthier.types import Finding, Refused
 
@@ -27,6 +28,8 @@ class Contender:
     label: str
     parts: list[tuple[str, dict[str, Any]]]
     own: dict[str, Any] = field(default_factory=dict)
+    roles: dict[str, Any] | None = None
+    """Methods by role, instead of ``parts``."""
 
     @property
     def slug(self) -> str:
@@ -37,6 +40,8 @@ class Contender:
         given = values.get("method")
         shared = dict(given) if isinstance(given, dict) and len(given) == 1 else {}
         kept = {key: value for key, value in values.items() if key not in METHODS and key != "method"}
+        if self.roles is not None:
+            return {**kept, "method": copy.deepcopy(self.roles)}
         chosen: list[Any] = []
         for name, options in self.parts:
             section = {**(shared.get(name) or {}), **((values.get(name) or {}) if name in METHODS else {}), **options}
@@ -75,6 +80,10 @@ def check_contenders(
 
 
 def _contender(given: Any, findings: list[Finding]) -> Contender | None:
+    if isinstance(given, str) and given.lstrip().startswith("{"):
+        given = _mapping(given, findings)
+    if by_role(given):
+        return Contender("+".join(f"{role}={_role_told(one)}" for role, one in given.items()), [], {}, given)
     if isinstance(given, dict | list):
         parts = [_opened(part) for part in (given if isinstance(given, list) else [given])]
         label = "+".join(name + (f"({_told(options)})" if options else "") for name, options in parts)
@@ -88,6 +97,22 @@ def _contender(given: Any, findings: list[Finding]) -> Contender | None:
     own = {key: value for _, options in parts for key, value in options.items() if key in OWN_KEYS}
     rest = [(name, {key: value for key, value in options.items() if key not in OWN_KEYS}) for name, options in parts]
     return Contender(label, rest, own)
+
+
+def _mapping(text: str, findings: list[Finding]) -> Any:
+    """``{vision: lora, text: full}`` as YAML has it."""
+    try:
+        return yaml.safe_load(re.sub(r":(?=\S)", ": ", text))
+    except yaml.YAMLError:
+        findings.append(_wrong(text, "this is no mapping", "write it as in a recipe: {vision: lora, text: full}"))
+        return None
+
+
+def _role_told(given: Any) -> str:
+    if isinstance(given, dict):
+        return "&".join(f"{name}({_told(own)})" if isinstance(own, dict) else f"{name}={own}" if own is not None
+                        else name for name, own in given.items())  # fmt: skip
+    return str(given)
 
 
 def _opened(part: Any) -> tuple[str, dict[str, Any]]:

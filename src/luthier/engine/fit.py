@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def fit(
     """
     model, parameters = backbone.model, adaptation.parameters
     choose(model, adaptation)
-    optimizer = build(parameters, plan.learning_rate, plan.weight_decay)
+    optimizer = build(parameters, plan.learning_rate, plan.weight_decay, adaptation.rates)
     progress = _resume(resume, adaptation, optimizer, source)
     order = Order(len(rows), plan.batch_size, plan.seed, plan.data_hash, plan.mixture)
     began = time.monotonic() - progress.seconds
@@ -55,8 +56,8 @@ def fit(
     with stop_on_signal() as stop, matmul_route(plan.matmul):
         while progress.step < plan.steps and not progress.stopped:
             step = progress.step
-            rate = learning_rate(plan.learning_rate, plan.schedule, step, plan.steps, plan.warmup)
-            set_learning_rate(optimizer, rate)
+            at = partial(learning_rate, schedule=plan.schedule, step=step, total=plan.steps, warmup=plan.warmup)
+            set_learning_rate(optimizer, at)
             train_mode(backbone, adaptation)
             learned = _learned(step, order, rows, source)
             sums = gradient_of_sum(backbone, objective, learned, plan, progress, processes, emit)
@@ -81,7 +82,7 @@ def fit(
             progress.step = step + 1
             progress.tokens += sums.tokens
             progress.seconds = time.monotonic() - began
-            emit(_record(progress, sums, rate, norm, backbone))
+            emit(_record(progress, sums, at(plan.learning_rate), norm, backbone))
 
             last = progress.step == plan.steps
             if evaluate and (progress.step % plan.eval_every == 0 or last):
@@ -97,9 +98,9 @@ def fit(
 
 
 def _learned(step: int, order: Order, rows: list[Features], source: Source | None) -> list[Features]:
-    """The rows of a step: those that are drawn, or what a source makes of them."""
+    """The rows of a step, each with its epoch: those that are drawn, or what a source makes of them."""
     if source is None:
-        return [rows[i] for i in order.step(step)]
+        return [rows[i] | {"epoch": step // order.steps_per_epoch} for i in order.step(step)]
     return source.rows(step, [rows[i] for i in order.step(step // source.repeats)])
 
 

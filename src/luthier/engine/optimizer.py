@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
 
 
-def build(parameters: dict[str, nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """Matrices decay; biases and norms (one axis or none) don't. The two groups partition ``parameters``."""
-    decayed = [p for p in parameters.values() if p.ndim >= 2]
-    plain = [p for p in parameters.values() if p.ndim < 2]
-    assert len(decayed) + len(plain) == len(parameters)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
+def build(
+    parameters: dict[str, nn.Parameter],
+    learning_rate: float,
+    weight_decay: float,
+    rates: Mapping[str, float] | None = None,
+) -> torch.optim.AdamW:
+    """Matrices decay; biases and norms (one axis or none) don't. ``rates``: of those that have one of their own.
+
+    The groups, one for each rate and decay, partition ``parameters``; ``peak`` is the highest rate of each.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in parameters.items():
+        key = (rates or {}).get(name, learning_rate), weight_decay if p.ndim >= 2 else 0.0
+        groups.setdefault(key, []).append(p)
+    told = [{"params": some, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), some in groups.items()]
+    return torch.optim.AdamW(told, lr=learning_rate, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, at: Callable[[float], float]) -> None:
+    """Each group's rate: ``at`` of its highest."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = at(group["peak"])
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:

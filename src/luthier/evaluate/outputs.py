@@ -20,9 +20,11 @@ from luthier.engine.precision import autocast, matmul_route
 from luthier.models.backbone import Backbone
 from luthier.models.dual import DualBackbone
 from luthier.models.modes import evaluating
+from luthier.models.multimodal import MultimodalBackbone
 from luthier.models.pooling import pool
 from luthier.types import Batch, Features
 
+BOTH = {"vision", "text"}
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Tokens that are computed at a time, by kind of device, where nobody said."""
 
@@ -49,13 +51,13 @@ class Reader:
                 found.update(zip(indices, objective.outputs(self.backbone, batch), strict=True))
         return self._together(found, len(rows))
 
-    def remember(self, objective: Any, rows: Sequence[Features]) -> None:
-        """Let the model keep what its frozen towers make of these rows."""
+    def remember(self, objective: Any, rows: Sequence[Features], frozen: set[str] = BOTH) -> None:
+        """Let the model keep what its ``frozen`` towers, by role, make of these rows."""
         for indices in self._groups(rows):
             some = [rows[i] for i in indices]
             batch = objective.collate(some).to(self.backbone.device)
             with self._quietly():
-                cast(DualBackbone, self.backbone).remember(some, batch)
+                cast(DualBackbone | MultimodalBackbone, self.backbone).remember(some, batch, frozen)
 
     def vectors(self, rows: Sequence[Features], pooling: str) -> Tensor:
         """One fp32 vector per row, (K, D): the mean over its tokens, or its first or last token."""

@@ -73,6 +73,6 @@ def _flat(outputs: list[Any]) -> torch.Tensor:
 
 def _numbers(row: dict[str, Any]) -> list[float]:
     """Of what a row shows the part that a model says itself: not the loss, and no reward beside a reference."""
-    if "vector" in row:
-        return row["vector"]
+    if whole := row.get("vector") or row.get("chunk"):
+        return whole
     return [row[name] for name in ("nll",) if name in row] or [row[name] for name in SAID if name in row]

@@ -154,7 +154,8 @@ class OnTop(nn.Module):
 
     def forward(self, text: Text, inputs: dict[str, Any], pictures_IPD: Tensor, rows_I: Tensor) -> Tensor:
         inputs.pop("places_KL", None)
-        pads_KL = inputs["attention_mask"] == 0
+        mask_KL = inputs.get("attention_mask")
+        pads_KL = None if mask_KL is None else mask_KL == 0
         hidden_KLE = text(**inputs).last_hidden_state
         seen_KME, mask_KM = by_row(self.project(pictures_IPD).to(hidden_KLE.dtype), rows_I, len(hidden_KLE))
         mask_KM = mask_KM | ~mask_KM.any(1, keepdim=True)  # a row without pictures looks at zeros

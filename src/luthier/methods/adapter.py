@@ -30,7 +30,7 @@ class Options(MethodOptions):
     nonlinear: ClassVar[str] = "an activation stands inside each bottleneck: no matrix of the model does the same"
     paths: ClassVar[tuple[str, ...]] = ("stack", "start")
     kind: Kind = Field("pfeiffer", description="houlsby: two a block; pfeiffer: one; parallel: beside the feed-forward")
-    reduction: float = Field(16, ge=1, description="the bottleneck is the hidden width divided by this")
+    reduction: float = Field(16.0, ge=1, description="the bottleneck is the hidden width divided by this")
     size: int | None = Field(None, gt=0, description="of the bottleneck; instead of `reduction`")
     activation: Literal["relu", "gelu", "silu", "tanh"] = Field("relu", description="inside the bottleneck")
     scaling: float | None = Field(None, gt=0, description="of what it adds; default: 1, parallel 4")
@@ -70,7 +70,7 @@ def _spec(backbone: Backbone, options: Options) -> Spec:
     if not blocks or not 0 <= blocks[0] <= blocks[-1] < count:
         what = f"`blocks: {options.blocks}` names some that are not there: this model has {count}"
         raise Refused(Finding("method.no-target", "adapter.blocks", what, f"give numbers from 0 to {count - 1}"))
-    size = options.size or max(1, int(backbone.width / options.reduction))
+    size = options.size or max(1, int(backbone.stream_width / options.reduction))
     scaling = options.scaling or (4.0 if options.kind == "parallel" else 1.0)
     return Spec(options.kind, size, options.activation, scaling, options.norm, tuple(blocks), options.dropout)
 
@@ -78,12 +78,12 @@ def _spec(backbone: Backbone, options: Options) -> Spec:
 def standing(backbone: Backbone) -> dict[str, nn.Parameter]:
     """The numbers of all adapters in the model, and of their fusion."""
     marks = (f".{CHILD}.", f".{FUSED}.")
-    return {n: p for n, p in backbone.model.named_parameters() if any(mark in n for mark in marks)}
+    return {n: p for n, p in backbone.named_parameters() if any(mark in n for mark in marks)}
 
 
 def own_parameters(backbone: Backbone, name: str) -> dict[str, nn.Parameter]:
     """The numbers of one adapter in the model."""
-    return {n: p for n, p in backbone.model.named_parameters() if f".{CHILD}.{name}." in n}
+    return {n: p for n, p in backbone.named_parameters() if f".{CHILD}.{name}." in n}
 
 
 def adaptation(

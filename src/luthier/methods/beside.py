@@ -17,6 +17,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from luthier.methods.by_role import ByRole
 from luthier.methods.combine import Methods
 from luthier.methods.common import PREFIX, MethodOptions, read_adapter, restore, save_adapter, task_type
 from luthier.methods.injected import NOT_OURS, inject, named, settings
@@ -58,10 +59,12 @@ class Beside:
         save_adapter(folder, read_by, told, named(self.parameters, self.name), head)
 
 
-def holds_beside(methods: Methods) -> bool:
+def holds_beside(methods: Methods | ByRole) -> bool:
     """Whether others can stand beside what these methods train, in unchanged weights."""
+    if not isinstance(methods, Methods) or len(methods.options) != 1:
+        return False
     lora = methods.options.get("lora")
-    return len(methods.options) == 1 and isinstance(lora, Options) and lora.variant in VARIANTS and not lora.quantize
+    return isinstance(lora, Options) and lora.variant in VARIANTS and not lora.quantize
 
 
 def add(backbone: Backbone, options: MethodOptions, name: str) -> Beside:

@@ -41,7 +41,7 @@ class Methods:
     @property
     def whole(self) -> bool:
         """Whether what is saved is a whole model."""
-        return len(self.options) == 1 and all(options.whole for options in self.options.values())
+        return all(options.whole for options in self.options.values())
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -86,6 +86,10 @@ class Methods:
                     found.update(file.read_bytes())
         return found.hexdigest()
 
+    def beside(self, base: Path) -> None:
+        for options in self.options.values():
+            options.beside(base)
+
     def positions(self, backbone: Backbone) -> int:
         """How many of the model's positions they take from the text."""
         return sum(options.positions(backbone) for options in self.options.values())
@@ -111,57 +115,22 @@ class Methods:
                 findings += refused.findings
         if findings:
             raise Refused(*findings)
-        return made[0] if len(made) == 1 else self._as_one(backbone, made)
-
-    def _as_one(self, backbone: Backbone, made: list[Adaptation]) -> Adaptation:
-        parameters: dict[str, Any] = {}
-        known: set[int] = set()
-        for one in made:
-            parameters |= {name: p for name, p in one.parameters.items() if id(p) not in known}
-            known |= {id(p) for p in one.parameters.values()}
-        bases, merges = [one.base for one in made], [one.merge for one in made]
+        if len(made) == 1:
+            return made[0]
         weights = {one.method for one in made if self.options[one.method].seam == "weights"}
-        linear = all(merge is not None or one.method in weights for merge, one in zip(merges, made, strict=True))
-
-        @contextmanager
-        def base() -> Iterator[None]:
-            with ExitStack() as stack:
-                for switch in bases:
-                    stack.enter_context(switch())  # type: ignore[misc]
-                yield
-
-        def merge() -> None:
-            for fold in merges:
-                if fold is not None:
-                    fold()
-
-        def save(folder: Path) -> None:
-            for one in made:
-                if one.method in weights:
-                    _save_weights(folder / one.method, backbone, one)
-                else:
-                    one.save(folder / one.method)
-
-        mixed = next((one for one in made if one.mixing is not None), Adaptation("", {}, save))
-        penalties, tells = _together([one.penalty for one in made]), _together([one.told for one in made])
-        return Adaptation(
-            self.name, parameters, save, base=None if None in bases else base, merge=merge if linear else None,
-            members=mixed.members, mixing=mixed.mixing, penalty=penalties and (lambda: reduce(add, penalties())),
-            after_step=_together([one.after_step for one in made]), told=tells and (lambda: dict(ChainMap(*tells()))),
-            state={name: tensor for one in made for name, tensor in one.state.items()},
-        )  # fmt: skip
+        return combined(backbone, self.name, {one.method: one for one in made}, weights)
 
     def attach(self, backbone: Backbone, folder: Path) -> Solved | None:
         """Put what was saved back on the base model; the fitted classifier of a method that has one."""
         solved = None
         own = dict(backbone.model.named_parameters())  # as they are called without an adapter
+        places = {name: folder if len(self.options) == 1 else folder / name for name in self.options}
         for name, options in self._ordered():
             if not options.whole:
-                place = folder if len(self.options) == 1 else folder / name
-                solved = METHODS.load(name).attach(backbone, place)
+                solved = METHODS.load(name).attach(backbone, places[name])
         for name, options in self.options.items():
             if options.whole:  # the last, so that what adapters ask of the model is asked of it in one dtype
-                _attach_weights(own, folder / name)
+                attach_weights(own, places[name])
         return solved
 
     def unmergeable(self) -> list[Finding]:
@@ -180,6 +149,50 @@ class Methods:
                 METHODS.load(name).fold(backbone)
 
 
+def combined(backbone: Backbone, name: str, made: Mapping[str, Adaptation], weights: set[str]) -> Adaptation:
+    """One of several, each saved in the folder of its key; those in ``weights`` as the model's own numbers."""
+    parameters: dict[str, Any] = {}
+    known: set[int] = set()
+    for one in made.values():
+        parameters |= {name: p for name, p in one.parameters.items() if id(p) not in known}
+        known |= {id(p) for p in one.parameters.values()}
+    bases, merges = [one.base for one in made.values()], {key: one.merge for key, one in made.items()}
+    linear = all(merge is not None or key in weights for key, merge in merges.items())
+
+    @contextmanager
+    def base() -> Iterator[None]:
+        with ExitStack() as stack:
+            for switch in bases:
+                stack.enter_context(switch())  # type: ignore[misc]
+            yield
+
+    def merge() -> None:
+        for fold in merges.values():
+            if fold is not None:
+                fold()
+
+    def save(folder: Path) -> None:
+        for key, one in made.items():
+            if key in weights:
+                _save_weights(folder / key, backbone, one)
+            else:
+                one.save(folder / key)
+
+    mixed = next((one for one in made.values() if one.mixing is not None), Adaptation("", {}, save))
+    penalties, tells = (
+        _together([one.penalty for one in made.values()]),
+        _together([one.told for one in made.values()]),
+    )
+    return Adaptation(
+        name, parameters, save, base=None if None in bases else base, merge=merge if linear else None,
+        members=mixed.members, mixing=mixed.mixing, mixing_of=mixed.mixing_of,
+        penalty=penalties and (lambda: reduce(add, penalties())),
+        after_step=_together([one.after_step for one in made.values()]),
+        told=tells and (lambda: dict(ChainMap(*tells()))),
+        state={name: tensor for one in made.values() for name, tensor in one.state.items()},
+    )  # fmt: skip
+
+
 def _together(calls: Sequence[Callable[..., Any] | None]) -> Callable[..., Any] | None:
     """One that calls all that are there and returns what they return; None where none is."""
     there = [call for call in calls if call is not None]
@@ -193,7 +206,7 @@ def _save_weights(folder: Path, backbone: Backbone, adaptation: Adaptation) -> N
     save_adapter(folder, backbone, {"peft_type": WEIGHTS_TYPE}, by_file_name(adaptation.parameters), {})
 
 
-def _attach_weights(own: Mapping[str, Any], folder: Path) -> None:
+def attach_weights(own: Mapping[str, Any], folder: Path) -> None:
     from luthier.methods.common import by_file_name, read_adapter, restore
 
     tensors, parameters = read_adapter(folder)[1], by_file_name(own)

@@ -27,7 +27,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 TASK_TYPES = {
     "token_logits": "CAUSAL_LM", "sequence_logits": "SEQ_CLS", "tag_logits": "TOKEN_CLS",
-    "span_logits": "QUESTION_ANS", "hidden": "FEATURE_EXTRACTION", "vectors": "FEATURE_EXTRACTION",
+    "span_logits": "QUESTION_ANS", "frame_logits": "FEATURE_EXTRACTION", "hidden": "FEATURE_EXTRACTION",
+    "vectors": "FEATURE_EXTRACTION", "action_flow": "FEATURE_EXTRACTION",
 }  # fmt: skip
 
 
@@ -46,6 +47,8 @@ class MethodOptions(Options):
     """Why it can't be folded into the model's weights, where it can't; else its module has ``fold``."""
     alone: ClassVar[str] = ""
     """Why it can't be combined with another method, where it can't."""
+    whole_model: ClassVar[str] = ""
+    """Why it can't be given to one role of a model, where it can't."""
     paths: ClassVar[tuple[str, ...]] = ()
     """Options that name folders of other runs, relative to where the command runs or to the recipe's folder."""
     listed: ClassVar[str] = ""
@@ -85,8 +88,10 @@ class MethodOptions(Options):
         return 0
 
 
-def task_type(backbone: Backbone) -> str:
-    """The kind of model as PEFT calls it."""
+def task_type(backbone: Backbone) -> str | None:
+    """The kind of model as PEFT calls it; none for a role, so that PEFT looks for no head beside it."""
+    if backbone.role:
+        return None
     writes_from_source = backbone.encoder_decoder and backbone.needs == "token_logits"
     return "SEQ_2_SEQ_LM" if writes_from_source else TASK_TYPES[backbone.needs]
 

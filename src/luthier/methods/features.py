@@ -28,6 +28,7 @@ class Options(MethodOptions):
     whole: ClassVar[bool] = False
     seam: ClassVar[str] = "output"
     alone: ClassVar[str] = "`features` fits a classifier to frozen vectors, without gradients for anything else"
+    whole_model: ClassVar[str] = "`features` fits a classifier to vectors of the whole model"
     classifier: Literal["logistic", "knn", "ridge", "torch"] = Field(
         "logistic", description="fitted to the vectors; logistic becomes ridge where targets are numbers"
     )

@@ -46,7 +46,7 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
         findings.append(_nothing("head"))
     if findings:
         raise Refused(*findings)
-    chosen |= {name: p for name, p in backbone.model.named_parameters() if name in backbone.fresh}
+    chosen |= {name: p for name, p in backbone.named_parameters() if name in backbone.fresh}
     return Adaptation("freeze", chosen, save_whole(backbone))
 
 
@@ -58,7 +58,7 @@ def _nothing(part: str) -> Finding:
 def _part(backbone: Backbone, part: Part) -> dict[str, nn.Parameter]:
     found = {}
     names = {id(p): name for name, p in backbone.model.named_parameters()}  # a tied one has one name here
-    for module_name, module in backbone.model.named_modules():
+    for module_name, module in backbone.named_modules():
         for name, parameter in module.named_parameters(module_name, recurse=False):
             is_norm = "norm" in type(module).__name__.lower()
             is_bias = name.endswith("bias")
@@ -74,7 +74,7 @@ def _last(backbone: Backbone, count: int) -> dict[str, nn.Parameter]:
         what = f"`last: {count}` is more than the {len(blocks)} blocks of this model"
         raise Refused(Finding("method.no-target", "freeze.last", what, f"give 1 to {len(blocks)}, or `method: full`"))
     chosen = tuple(f"{name}." for name in [*blocks[-count:], *_called_after(backbone, blocks[-1])])
-    return {name: p for name, p in backbone.model.named_parameters() if name.startswith(chosen)}
+    return {name: p for name, p in backbone.named_parameters() if name.startswith(chosen)}
 
 
 def _called_after(backbone: Backbone, block: str) -> set[str]:
@@ -85,11 +85,11 @@ def _called_after(backbone: Backbone, block: str) -> set[str]:
     order: list[str] = []
     hooks = [
         module.register_forward_hook(lambda *_, name=name: order.append(name))
-        for name, module in backbone.model.named_modules()
+        for name, module in backbone.named_modules()
         if name == block or any(True for _ in module.parameters(recurse=False))
     ]
     with evaluating(backbone.model), backbone.attention("sdpa"), torch.no_grad():
-        backbone.hidden(backbone.probe([5, 6, 7]))
+        backbone.at_work()
     for hook in hooks:
         hook.remove()
     last = order.index(block)

@@ -16,4 +16,4 @@ class Options(MethodOptions):
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
-    return Adaptation("full", dict(backbone.model.named_parameters()), save_whole(backbone))
+    return Adaptation("full", dict(backbone.named_parameters()), save_whole(backbone))

@@ -8,6 +8,7 @@ member weighs, by layer, is kept in the result and shown in the report. ‖V −
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ from luthier.models.modes import evaluating
 from luthier.types import Adaptation, Batch, Finding, Refused
 
 DEFAULTS = {"learning_rate": 5e-4}
+PICTURES, TEXT = "tokens of pictures", "tokens of text"
 
 
 class Options(MethodOptions):
@@ -49,11 +51,15 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
     composition.active = list(composition.members)
     for member in members:
         member.put(backbone)
-    trained = {n: p for n, p in backbone.model.named_parameters() if f".{FUSED}." in n}
-    layers = [module for module in backbone.model.modules() if isinstance(module, Fusion)]
+    trained = {n: p for n, p in backbone.named_parameters() if f".{FUSED}." in n}
+    layers = [module for _, module in backbone.named_modules() if isinstance(module, Fusion)]
     return adaptation(
         "fusion", backbone, composition, trained, members=list(composition.members),
         mixing=lambda batch: mixing(backbone, layers, batch),
+        mixing_of={
+            kind: partial(mixing, backbone, layers, pictures=kind == PICTURES)
+            for kind in (PICTURES, TEXT) if backbone.pictures is not None and backbone.reads_text
+        },
         penalty=(lambda: _from_identity(layers, options.regularization)) if options.regularization else None,
     )  # fmt: skip
 
@@ -65,8 +71,11 @@ def _from_identity(layers: list[Fusion], weight: float) -> Tensor:
 
 
 @torch.no_grad()
-def mixing(backbone: Backbone, layers: list[Fusion], batch: Batch) -> Tensor:
-    """How much each member weighs in each layer, a mean over each row's tokens: (K, layers, N)."""
+def mixing(backbone: Backbone, layers: list[Fusion], batch: Batch, pictures: bool | None = None) -> Tensor:
+    """How much each member weighs in each layer, a mean over each row's tokens: (K, layers, N).
+
+    With ``pictures`` over those that stand for pictures, or that don't, alone; NaN where a row has none.
+    """
     for layer in layers:
         layer.seen = []
     try:
@@ -77,11 +86,26 @@ def mixing(backbone: Backbone, layers: list[Fusion], batch: Batch) -> Tensor:
         for layer in layers:
             layer.seen = None
     reading = set(backbone.model.get_encoder().modules()) if backbone.encoder_decoder else set()
+    own_K = batch["starts"].tolist()
+    kept_T = None if pictures is None else _kept(backbone, batch, pictures)
     of_layers = [
-        torch.stack([p_TN[start:end].mean(0) for start, end in _spans(backbone, batch, source=layer in reading)])
+        torch.stack(
+            [
+                (p_TN[start:end] if kept_T is None else p_TN[start:end][kept_T[own : own + end - start]]).mean(0)
+                for (start, end), own in zip(_spans(backbone, batch, source=layer in reading), own_K, strict=True)
+            ]
+        )
         for layer, p_TN in zip(layers, seen, strict=True)
     ]
     return torch.stack(of_layers, dim=1)
+
+
+def _kept(backbone: Backbone, batch: Batch, pictures: bool) -> Tensor:
+    """(T,): which tokens are of the kind; of text are all where pictures are no tokens."""
+    places_T = backbone.picture_places(batch)
+    if places_T is None:
+        places_T = torch.zeros_like(batch["input_ids"].flatten(), dtype=torch.bool)
+    return places_T if pictures else ~places_T
 
 
 def _spans(backbone: Backbone, batch: Batch, *, source: bool) -> list[tuple[int, int]]:

@@ -31,6 +31,7 @@ def inject(backbone: Backbone, config: PeftConfig, name: str = "default") -> dic
     Raises Refused where PEFT has no such layer for a target (OFT on GPT-2's Conv1D).
     """
     known = {id(parameter) for parameter in backbone.model.parameters()}
+    vars(backbone.model).pop("peft_config", None)  # of another role, whose layers stay: PEFT would mix the two up
     config.task_type = task_type(backbone)
     config.base_model_name_or_path = backbone.path
     try:
@@ -59,7 +60,7 @@ def adaptation(method: str, backbone: Backbone, config: PeftConfig, added: dict[
         save_adapter(folder, backbone, settings(config), named(added), head)
 
     return Adaptation(
-        method, added | head, save, base=lambda: switched_off(backbone.model), merge=lambda: merge(backbone.model)
+        method, added | head, save, base=lambda: switched_off(backbone.model), merge=lambda: merge(backbone)
     )
 
 
@@ -117,8 +118,8 @@ def switched_off(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def merge(model: nn.Module) -> None:
-    for module in model.modules():
+def merge(backbone: Backbone) -> None:
+    for _, module in backbone.named_modules():
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)
 
@@ -126,8 +127,8 @@ def merge(model: nn.Module) -> None:
 def fold(backbone: Backbone) -> None:
     """Merge, and put each base layer back where PEFT's layer stands: the model has its own names again."""
     model = backbone.model
-    merge(model)
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    merge(backbone)
+    layers = [(name, module) for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)]
     for name, layer in layers:
         owner, _, leaf = name.rpartition(".")
         model.get_submodule(owner).register_module(leaf, layer.get_base_layer())

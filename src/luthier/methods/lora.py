@@ -37,7 +37,7 @@ class Options(MethodOptions):
     whole: ClassVar[bool] = False
     seam: ClassVar[str] = "linear"
     rank: int = Field(8, gt=0, description="of the update of each matrix; OFT: width of its blocks")
-    alpha: float = Field(16, gt=0, description="the update is scaled by alpha / rank")
+    alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="of what goes into the update, while training")
     targets: list[str] = Field(default=["all"], description="roles, layer names or a regular expression")
     variant: Literal["lora", "dora", "pissa", "adalora", "vera", "oft"] = Field(
@@ -231,7 +231,7 @@ def _vera(backbone: Backbone, config: PeftConfig, added: dict[str, Any], made: A
 
 def _projections(backbone: Backbone) -> dict[str, Tensor]:
     """VeRA's shared matrices under the names of PEFT's files; none for other variants."""
-    layers = (module for module in backbone.model.modules() if isinstance(module, VeraLayer))
+    layers = (module for _, module in backbone.named_modules() if isinstance(module, VeraLayer))
     first = next(layers, None)
     if first is None:
         return {}
@@ -247,7 +247,7 @@ def _pissa(backbone: Backbone, config: PeftConfig, added: dict[str, Any], made: 
         tensors, wide = _pissa_as_lora(named(added), initial, settings(config))
         save_adapter(folder, backbone, wide, tensors, new_head(backbone))
 
-    return Adaptation("lora", made.parameters, save, merge=lambda: merge(backbone.model))
+    return Adaptation("lora", made.parameters, save, merge=lambda: merge(backbone))
 
 
 def _pissa_as_lora(

@@ -40,7 +40,7 @@ class Member:
 
     def put(self, backbone: Backbone) -> None:
         """Its numbers into the adapter of its name; its head stays behind."""
-        named = by_file_name(dict(backbone.model.named_parameters()))
+        named = by_file_name(dict(backbone.named_parameters()))
         restore({n: p for n, p in named.items() if f".{CHILD}.{self.name}." in n}, self.renamed())
 
 
@@ -49,7 +49,7 @@ def find_members(paths: Sequence[Path]) -> list[Member]:
     findings: list[Finding] = []
     found: list[Member] = []
     for path in paths:
-        folder = path / "final" if (path / "final").is_dir() else path
+        folder = _of_a_role(path / "final" if (path / "final").is_dir() else path)
         if not (folder / CONFIG).is_file():
             what = (
                 "there is no finished run of `method: adapter` alone here" if path.is_dir() else "there is no such run"
@@ -68,6 +68,14 @@ def find_members(paths: Sequence[Path]) -> list[Member]:
     if findings:
         raise Refused(*findings)
     return found
+
+
+def _of_a_role(folder: Path) -> Path:
+    """The folder itself, or the one in it of the only role that trained, where that has a bottleneck adapter."""
+    if (folder / CONFIG).is_file():
+        return folder
+    inside = [one.parent for one in folder.glob(f"*/{CONFIG}")]
+    return inside[0] if len(inside) == 1 else folder
 
 
 def _name(path: Path, taken: list[str]) -> str:

@@ -151,13 +151,15 @@ def _attentions(backbone: Backbone) -> dict[str, list[Heard]]:
 
     Raises Refused where none asks transformers' interface for its attention: a prefix would change nothing.
     """
-    both, inputs = backbone.model.config.is_encoder_decoder, backbone.sample_inputs()
+    both, inputs = backbone.encoder_decoder, backbone.sample_inputs()
     with backbone.plain(), evaluating(backbone.model), torch.no_grad(), listening() as heard:
         try:
             with backbone.attention(PREFIXED):
                 backbone.trunk(**inputs)
         except (NotImplementedError, ValueError):
             heard.clear()
+    shown = {id(module) for _, module in backbone.named_modules()}
+    heard = [one for one in heard if id(one.module) in shown]
     if not heard:
         what = "this model computes its attention itself, so that keys and values put before it would change nothing"
         raise Refused(Finding("method.no-target", "method", what, "nearest: `prompt`, whose tokens any model reads"))
@@ -187,7 +189,8 @@ def _carry(
 def _positions(backbone: Backbone, length: int) -> int:
     """How far the prefix moves the tokens' positions: in a decoder that counts them, past itself."""
     counted = "position_ids" in inspect.signature(backbone.trunk.forward).parameters
-    return length if counted and not backbone.model.config.is_encoder_decoder and backbone.causal else 0
+    counted = counted and backbone.seams.embedding is not None  # not those of pictures
+    return length if counted and not backbone.encoder_decoder and backbone.causal else 0
 
 
 def _config(backbone: Backbone, kinds: dict[str, list[Heard]], length: int) -> dict[str, Any]:

@@ -142,7 +142,7 @@ class RankBudget:
 
 
 def adaptive_layers(backbone: Backbone) -> dict[str, AdaLoraLayer]:
-    return {name: layer for name, layer in backbone.model.named_modules() if isinstance(layer, AdaLoraLayer)}
+    return {name: layer for name, layer in backbone.named_modules() if isinstance(layer, AdaLoraLayer)}
 
 
 def shrink(backbone: Backbone, config: PeftConfig) -> None:

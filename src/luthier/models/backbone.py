@@ -25,17 +25,18 @@ from luthier.data.collate import lay_out
 from luthier.models.attention import PACKED
 from luthier.models.heads import head_logits, positions_read
 from luthier.models.modes import evaluating
-from luthier.models.packing import layout_inputs, packing_offset
+from luthier.models.packing import laid_out_by_row, layout_inputs, packing_offset
 from luthier.models.pictures import Pictures
 from luthier.models.prefixed import Switch
 from luthier.models.probes import closing_norms, row_of
-from luthier.models.seams import Seams, find_seams
+from luthier.models.roles import Addressed
+from luthier.models.sounds import Sounds
 from luthier.models.stacks import decode, is_encoder_decoder
 from luthier.models.switched import Switched
 from luthier.models.virtual import lengthened
 from luthier.types import Batch, Features
 
-OWN_HEADS = ("sequence_logits", "tag_logits", "span_logits")
+OWN_HEADS = ("sequence_logits", "tag_logits", "span_logits", "action_flow", "frame_logits")
 
 
 class Composition(Protocol):
@@ -45,12 +46,12 @@ class Composition(Protocol):
 
 
 @dataclass
-class Backbone(Switched):
+class Backbone(Addressed, Switched):
     """What objectives and methods are given in place of a bare model.
 
     ``layout`` is "packed" (rows laid end to end, no pad) or "padded"; ``position_offset`` is the first position id
     that this model counts from; ``needs`` is what the model was loaded to give (token_logits, sequence_logits,
-    tag_logits, span_logits, hidden);
+    tag_logits, span_logits, action_flow, hidden);
     ``fresh`` names the parameters that were not in the checkpoint; ``fingerprint`` tells these weights from others;
     ``adapters`` are those that were put in, and which are in force. ``soft_prompt`` gives embeddings (P, D) that are
     laid before every row; ``prefix_positions`` is how many positions a carried prefix takes from the tokens.
@@ -73,11 +74,9 @@ class Backbone(Switched):
     prefix_positions: int = 0
     prefix_switch: Switch = field(default_factory=lambda: Switch(on=False))
     pictures: Pictures | None = None
+    sounds: Sounds | None = None
     dropout: bool = True
-
-    @cached_property
-    def seams(self) -> Seams:
-        return find_seams(self.model)
+    _norms: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     @property
     def encoder_decoder(self) -> bool:
@@ -122,7 +121,7 @@ class Backbone(Switched):
     @property
     def stream_width(self) -> int:
         """Of the residual stream in the blocks, where that is not the width of what the head reads."""
-        return self.width
+        return self.stream_of(self.width)
 
     @property
     def max_positions(self) -> int | None:
@@ -151,10 +150,16 @@ class Backbone(Switched):
             a, b = (self.hidden(self.probe([5, 6, third, 9]))[0] for third in (7, 8))
         return bool(torch.equal(a, b))
 
-    @cached_property
+    @property
     def closing_norms(self) -> dict[str, str]:
         """Block → the norm whose output is the block's own, where it ends in one (post-norm, as BERT)."""
-        return closing_norms(self)
+        if self.role not in self._norms:
+            self._norms[self.role] = closing_norms(self)
+        return self._norms[self.role]
+
+    def at_work(self) -> None:
+        """Run every part of the trunk once, on a few ids: for what is asked of a model by hooks."""
+        self.hidden(self.probe([5, 6, 7]))
 
     def probe(self, ids: list[int]) -> Batch:
         """One row: of what the model writes, where it writes."""
@@ -173,9 +178,13 @@ class Backbone(Switched):
         outside = tuple(f"{name}." for name in self.seams.head)
         return {
             name: parameter
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self.named_parameters()
             if (outside and name.startswith(outside)) or name in self.fresh
         }
+
+    def picture_places(self, batch: Batch) -> Tensor | None:
+        """(T,), True where a token stands for a picture; None where pictures are no tokens of a row."""
+        return None
 
     @property
     def prompt_problem(self) -> str:
@@ -268,10 +277,7 @@ class Backbone(Switched):
         if self.reads != "all":
             at_K = starts_K if self.reads == "first" else starts_K + lengths_K - 1
             return head_logits(self.model, hidden_TD.index_select(0, at_K)[:, None])
-        positions_L = torch.arange(int(lengths_K.max()), device=hidden_TD.device)
-        real_KL = positions_L < lengths_K[:, None]
-        at_KL = torch.where(real_KL, starts_K[:, None] + positions_L, starts_K[:, None])
-        return head_logits(self.model, hidden_TD[at_KL], real_KL.long())
+        return head_logits(self.model, *laid_out_by_row(hidden_TD, batch))
 
     def choose_layout(self, packing: str) -> None:
         """Pack where this model keeps packed rows apart (measured on the spot), pad otherwise and say why."""

@@ -1,5 +1,7 @@
 """A model that gives a vector of a picture and a vector of a text, in one space: CLIP's kind, told by what it has.
 
+Where its first tower hears, sounds stand wherever pictures are spoken of.
+
 A picture or a text that stands in several rows of a batch is computed once. Captions are padded to the longest of a
 batch, or to all positions where the model was trained so (SigLIP reads its last position, pads and all): which it is,
 is asked of the model itself.
@@ -24,8 +26,9 @@ from luthier.models.composed import ComposedConfig
 from luthier.models.dual_encoder import ComposedDualEncoder
 from luthier.models.modes import evaluating
 from luthier.models.pictures import Pictures
+from luthier.models.recordings import Recordings
 from luthier.models.stacks import stacks
-from luthier.types import Batch, Features, Finding, Picture, Refused
+from luthier.types import Batch, Features, Finding, Picture, Refused, Sound
 
 LOGITS = ("logit_scale", "logit_bias")
 
@@ -45,7 +48,7 @@ class DualBackbone(Backbone):
     """``fixed`` is the length that every text is padded to, 0 where pads don't change its vector. ``memory`` holds what
     frozen towers made of a picture's key or a text's ids, for the projections to read."""
 
-    pictures: Pictures  # type: ignore[misc]
+    pictures: Pictures | Recordings  # type: ignore[misc,assignment]
     fixed: int = 0
     memory: dict[Any, Tensor] = field(default_factory=dict, repr=False)
 
@@ -56,8 +59,10 @@ class DualBackbone(Backbone):
             mend = "choose a model such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"
             raise Refused(Finding("model.no-vectors", "model.name", what, mend))
         with evaluating(self.model), torch.no_grad():
-            states = towers["image"](pixel_values=self.pictures.blank.to(self.device)).last_hidden_state
+            states = towers["image"](self.pictures.blank.to(self.device)).last_hidden_state
         self.pictures.tokens = states[0].numel() // states.shape[1 if states.dim() == 4 else 2]
+        if isinstance(self.pictures, Recordings):
+            self.sounds = self.pictures.sounds
         self.fixed = 0 if self._bears_pads() else int(self.max_positions or 0)
 
     def logit(self, name: str) -> nn.Parameter | None:
@@ -88,7 +93,7 @@ class DualBackbone(Backbone):
         outside = tuple(f"{name}." for name in self.seams.head) or ("model.fusion.",)
         return {
             name: parameter
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self.named_parameters()
             if name.startswith(outside) or (name in self.fresh and name not in LOGITS)
         }
 
@@ -99,14 +104,14 @@ class DualBackbone(Backbone):
     def choose_layout(self, packing: str) -> None:
         self.layout, self.unpacked_because = "padded", "pictures stand beside the texts"
 
-    def pair_row(self, pictures: Sequence[Picture], texts: Sequence[str], limit: int | None) -> Features:
+    def pair_row(self, pictures: Sequence[Picture | Sound], texts: Sequence[str], limit: int | None) -> Features:
         """One picture or none, with texts that say the same of it or none: ``input_ids`` of the texts end to end,
         ``lengths`` of each, ``pictures`` and what they ``cost``. Raises BadPicture."""
         told = [self._ids(text, limit) for text in texts]
         return {
             "input_ids": [token for ids, _ in told for token in ids],
             "lengths": [len(ids) for ids, _ in told],
-            "pictures": [self.pictures.key(one) for one in pictures],
+            "pictures": [self.pictures.key(one) for one in pictures],  # type: ignore[arg-type]
             "cost": self.pictures.tokens * len(pictures),
             "full_length": max((full for _, full in told), default=1),
         }
@@ -121,13 +126,13 @@ class DualBackbone(Backbone):
 
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         """Different texts, padded, and different pictures; ``text_of`` and ``picture_of`` say which each row has."""
-        keys, texts = _contents(rows)
-        shown = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+        keys, texts = self.pictures.shown(rows), _contents(rows)[1]
+        shown = {one: at for at, one in enumerate(dict.fromkeys(keys))}
         place = {ids: at for at, ids in enumerate(dict.fromkeys(texts))}
-        known = self.memory.keys() >= {*shown, *place}
+        known = self.memory.keys() >= {*(key for key, _ in shown), *place}
         tensors: dict[str, Tensor] = {}
         if keys:
-            states = torch.stack([self.memory[key] for key in shown]) if known else self.pictures.pixels(list(shown))
+            states = torch.stack([self.memory[key] for key, _ in shown]) if known else self.pictures.pixels(list(shown))
             tensors["picture_states" if known else "pixel_values"] = states
         if texts and known:
             tensors["text_states"] = torch.stack([self.memory[ids] for ids in place])
@@ -145,7 +150,7 @@ class DualBackbone(Backbone):
         named = {role: getattr(owner, name) for role, several in names for name in several if hasattr(owner, name)}
         return named if len(named) == 2 else {}
 
-    def remember(self, rows: list[Features], batch: Batch) -> None:
+    def remember(self, rows: list[Features], batch: Batch, frozen: set[str]) -> None:
         """Keep what the towers make of the pictures and texts of a batch: for towers that do not train."""
         keys, texts = (list(dict.fromkeys(some)) for some in _contents(rows))
         for role, some, make in (("image", keys, self.picture_vectors), ("text", texts, self.text_vectors)):

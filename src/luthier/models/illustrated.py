@@ -7,9 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from luthier.models.backbone import Backbone
 from luthier.models.pictures import Pictures
-from luthier.types import Features, Finding, Picture, Refused
+from luthier.types import Batch, Features, Finding, Picture, Refused
 
 
 @dataclass(kw_only=True)
@@ -29,6 +31,10 @@ class Illustrated(Backbone):
     def image_id(self) -> int:
         """The token in whose place a hidden state of a picture stands."""
         return self.mark_id
+
+    def picture_places(self, batch: Batch) -> Tensor | None:
+        found_T = batch["input_ids"].flatten() == self.image_id
+        return found_T if bool(found_T.any()) else None
 
     def places(self, key: str) -> list[int]:
         """The tokens that a picture is in the row."""

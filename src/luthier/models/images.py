@@ -139,7 +139,7 @@ class ImageBackbone(Backbone):
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         tensors = super().lay_out(rows)
         if "hidden_LD" not in rows[0]:
-            tensors["pixel_values"] = self.pictures.pixels([key for row in rows for key in row["pictures"]])
+            tensors["pixel_values"] = self.pictures.pixels(self.pictures.shown(rows))
         return tensors
 
     def probe(self, ids: list[int]) -> Batch:

@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luthier.fusion.common import Inside
 from luthier.fusion.cross_attention import Gates
 from luthier.models.composed import IMAGE_TOKEN
 from luthier.models.illustrated import Illustrated
+from luthier.models.packing import laid_out_by_row
 from luthier.types import Batch, Features, Finding, Picture, Refused
 
-MEDIA = ("pixel_values", "picture_rows")
+MEDIA = ("pixel_values", "picture_states", "picture_rows", "text_states")
 
 
 @dataclass(kw_only=True)
@@ -50,7 +52,12 @@ class MultimodalBackbone(Illustrated):
 
     @property
     def stream_width(self) -> int:
-        return int(self.model.config.get_text_config().hidden_size)
+        return self.stream_of(int(self.model.config.get_text_config().hidden_size))
+
+    def at_work(self) -> None:
+        super().at_work()
+        trunk: Any = self.trunk
+        trunk.pictures(self.pictures.blank.to(self.device))
 
     def picture_row(self, pictures: list[Picture], text: str | None, limit: int | None) -> Features:
         """``input_ids``, cut to ``limit`` where there is one, ``pictures`` and what they ``cost`` beyond these tokens.
@@ -106,7 +113,7 @@ class MultimodalBackbone(Illustrated):
         return made + [token for token in ids[-1:] if token in self.tokenizer.all_special_ids]
 
     def joining_parameters(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self.model.named_parameters() if name in self.fresh and ".fusion." in f".{name}"}
+        return {name: p for name, p in self.named_parameters() if name in self.fresh and ".fusion." in f".{name}"}
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -114,15 +121,52 @@ class MultimodalBackbone(Illustrated):
         with self.fusion.opened() if isinstance(self.fusion, Gates) else nullcontext():
             yield
 
+    @property
+    def action_numbers(self) -> int:
+        """How many numbers a chunk of actions has."""
+        return int(self.model.config.action_chunk * self.model.config.action_size)
+
+    def action_velocity(self, hidden_TD: Tensor, batch: Batch, actions_KN: Tensor, time_K: Tensor) -> Tensor:
+        """(K, N): how noisy actions move, by the model's action expert."""
+        expert: Any = self.model
+        return expert.velocity(*laid_out_by_row(hidden_TD, batch), actions_KN, time_K)
+
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
-        return super().lay_out(rows) | ({} if "hidden_LD" in rows[0] else self.row_media(rows))
+        tensors = super().lay_out(rows)
+        if "hidden_LD" in rows[0]:
+            return tensors
+        if self.pictures.remembers(texts := [_text_key(row) for row in rows]):
+            states_KLE = torch.zeros(*tensors["input_ids"].shape, self.model.config.get_text_config().hidden_size)
+            states_KLE[tensors["attention_mask"] > 0] = torch.cat([self.pictures.states([key])[0] for key in texts])
+            tensors["text_states"] = states_KLE
+        return tensors | self.row_media(rows)
 
     def row_media(self, rows: list[Features]) -> dict[str, Tensor]:
-        keys = [(at, key) for at, row in enumerate(rows) for key in row.get("pictures", ())]
-        if not keys:
+        shown = self.pictures.shown(rows)
+        if not shown:
             return {}
-        pixels, of_rows = self.pictures.pixels([key for _, key in keys]), torch.tensor([at for at, _ in keys])
-        return {"pixel_values": pixels, "picture_rows": of_rows}
+        of_rows = torch.tensor([at for at, row in enumerate(rows) for _ in row.get("pictures", ())])
+        if self.pictures.remembers(keys := [key for key, _ in shown]):
+            return {"picture_states": self.pictures.states(keys), "picture_rows": of_rows}
+        return {"pixel_values": self.pictures.pixels(shown), "picture_rows": of_rows}
+
+    def remember(self, rows: list[Features], batch: Batch, frozen: set[str]) -> None:
+        """Keep what the towers make of the pictures and texts of a batch: of those, by role, that do not train."""
+        trunk: Any = self.trunk
+        if "vision" in frozen and "pixel_values" in batch.tensors:
+            keys = [key for row in rows for key in row.get("pictures", ())]
+            self.pictures.remember(keys, trunk.pictures(batch["pixel_values"]))
+        if "text" in frozen:
+            mask_KL = batch["attention_mask"]
+            states_KLE = trunk.text(input_ids=batch["input_ids"], attention_mask=mask_KL).last_hidden_state
+            for row, states_LE, mask_L in zip(rows, states_KLE, mask_KL > 0, strict=True):
+                self.pictures.remember([_text_key(row)], states_LE[mask_L][None])
+
+    @property
+    def reads_apart(self) -> bool:
+        """Whether pictures meet what the text tower has read, and nothing that it reads: padded rows of text alone."""
+        apart = not self.in_row and not isinstance(self.fusion, Inside) and self.soft_prompt is None
+        return apart and not self.prefix_switch.on and self.layout == "padded"
 
     def media(self, batch: Batch) -> dict[str, Any]:
         return {name: batch[name] for name in MEDIA if name in batch.tensors}
@@ -135,3 +179,8 @@ class MultimodalBackbone(Illustrated):
     def save_readers(self, folder: Path) -> None:
         super().save_readers(folder)
         self.pictures.save(folder)
+
+
+def _text_key(row: Features) -> str:
+    """What names a row's text among what is remembered."""
+    return "text:" + ",".join(map(str, row["input_ids"]))

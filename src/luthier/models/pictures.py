@@ -22,11 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from luthier.data.augment import Augment, Draw
 from luthier.data.pictures import BadPicture, decode
-from luthier.types import Picture
+from luthier.types import Features, Picture
 
 RAW = {"do_rescale": False, "do_normalize": False}
 MADE = {"do_resize": False, "do_center_crop": False}
+
+Shown = tuple[str, Draw | None]
+"""A picture's key, and which variation of it is shown."""
 
 
 @dataclass
@@ -35,12 +39,14 @@ class Pictures:
 
     processor: Any
     tokens: int = 1
+    augment: Augment | None = None
     converted: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this does
         self._places: dict[str, tuple[int, tuple[int, ...], str]] = {}
         self._known: dict[Picture, str | BadPicture] = {}
+        self._states: dict[str, tuple[int, tuple[int, ...], str]] = {}
         self._end = 0
 
     def prepare(self, pictures: Iterable[Picture]) -> None:
@@ -78,21 +84,50 @@ class Pictures:
         data = np.ascontiguousarray(pixels_CHW).tobytes()
         key = hashlib.sha256(data + str(pixels_CHW.shape).encode()).hexdigest()[:24]
         if key not in self._places:
-            self._file.seek(self._end)
-            self._file.write(data)
-            self._places[key] = (self._end, pixels_CHW.shape, pixels_CHW.dtype.str)
-            self._end += len(data)
+            self._places[key] = self._written(pixels_CHW)
         self._known[picture] = key
 
-    def pixels(self, keys: Sequence[str]) -> Tensor:
+    def _written(self, values: np.ndarray) -> tuple[int, tuple[int, ...], str]:
+        start, data = self._end, np.ascontiguousarray(values).tobytes()
+        self._file.seek(start)
+        self._file.write(data)
+        self._end += len(data)
+        return start, values.shape, values.dtype.str
+
+    def remember(self, keys: Sequence[str], states_IPD: Tensor) -> None:
+        """Keep what a tower that does not train makes of them, beside their pixels."""
+        for key, states_PD in zip(keys, states_IPD.float().cpu(), strict=True):
+            if key not in self._states:
+                self._states[key] = self._written(states_PD.numpy())
+
+    def remembers(self, keys: Sequence[str]) -> bool:
+        return bool(self._states) and self._states.keys() >= {*keys}
+
+    def states(self, keys: Sequence[str]) -> Tensor:
+        """(I, P, D), as they were kept."""
+        self._file.flush()
+        return torch.stack([torch.from_numpy(self._read(self._states[key]).copy()) for key in keys])
+
+    def shown(self, rows: Sequence[Features]) -> list[Shown]:
+        """The pictures of rows, in their order: keys, and how each is varied, which depends on row and epoch."""
+        return [
+            (key, Draw(row["epoch"], row["row"], at) if self.augment is not None and "epoch" in row else None)
+            for row in rows
+            for at, key in enumerate(row.get("pictures", ()))
+        ]
+
+    def pixels(self, shown: Sequence[Shown]) -> Tensor:
         """(I, C, H, W), as the model takes them."""
         self._file.flush()
-        raw = [self._read(key) for key in keys]
+        raw = [self._varied(self._read(self._places[key]), draw) for key, draw in shown]
         made = self.processor(raw, return_tensors="pt", input_data_format="channels_first", **MADE)
         return torch.as_tensor(made["pixel_values"])
 
-    def _read(self, key: str) -> np.ndarray:
-        start, shape, kind = self._places[key]
+    def _varied(self, pixels_CHW: np.ndarray, draw: Draw | None) -> np.ndarray:
+        return pixels_CHW if draw is None or self.augment is None else self.augment(pixels_CHW, draw)
+
+    def _read(self, place: tuple[int, tuple[int, ...], str]) -> np.ndarray:
+        start, shape, kind = place
         size = int(np.prod(shape)) * np.dtype(kind).itemsize
         return np.frombuffer(os.pread(self._file.fileno(), size, start), dtype=kind).reshape(shape)
 

@@ -35,7 +35,7 @@ def closing_norms(backbone: Backbone) -> dict[str, str]:
         if name in backbone.seams.blocks or (name.startswith(inside) and "norm" in type(module).__name__.lower())
     ]
     with evaluating(backbone.model), backbone.attention("sdpa"), torch.no_grad():
-        backbone.hidden(backbone.probe([5, 6, 7]))
+        backbone.at_work()
     for hook in hooks:
         hook.remove()
     tensors = {name: output[0] if isinstance(output, tuple) else output for name, output in left.items()}

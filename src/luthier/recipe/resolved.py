@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.methods.by_role import ByRole
 from luthier.methods.combine import Methods
-from luthier.recipe.sections import Recipe
+from luthier.recipe.sections import AugmentSection, Recipe
 
 # Keys that say where and how fast, not what: a run resumes under the same hash when they change.
 INCIDENTAL = {"out", "name", "track", "keep", "micro_tokens", "samples"}
@@ -17,6 +18,7 @@ INCIDENTAL = {"out", "name", "track", "keep", "micro_tokens", "samples"}
 PATHS = {
     "model.name",
     "model.image",
+    "model.audio",
     "model.text",
     "model.template",
     "data.train",
@@ -35,7 +37,7 @@ class ResolvedRecipe:
 
     recipe: Recipe
     task_options: Any
-    methods: Methods
+    methods: Methods | ByRole
     objective_options: Any
     base: Path
     origins: dict[str, str] = field(default_factory=dict)
@@ -49,8 +51,12 @@ class ResolvedRecipe:
     def as_dict(self) -> dict[str, Any]:
         values = self.recipe.model_dump()
         values["model"] = {k: v for k, v in values["model"].items() if v is not None}
+        if isinstance(self.methods, ByRole):
+            values["method"] = self.methods.told()
         if not values["samples"]["prompts"]:
             values.pop("samples")
+        if self.recipe.augment == AugmentSection():
+            values.pop("augment")
         for name, options in self._sections():
             dumped = options.model_dump()
             if dumped:
@@ -93,7 +99,10 @@ class ResolvedRecipe:
         """The resolved recipe; each line says where its value came from. It can be run again from any folder."""
         lines, done = [], set()
         runs = {f"{name}.{key}": one for name, one in self.methods.options.items() for key in one.paths}
-        for key, value in flatten(self.as_dict()).items():
+        values = self.as_dict()
+        if isinstance(self.methods, ByRole):
+            values["method"] = self.methods.told(located=True)
+        for key, value in flatten(values).items():
             if value is None or value == {}:
                 continue  # an empty list is said: it may stand against a default
             origin = self._origin(key)

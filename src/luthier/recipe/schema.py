@@ -7,9 +7,11 @@ from typing import Any
 from pydantic import create_model
 
 from luthier.methods import METHODS, SHORT_NAMES
+from luthier.methods.by_role import FROZEN
 from luthier.objectives import OBJECTIVES
 from luthier.recipe.sections import Recipe
 from luthier.tasks import TASKS
+from luthier.types import ROLES
 
 
 def json_schema() -> dict[str, Any]:
@@ -28,7 +30,10 @@ def json_schema() -> dict[str, Any]:
     names = {"enum": [*METHODS, *SHORT_NAMES]}
     one = {"anyOf": [{"type": "string", **names}, {"type": "object", "minProperties": 1, "maxProperties": 1}]}
     method = {key: value for key, value in schema["properties"]["method"].items() if key != "anyOf"}
-    schema["properties"]["method"] = method | {"anyOf": [*one["anyOf"], {"type": "array", "items": one, "minItems": 1}]}
+    several = {"type": "array", "items": one, "minItems": 1}
+    role = {"anyOf": [{"enum": [*METHODS, *SHORT_NAMES, FROZEN]}, {"type": ["object", "array", "null"]}]}
+    roles = {"type": "object", "properties": dict.fromkeys(ROLES, role), "additionalProperties": False}
+    schema["properties"]["method"] = method | {"anyOf": [*one["anyOf"], several, roles]}
     schema["properties"]["stages"] = {
         "type": "object", "description": "several runs, each with its own keys; `stage:NAME` is what one before left",
         "additionalProperties": {"type": "object"}, "minProperties": 1,

@@ -10,9 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from luthier.methods import METHODS, SHORT_NAMES
+from luthier.methods.by_role import ByRole
 from luthier.methods.combine import Methods
 from luthier.objectives import OBJECTIVES
 from luthier.recipe.resolved import ResolvedRecipe
+from luthier.recipe.roles import by_role, read_towers
 from luthier.recipe.sections import Recipe
 from luthier.tasks import TASKS
 from luthier.types import Finding
@@ -27,7 +29,8 @@ def validate(
     findings: list[Finding] = []
     values, named = _open_short_forms(values, origins, where, findings)
     task = _choice(TASKS, values.get("task"), "task", origins, where, findings)
-    methods = _methods(values, named, origins, where, findings)
+    towers = read_towers(values, origins, where, findings) if by_role(values.get("method")) else None
+    methods = [] if towers else _methods(values, named, origins, where, findings)
     if values.get("objective") is None and len(said := [name for name in OBJECTIVES if name in values]) == 1:
         values["objective"] = said[0]  # its section names it
     objective = _choice(OBJECTIVES, values.get("objective"), "objective", origins, where, findings, optional=True)
@@ -38,19 +41,20 @@ def validate(
         if name is not None:
             section = sections.pop(name, {})
             section = {} if section is None else section
-            options[name] = _model(registry.load(name).Options, section, f"{name}.", origins, where, findings)
+            options[name] = check_options(registry.load(name).Options, section, f"{name}.", origins, where, findings)
     for name in sections:
-        place, mend = _place(name, origins, where), f"remove it, or choose `{name}` as task, method or objective"
+        place, mend = place_of(name, origins, where), f"remove it, or choose `{name}` as task, method or objective"
         findings.append(Finding("recipe.unused-section", place, f"the section `{name}:` has no effect here", mend))
-    recipe = _model(Recipe, values, "", origins, where, findings)
+    recipe = check_options(Recipe, values, "", origins, where, findings)
     if recipe is None or task is None or any(one is None for one in options.values()):
         return None, findings
-    chosen = Methods({name: options[name] for name in methods})
+    chosen: Methods | ByRole = towers or Methods({name: options[name] for name in methods})
     if conflicts := chosen.conflicts():
         findings += conflicts
-        chosen = Methods({methods[0]: options[methods[0]]})  # a check goes on with the first
-    for section in (*chosen.options.values(), options[task]):
-        section.beside(base)
+        first = methods[0] if methods else "lora"  # a check goes on with the first
+        chosen = Methods({first: options.get(first) or METHODS.load(first).Options()})
+    chosen.beside(base)
+    options[task].beside(base)
     return ResolvedRecipe(recipe, options[task], chosen, options.get(objective or ""), base, origins), findings
 
 
@@ -69,17 +73,14 @@ def _open_short_forms(
     if isinstance(values.get("samples"), str | list):
         values["samples"] = {"prompts": values["samples"]}
     given = values.get("method", "lora")
+    if by_role(given):
+        return values, []
     if given == []:
         given = [None]  # said, and empty: not the default
     named = []
     for one in given if isinstance(given, list) else [given]:
         name, options = next(iter(one.items())) if isinstance(one, dict) and len(one) == 1 else (one, None)
-        if isinstance(options, list) and name in METHODS:
-            options = {METHODS.load(name).Options.listed: options}
-        if isinstance(name, str) and name in SHORT_NAMES:
-            short, (name, preset) = name, SHORT_NAMES[name]
-            options = {**preset, **(options or {})} if isinstance(options, dict | None) else options
-            findings += _against(short, name, preset, [options, values.get(name)], origins, where)
+        name, options = open_method(name, options, values, origins, where, findings)
         named.append(name)
         if options is not None:
             section = values.get(name) or {}
@@ -89,6 +90,19 @@ def _open_short_forms(
                 {**options, **section} if isinstance(options, dict) and isinstance(section, dict) else options
             )
     return values, named
+
+
+def open_method(
+    name: Any, options: Any, values: dict[str, Any], origins: dict[str, str], where: str, findings: list[Finding]
+) -> tuple[Any, Any]:
+    """A method's name and options, with its short name and a bare list of paths opened."""
+    if isinstance(options, list) and name in METHODS:
+        options = {METHODS.load(name).Options.listed: options}
+    if isinstance(name, str) and name in SHORT_NAMES:
+        short, (name, preset) = name, SHORT_NAMES[name]
+        options = {**preset, **(options or {})} if isinstance(options, dict | None) else options
+        findings += _against(short, name, preset, [options, values.get(name)], origins, where)
+    return name, options
 
 
 def _against(
@@ -101,7 +115,7 @@ def _against(
             if isinstance(section, dict) and section.get(key, value) != value:
                 what = f"`method: {short}` means `{name}.{key}: {value}`, and `{key}: {section[key]}` is given with it"
                 mend = f"write `method: {name}` with the `{key}` that you mean"
-                found.append(Finding("recipe.combination", _place(f"{name}.{key}", origins, where), what, mend))
+                found.append(Finding("recipe.combination", place_of(f"{name}.{key}", origins, where), what, mend))
     return found
 
 
@@ -114,13 +128,13 @@ def _methods(
     for name in sorted({name for name in names if names.count(name) > 1}):
         what = f"`{name}` is named twice"
         mend = "name it once, with all its options in one section"
-        findings.append(Finding("method.combination", _place("method", origins, where), what, mend))
+        findings.append(Finding("method.combination", place_of("method", origins, where), what, mend))
     names = list(dict.fromkeys(names)) or ["lora"]
     values["method"] = names[0] if len(names) == 1 else names
     return names
 
 
-def _place(key: str, origins: dict[str, str], where: str) -> str:
+def place_of(key: str, origins: dict[str, str], where: str) -> str:
     parts = key.split(".")
     for end in range(len(parts), 0, -1):
         origin = origins.get(".".join(parts[:end]))
@@ -143,11 +157,11 @@ def _choice(
         str(value), [*registry, *(SHORT_NAMES if key == "method" else ())], n=1, cutoff=0.5
     )
     mend = f"did you mean `{near[0]}`?" if near else f"one of: {known}"
-    findings.append(Finding(f"recipe.{key}", _place(key, origins, where), what, mend))
+    findings.append(Finding(f"recipe.{key}", place_of(key, origins, where), what, mend))
     return None
 
 
-def _model(
+def check_options(
     kind: type[BaseModel], values: Any, prefix: str, origins: dict[str, str], where: str, findings: list[Finding]
 ) -> Any:
     """Validate; each mistake is a finding, and what is left without the mistaken keys is validated again."""
@@ -158,7 +172,7 @@ def _model(
     values = copy.deepcopy(values)
     for problem in problems:
         names = [str(part) for part in problem["loc"] if isinstance(part, str) and part.isidentifier()]
-        finding = _explain(kind, problem, names, _place(f"{prefix}{'.'.join(names)}".rstrip("."), origins, where))
+        finding = _explain(kind, problem, names, place_of(f"{prefix}{'.'.join(names)}".rstrip("."), origins, where))
         told = prefix == "" and names[:1] in (["task"], ["method"], ["objective"])  # with the nearest name, before
         if finding not in findings and not told:
             findings.append(finding)

@@ -17,7 +17,7 @@ from luthier.reports.verdict import verdict
 
 PIPELINE = {
     "classify": "text-classification", "chat": "text-generation", "complete": "text-generation",
-    "summarize": "summarization", "tag": "token-classification", "translate": "translation",
+    "summarize": "summarization", "tag": "token-classification", "translate": "translation", "plan": "text-generation",
     "prefer": "text-generation", "reinforce": "text-generation", "reward": "text-classification",
 }  # fmt: skip
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -50,10 +50,16 @@ def front_matter(folder: RunFolder) -> dict[str, Any]:
         "base_model": run["model"]["name"] if is_hub_id(run["model"]) else None,
         "library_name": library(run),
         "pipeline_tag": PIPELINE.get(run["task"]),
-        "tags": list(dict.fromkeys(["luthier", run["task"], *run["method"].split("+")])),
+        "tags": list(dict.fromkeys(["luthier", run["task"], *_methods(folder)])),
         "metrics": [metric] if metric and folder.metric("after") else None,
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _methods(folder: RunFolder) -> list[str]:
+    """The names of the methods, whatever role each was given."""
+    roles = [role["method"] for role in (folder.result or {}).get("roles") or [] if role["trained"]]
+    return [name for told in roles or [folder.run["method"]] for name in told.split("+")]
 
 
 def is_hub_id(model: dict[str, Any]) -> bool:

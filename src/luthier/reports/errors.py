@@ -15,7 +15,7 @@ LISTED = 15
 
 def errors(folder: RunFolder) -> Html:
     """Nothing for a run that was judged on no rows."""
-    rows = [sample(row | {"after": row["answer"], "marks": _loss(row)}) for row in folder.errors]
+    rows = [sample(row | {"after": row["answer"], "marks": _loss(row)}, folder) for row in folder.errors]
     by_loss = any(_loss(row) for row in folder.errors)
     which = "that it does worst, by their loss" if by_loss else "that it gets wrong"
     told = element("p", f"The {count(len(rows))} rows held out {which}.") if rows else None

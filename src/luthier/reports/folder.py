@@ -24,6 +24,8 @@ class RunFolder:
     recipe: str
     errors: list[Record] = field(default_factory=list)
     confusion: Record | None = None
+    thumbnails: dict[str, list[str | None]] = field(default_factory=dict)
+    """Of a row, by its source: its pictures as data URLs."""
 
     def kind(self, kind: str) -> list[Record]:
         return [record for record in self.records if record.get("kind") == kind]
@@ -42,7 +44,7 @@ def read_run(path: Path) -> RunFolder:
         mend = "give the folder of a run; `luthier ls runs` lists them"
         raise Refused(Finding("run.missing", str(path), "there is no run.json in this folder", mend))
     result = path / "result.json"
-    recipe, confused = path / "recipe.yaml", path / "confusion.json"
+    recipe, confused, shown = path / "recipe.yaml", path / "confusion.json", path / "thumbnails.json"
     return RunFolder(
         path=path,
         run=loads((path / "run.json").read_text(encoding="utf-8")),
@@ -52,6 +54,7 @@ def read_run(path: Path) -> RunFolder:
         recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
         errors=read_lines(path / "errors.jsonl"),
         confusion=loads(confused.read_text(encoding="utf-8")) if confused.is_file() else None,
+        thumbnails=loads(shown.read_text(encoding="utf-8")) if shown.is_file() else {},
     )
 
 

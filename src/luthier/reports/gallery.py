@@ -10,6 +10,7 @@ from typing import Any
 
 from luthier.data.pictures import BadPicture, decode
 from luthier.reports.markup import element, join
+from luthier.types import Picture
 
 SIDE = 200
 STYLE = """
@@ -33,6 +34,11 @@ def write_gallery(query: str, found: Sequence[dict[str, Any]], to: Path) -> None
 
 def _figure(entry: dict[str, Any]) -> Any:
     score = f"{entry['score']:.3f} "
+    if "audio" in entry:
+        path = Path(entry["audio"])
+        held = base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
+        player = element("audio", controls="controls", src=f"data:audio/{path.suffix[1:].lower()};base64,{held}")
+        return element("figure", player, element("figcaption", f"{score}{path}"))
     if "image" not in entry:
         place = f"{score}{entry['file']}:{entry['line']}"
         return element("figure", element("blockquote", entry["text"]), element("figcaption", place))
@@ -41,13 +47,13 @@ def _figure(entry: dict[str, Any]) -> Any:
     return element("figure", shown, element("figcaption", f"{score}{entry['image']}"))
 
 
-def thumbnail(path: Path) -> str | None:
-    """A picture of at most ``SIDE`` pixels a side, as a data URL; None where it can't be read."""
+def thumbnail(picture: Picture, side: int = SIDE) -> str | None:
+    """A picture of at most ``side`` pixels a side, as a data URL; None where it can't be read."""
     try:
-        image, _ = decode(path)
+        image, _ = decode(picture)
     except BadPicture:
         return None
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((side, side))
     held = io.BytesIO()
     image.save(held, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}"

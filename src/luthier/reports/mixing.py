@@ -24,7 +24,17 @@ def mixing(folder: RunFolder) -> Html:
     )
     rows: list[list[Any]] = [[f"{at}", *(_cell(weight) for weight in layer)] for at, layer in enumerate(layers)]
     rows.append(["all", *(_cell(weight) for weight in means)])
-    return join(element("p", sentence), table(["Layer", *members], rows, caption="Mixing weights by layer"))
+    by_layer = table(["Layer", *members], rows, caption="Mixing weights by layer")
+    return join(element("p", sentence), _by_modality(found.get("by") or [], members), by_layer)
+
+
+def _by_modality(parts: list[dict[str, Any]], members: list[str]) -> Html | None:
+    """A row a kind of token or of row, over all layers."""
+    rows: list[list[Any]] = []
+    for part in parts:
+        means = [sum(layer[at] for layer in part["layers"]) / len(part["layers"]) for at in range(len(members))]
+        rows.append([part["what"], count(part["rows"]), *(_cell(weight) for weight in means)])
+    return table(["Over", "Rows", *members], rows, caption="Mixing weights by modality", numeric={1}) if rows else None
 
 
 def _cell(weight: float) -> Html:

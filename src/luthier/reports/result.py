@@ -124,7 +124,19 @@ def trained(folder: RunFolder) -> Html:
         for role in roles
     ]
     head = ["Role", "Tensors", "Numbers", "Share", "Of what trained"]
-    return join(line, table(head, rows, caption="What was trained", numeric={1, 2, 3}) if rows else None)
+    table_of_all = table(head, rows, caption="What was trained", numeric={1, 2, 3}) if rows else None
+    return join(line, _by_role(result.get("roles") or []), table_of_all)
+
+
+def _by_role(roles: list[Record]) -> Html | None:
+    """Each part of the model, with its method and rate; what is frozen too."""
+    rows = [
+        [role["role"], role["method"], f"{role['learning_rate']:g}" if role["learning_rate"] else "–",
+         count(role["trained"]), count(role["numbers"])]
+        for role in roles
+    ]  # fmt: skip
+    head = ["Part", "Method", "Learning rate", "Numbers trained", "Numbers it came with"]
+    return table(head, rows, caption="Methods by role", numeric={2, 3, 4}) if rows else None
 
 
 def _role_bar(role: Record, part: float) -> Html:

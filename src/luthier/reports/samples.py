@@ -18,7 +18,7 @@ def samples(folder: RunFolder) -> Html:
         return Html("")
     more = len(ranked) - SHOWN
     rest = element("p", f"{count(more)} more in samples.jsonl.", class_="more") if more > 0 else None
-    return join(element("p", _tally(ranked)), _filter(ranked), [sample(one) for one in ranked[:SHOWN]], rest)
+    return join(element("p", _tally(ranked)), _filter(ranked), [sample(one, folder) for one in ranked[:SHOWN]], rest)
 
 
 def _tally(ranked: list[Record]) -> str:
@@ -38,8 +38,8 @@ def _filter(ranked: list[Record]) -> Html | None:
     return element("fieldset", element("legend", "Show"), choices, class_="filter")
 
 
-def sample(row: Record) -> Html:
-    """One row with its target and answers."""
+def sample(row: Record, folder: RunFolder) -> Html:
+    """One row with its target and answers, and its pictures where the run kept them."""
     kinds = ["sample"] + [kind for kind in ("changed",) if row.get(kind)]
     kinds += ["wrong"] if row.get("right") is False else []
     aside = element("p", element("code", row.get("source", "")), _marks(row), class_="aside")
@@ -58,7 +58,12 @@ def sample(row: Record) -> Html:
         for name, answer in answers
         if answer is not None
     ]
-    body = element("div", element("div", text, class_="input", tabindex="0"), element("dl", lines))
+    pictures = [one for one in folder.thumbnails.get(row.get("source", ""), []) if one]
+    shown = [element("img", src=one, alt="picture of this row", loading="lazy") for one in pictures]
+    given = element(
+        "div", element("div", shown, class_="pictures") if shown else None, text, class_="input", tabindex="0"
+    )
+    body = element("div", given, element("dl", lines))
     return element("article", aside, body, class_=" ".join(kinds))
 
 

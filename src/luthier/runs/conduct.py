@@ -20,12 +20,13 @@ from luthier.reports.console import Console
 from luthier.runs.before import measure_before
 from luthier.runs.errors import keep_errors
 from luthier.runs.folder import describe, find_folder, first_folder, set_status, write_json
+from luthier.runs.fused import mixing
 from luthier.runs.passages import Passages
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import REAL, prepare
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import give_references
-from luthier.runs.result import finish, mixing
+from luthier.runs.result import finish
 from luthier.runs.run import Run
 from luthier.runs.stages import Given, check_stages, tune_stages
 from luthier.runs.teaching import changed, closed, teacher_score, weaker

@@ -12,6 +12,7 @@ from luthier.evaluate.outputs import MICRO_TOKENS, Reader
 from luthier.methods.members import other_base
 from luthier.models import composed
 from luthier.models.backbone import Backbone
+from luthier.models.ears import hears, own_letters
 from luthier.models.images import reads_pictures_alone
 from luthier.models.load import load, unreadable
 from luthier.models.locate import locate, weight_findings
@@ -26,6 +27,7 @@ from luthier.runs.reference import refer_later
 from luthier.runs.rollouts import judged_by
 from luthier.runs.scoring import bind_scores
 from luthier.tasks import TASKS
+from luthier.tasks.common import Keeps
 from luthier.types import Finding, Refused
 
 
@@ -43,6 +45,8 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
         raise Refused(*findings)
     config, tokenizer = _saved(final)
     task.from_config(config)
+    if isinstance(task, Keeps):
+        task.recall(final)
     dtype = "bfloat16" if recipe.precision == "bf16" and not methods.whole else "float32"
     kind = objective_class(str(recipe.objective), task.objective())
     needs = methods.needs(kind.needs)
@@ -96,6 +100,8 @@ def _saved(final: Path) -> tuple[Any, Any]:
     composed.register()
     try:
         config = AutoConfig.from_pretrained(final, trust_remote_code=False)
+        if hears(config):
+            return config, own_letters(final)
         return config, None if reads_pictures_alone(config) else AutoTokenizer.from_pretrained(
             final, trust_remote_code=False
         )

@@ -13,6 +13,9 @@ from luthier.data.encode import encode
 from luthier.engine.coupled import own_parameters
 from luthier.engine.precision import choose_precision
 from luthier.evaluate.outputs import MICRO_TOKENS
+from luthier.methods import METHODS
+from luthier.methods.by_role import ByRole
+from luthier.methods.combine import Methods
 from luthier.methods.common import LEAST_ROOM
 from luthier.models.backbone import Backbone
 from luthier.models.load import load
@@ -21,17 +24,19 @@ from luthier.models.probes import head_problem
 from luthier.objectives import OBJECTIVES, objective_class
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.answers import with_answers
+from luthier.runs.augmenting import check_augmenting, give_augment
 from luthier.runs.composing import locate_model
 from luthier.runs.critic import give_value
 from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import bind_reference
 from luthier.runs.rollouts import check_reference, judged_by, repeats
-from luthier.runs.rows import Rows, read_rows, tell
+from luthier.runs.rows import Rows, decode, read_rows, tell
 from luthier.runs.sampling import read_prompts
 from luthier.runs.scoring import bind_scores, digest
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
 from luthier.tasks import TASKS
+from luthier.tasks.common import Meets
 from luthier.types import Adaptation, Finding, Refused
 
 NOTHING = Finding("data.empty", "data.train", "no row is left to train on", "mend the rows above, or give other ones")
@@ -51,6 +56,8 @@ class Means:
 
 
 REAL = Means()
+BY_METHOD = ("method", "method, task")
+"""Whence a learning rate is that nobody gave."""
 
 
 def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = None, means: Means = REAL) -> Prepared:
@@ -86,8 +93,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     objective.encoder = task.encoder(backbone, limit, policy)
     encode_for(objective, task, backbone, limit, policy)
     judged_by(objective, task, backbone)
-    if backbone.pictures is not None:
-        backbone.pictures.prepare(one for some in rows.sides for example in some for one in example.images or ())
+    decode(backbone, rows)
     skip = recipe.data.max_bad_rows if recipe.data.on_bad_row == "skip" else None
     train = encode(objective, rows.train, limit, policy, "data.train", skip)
     known = [example for example in rows.evaluation if not task.unknown([example])]
@@ -111,7 +117,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     prepared.prompts, prepared.beneath = prompts, digest(task, resolved)
     prepared.mixture = mix(prepared)
     tell_mixture(prepared)
-    prepared.findings += means.checks(prepared)
+    prepared.findings += check_augmenting(prepared) + means.checks(prepared)
     return prepared
 
 
@@ -140,7 +146,7 @@ def _defaults(resolved: ResolvedRecipe) -> None:
                 resolved.set(key, value, origin)
     part = TASKS.load(resolved.recipe.task).DEFAULTS.get("learning_rate_factor")
     if part is not None and resolved.origins.get("learning_rate") == "method":
-        resolved.set("learning_rate", part * float(resolved.recipe.learning_rate or 0), "method, task")
+        resolved.set("learning_rate", part * float(resolved.recipe.learning_rate or 0), BY_METHOD[1])
 
 
 def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: Means) -> tuple[Backbone, Any]:
@@ -154,6 +160,8 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
     matmul, origin = choose_matmul(recipe.matmul, device)
     if origin != "given":
         resolved.set("matmul", matmul, origin)
+    if isinstance(task, Meets):
+        task.meet(path)
     if recipe.objective is None:
         resolved.set("objective", task.objective(), "task")
     name = recipe.objective or task.objective()
@@ -186,6 +194,7 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
     if not extra:
         backbone.place(device)
     backbone.choose_layout(recipe.packing)
+    give_augment(resolved, backbone)
     if recipe.gradient_checkpointing:
         backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
     objective = kind(resolved.objective_options, backbone, None)
@@ -222,10 +231,26 @@ def _adapt(resolved: ResolvedRecipe, backbone: Backbone, findings: list[Finding]
     torch.manual_seed(resolved.recipe.seed)
     resolved.methods.lasting(int(resolved.recipe.steps or 0))
     try:
+        if isinstance(resolved.methods, ByRole):
+            _address(resolved, resolved.methods, backbone)
+            findings += resolved.methods.notes
         return resolved.methods.adapt(backbone)
     except Refused as refused:
         findings += refused.findings
         return Adaptation(resolved.methods.name, {}, lambda folder: None)
+
+
+def _address(resolved: ResolvedRecipe, methods: ByRole, backbone: Backbone) -> None:
+    """Each role meets its part of the model. The recipe's own learning rate is that of roles without one."""
+    given = resolved.recipe.learning_rate if resolved.origins.get("learning_rate") not in BY_METHOD else None
+    part = TASKS.load(resolved.recipe.task).DEFAULTS.get("learning_rate_factor", 1.0)
+    methods.resolve(
+        backbone, lambda: Methods({"freeze": METHODS.load("freeze").Options()}), lambda own: given or part * own
+    )
+    if given is None:
+        rates = [tower.learning_rate for tower in methods.towers.values() if tower.learning_rate is not None]
+        resolved.set("learning_rate", max(rates), "method")
+    resolved.set("method", methods.told(), resolved.origins.get("method", "given"))
 
 
 def _with_own(adaptation: Adaptation, objective: Any) -> None:

@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING
-from torch import Tensor
 
 from luthier.engine.coupled import own_parameters
 from luthier.engine.recovery import peak_memory_mb
 from luthier.methods.bottleneck import CHILD, FUSED
+from luthier.methods.by_role import ByRole
 from luthier.methods.common import CONFIG
 from luthier.reports.card import model_card
 from luthier.reports.html import write_report
 from luthier.runs.critic import NAME
 from luthier.runs.embedder import save_embedding
 from luthier.runs.folder import set_status, write_json, write_lines
+from luthier.runs.fused import tell_mixing
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
+from luthier.runs.thumbnails import keep_thumbnails
+from luthier.tasks.common import Keeps
 
 SAMPLES = 24
 # What stands in the names of parameters that a method brings.
@@ -36,8 +39,9 @@ def finish(
     _save_final(prepared, predictor, final)
     samples = predictor.alone().samples(prepared.evaluation, SAMPLES)
     if "mixing" in outcome:
-        outcome["mixing"] = _tell_mixing(folder, prepared, outcome["mixing"], samples)
+        outcome["mixing"] = tell_mixing(folder, prepared, outcome["mixing"], samples)
     _write_samples(folder / "samples.jsonl", before["samples"], samples)
+    keep_thumbnails(folder, prepared.evaluation.examples)
     write_json(folder / "result.json", _result(prepared, final, before["metrics"], after, outcome))
     set_status(folder, "finished", opens_with=opens_with(final))
     (final / "README.md").write_text(model_card(folder), encoding="utf-8")
@@ -52,6 +56,8 @@ def _save_final(prepared: Prepared, predictor: Predictor, final: Path) -> None:
     for key, value in prepared.task.config().items():
         setattr(prepared.backbone.model.config, key, value)
     prepared.backbone.model.config.save_pretrained(final)
+    if isinstance(prepared.task, Keeps):
+        prepared.task.keep(final)
     prepared.backbone.save_readers(final)
     if prepared.objective.couples:
         max_length = prepared.resolved.recipe.max_length
@@ -94,6 +100,7 @@ def _result(prepared: Prepared, final: Path, before: Any, after: Any, outcome: d
         "trainable": sum(p.numel() for p in parameters.values()),
         "parameters": sum(whole.values()),
         "trained": roles_trained(prepared),
+        **({"roles": methods.summary} if isinstance(methods := prepared.resolved.methods, ByRole) else {}),
         **outcome,
         "peak_memory_mb": peak_memory_mb(prepared.backbone.device),
         "data": prepared.data,
@@ -101,30 +108,6 @@ def _result(prepared: Prepared, final: Path, before: Any, after: Any, outcome: d
         "final": "final",
         "size_mb": round(size / 2**20, 2),
     }
-
-
-def mixing(prepared: Prepared, predictor: Predictor) -> Tensor:
-    """How much each fused adapter weighs on each row held out, by layer: (rows, layers, members)."""
-    weigh = prepared.adaptation.mixing
-    assert weigh is not None
-    return predictor.reader.mixing(weigh, prepared.evaluation.rows)
-
-
-def _tell_mixing(
-    folder: Path, prepared: Prepared, weights_RLN: Tensor, samples: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """mixing.jsonl has each row; the samples get theirs; returned are the means of each layer."""
-    members, evaluation = prepared.adaptation.members, prepared.evaluation
-    lines: list[dict[str, Any]] = []
-    of_example: dict[int, list[float]] = {}
-    for row, layers in zip(evaluation.rows, weights_RLN.tolist(), strict=True):
-        rounded = [[round(weight, 4) for weight in layer] for layer in layers]
-        lines.append({"source": str(evaluation.examples[row["row"]].source), "members": members, "layers": rounded})
-        of_example.setdefault(row["row"], [sum(column) / len(rounded) for column in zip(*rounded, strict=True)])
-    write_lines(folder / "mixing.jsonl", lines)
-    for at, sample in enumerate(samples):
-        sample["mixing"] = {name: round(w, 4) for name, w in zip(members, of_example[at], strict=True)}
-    return {"members": members, "layers": weights_RLN.mean(0).tolist(), "rows": len(lines)}
 
 
 def roles_trained(prepared: Prepared) -> list[dict[str, Any]]:

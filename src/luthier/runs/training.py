@@ -16,9 +16,12 @@ from luthier.engine.parallel import Processes
 from luthier.engine.plan import Plan
 from luthier.engine.schedule import warmup_steps
 from luthier.models.dual import DualBackbone
+from luthier.models.multimodal import MultimodalBackbone
+from luthier.models.stacks import stacks
 from luthier.objectives.sequence import SequenceObjective
 from luthier.reports.console import Console
 from luthier.reports.trackers import Metrics
+from luthier.runs.augmenting import augmented, augments
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
 from luthier.runs.rollouts import repeats, rollouts_of
@@ -53,10 +56,14 @@ def train(
     rows, evaluation = prepared.train.rows, prepared.choosing
     plan = _plan(prepared)
     rows = with_logits(prepared, rows, processes)
-    if trunk_is_frozen(prepared.backbone, prepared.adaptation) and isinstance(prepared.objective, SequenceObjective):
+    varied = augments(prepared)
+    frozen = trunk_is_frozen(prepared.backbone, prepared.adaptation)
+    if frozen and not varied and isinstance(prepared.objective, SequenceObjective):
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
-    if _frozen_towers(prepared):
+    if _frozen_towers(prepared) and not varied:
         predictor.alone().reader.remember(prepared.objective, [*rows, *evaluation])
+    if still := _still(prepared) - ({"vision"} if varied else set()):
+        predictor.alone().reader.remember(prepared.objective, _all_different([*rows, *evaluation], still), still)
 
     found, skipped = checkpoint.latest(folder / "checkpoints", plan.recipe_hash)
     resumed = found.step if found else 0
@@ -85,7 +92,8 @@ def train(
             prepared.backbone, prepared.adaptation, prepared.objective, rows, plan,
             evaluate=(lambda: predictor.metrics(evaluation)) if evaluation else None,
             emit=emit, processes=processes, folder=folder / "checkpoints", resume=found,
-            source=rollouts_of(prepared, predictor.reader, processes, emit),
+            source=rollouts_of(prepared, predictor.reader, processes, emit)
+            or augmented(prepared, rows, plan.batch_size),
         )  # fmt: skip
     per_epoch = math.ceil(len(rows) / plan.batch_size) * repeats(prepared.objective)
     seconds, epochs = progress.seconds, progress.step / per_epoch
@@ -101,6 +109,30 @@ def _frozen_towers(prepared: Prepared) -> bool:
     return isinstance(backbone, DualBackbone) and bool(backbone.projections) and trunk_is_frozen(
         backbone, prepared.adaptation
     )  # fmt: skip
+
+
+def _still(prepared: Prepared) -> set[str]:
+    """The towers, by role, of a model of pictures beside text that are as they came, while something else trains."""
+    backbone = prepared.backbone
+    if not isinstance(backbone, MultimodalBackbone) or trunk_is_frozen(backbone, prepared.adaptation):
+        return set()
+    trained = {id(parameter) for parameter in prepared.adaptation.parameters.values()}
+    towers = {"vision": "image"} | ({"text": "text"} if backbone.reads_apart else {})
+    modules = stacks(backbone.model)
+    return {r for r, name in towers.items() if trained.isdisjoint(id(p) for p in modules[name].parameters())}
+
+
+def _all_different(rows: list[Features], roles: set[str]) -> list[Features]:
+    """Rows enough to hold every picture, and every text, that there is."""
+    seen: set[Any] = set()
+    chosen = []
+    for row in rows:
+        held = {*row.get("pictures", ())} if "vision" in roles else set()
+        held |= {tuple(row["input_ids"])} if "text" in roles else set()
+        if not held <= seen:
+            chosen.append(row)
+            seen |= held
+    return chosen
 
 
 def _with_hidden(prepared: Prepared, predictor: Predictor, rows: list[Features], processes: Processes) -> list[Any]:
