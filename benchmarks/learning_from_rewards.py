@@ -170,8 +170,10 @@ def hack(beta: float) -> None:
     came, folder = base(), Path(tempfile.mkdtemp())
     (folder / "proxy.py").write_text(PROXY, encoding="utf-8")
     rewards = {"rewards": [{"function": f"{folder / 'proxy.py'}:redness"}]}
-    section = SECTIONS["ppo"] | {"beta": beta}
-    run = luthier.tune(ONLINE | {"reinforce": rewards, "ppo": section, "steps": 40, "out": str(folder), "name": "red"})
+    section = SECTIONS["grpo"] | {"beta": beta, "max_new_tokens": 24}
+    run = luthier.tune(ONLINE | {
+        "reinforce": rewards, "grpo": section, "steps": 30, "learning_rate": 5e-3, "out": str(folder), "name": "red",
+    })  # fmt: skip
     keep(f"redness, beta {beta}", measure(run.predictor.backbone, came, 0))
 
 
@@ -193,14 +195,17 @@ def tell() -> None:
         cells = [spread(column) if column else "–" for column in columns]
         lines.append(f"| {name} | {' | '.join(cells)} | {len(seeds)} |")
     lines += ["", "Intervals are 95 % over seeds (Student's t).", "", "## A reward that is not what is meant", ""]
-    lines += ["The reward is the share of the words that are `red`, PPO, 20 rollouts of 48 answers, one seed.", ""]
     lines += [
-        "| beta | share of red | tales with red | KL | log π_ref | ended | says |",
+        "The reward is the share of the words that are `red`; GRPO, 30 rollouts of 48 answers of 24 tokens, one seed.",
+        "",
+    ]
+    lines += [
+        "| beta | share of red | tales with red | came to an end | KL | log π_ref | says |",
         "|---|---|---|---|---|---|---|",
     ]
     for key, one in sorted(told.items()):
         if key.startswith("redness"):
-            cells = [f"{one[name]:.3f}" for name in ("red_words", "reward", "kl", "sense", "ended")]
+            cells = [f"{one[name]:.3f}" for name in ("red_words", "reward", "ended", "kl", "sense")]
             text = one["says"][0].replace("\n", " ").replace("|", "/")[:110]
             lines.append(f"| {key.rpartition(' ')[2]} | {' | '.join(cells)} | {text} |")
     (HERE / "results/learning_from_rewards.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -66,6 +66,20 @@ def test_a_function_in_a_file_rewards_and_the_run_opens_again(tiny_folder: Calla
     assert (tmp_path / "runs/mine/report.html").is_file()
 
 
+def test_the_reward_that_was_chosen_is_the_runs_own(tiny_folder: Callable[..., str], tmp_path: Path) -> None:
+    """Words are expected: exact. The run folder says so, and judges rows of numbers by it too."""
+    rows = [{"prompt": f"{at} {word}", "final": word} for at, word in enumerate(tiny.WORDS * 2)]
+    run = luthier.tune(
+        task="reinforce", model=tiny_folder("llama"), data=tiny.write_jsonl(tmp_path / "rows.jsonl", rows), steps=1,
+        grpo={"group_size": 2, "max_new_tokens": 2}, out=str(tmp_path),
+    )  # fmt: skip
+    again = luthier.load(str(run.folder))
+    assert again.resolved.task_options.rewards == ["exact"]
+    numbers = tiny.write_jsonl(tmp_path / "numbers.jsonl", [{"prompt": "one more", "final": 1}])
+    again.evaluate(numbers)
+    assert [reward.name for reward in again.predictor.task.rewards] == ["exact"]
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

@@ -16,14 +16,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from luthier.models.backbone import Backbone
-from luthier.types import Batch
+from luthier.types import Batch, Features
 
 
 @dataclass
 class Scored(Backbone):
-    """``head`` is (D) → 1, read at the last real token of a row; ``using`` puts its adapter in force, None where it
-    reads the hidden states of the model as it is."""
+    """``inner`` is the model as it writes; ``head`` is (D) → 1, read at the last real token of a row; ``using`` puts
+    its adapter in force, None where it reads the hidden states of the model as it is."""
 
+    inner: Backbone | None = None
     head: nn.Linear | None = None
     using: Callable[[], AbstractContextManager[Any]] | None = None
 
@@ -31,11 +32,16 @@ class Scored(Backbone):
     def reads(self) -> str:
         return "last"
 
+    def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
+        assert self.inner is not None
+        return self.inner.lay_out(rows)
+
     def hidden(self, batch: Batch) -> Tensor:
+        assert self.inner is not None
         if self.using is None:
-            return super().hidden(batch)
+            return self.inner.hidden(batch)
         with self.using():
-            return super().hidden(batch)
+            return self.inner.hidden(batch)
 
     def scores(self, hidden_ND: Tensor) -> Tensor:
         """(N,) fp32."""
@@ -56,4 +62,6 @@ class Scored(Backbone):
 def scored(backbone: Backbone, head: nn.Linear, using: Callable[[], AbstractContextManager[Any]] | None) -> Scored:
     """The same model, tokenizer and layout, read by ``head``."""
     shared = {field.name: vars(backbone)[field.name] for field in fields(Backbone)}
-    return Scored(**shared | {"needs": "sequence_logits", "head": head.to(backbone.device), "using": using})
+    return Scored(
+        **shared | {"needs": "sequence_logits", "inner": backbone, "head": head.to(backbone.device), "using": using}
+    )

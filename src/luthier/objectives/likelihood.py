@@ -20,9 +20,10 @@ from luthier.types import Features
 
 
 def sequences(row: Features) -> list[Features]:
-    """The sequences of a row: ``input_ids`` and ``supervised`` of each."""
+    """The sequences of a row: ``input_ids`` and ``supervised`` of each, and the pictures that all of them see."""
     parts = (split(row[key], row["lengths"]) for key in ("input_ids", "supervised"))
-    return [{"input_ids": ids, "supervised": taught} for ids, taught in zip(*parts, strict=True)]
+    seen = {"pictures": row["pictures"]} if row.get("pictures") else {}
+    return [{"input_ids": ids, "supervised": taught, **seen} for ids, taught in zip(*parts, strict=True)]
 
 
 def supervised_tokens(row: Features) -> list[int]:

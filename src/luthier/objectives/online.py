@@ -8,6 +8,7 @@ one of these answers, with what it is to be learned by:
 | input_ids, lengths | prompt and answer, its terminator among it; one sequence |
 | supervised | True where a token is of the answer |
 | prompt | tokens of the prompt |
+| pictures | those that stand in it, where there are some |
 | advantage | how much better the answer is than others of its group |
 | old | log-probabilities of its tokens when it was written, where it is learned more than once |
 | reference | log-probabilities of its tokens under the reference, where KL counts |
@@ -21,6 +22,7 @@ temperature of the sampling.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
@@ -32,7 +34,7 @@ from luthier.models.backbone import Backbone
 from luthier.objectives.likelihood import supervised_tokens
 from luthier.objectives.preference import REFERENCE, Report, TokenReader
 from luthier.options import Options as Section
-from luthier.types import Batch, Example, Features, LossTerms
+from luthier.types import Batch, Example, Features, LossTerms, Prompt
 
 OLD, ADVANTAGE = "old", "advantage"
 
@@ -46,6 +48,23 @@ class SamplingOptions(Section):
     reference: Literal["auto", "switched", "copy"] = Field(
         "auto", description="the model as it came: with the method switched off, or a frozen copy of it"
     )
+
+
+@dataclass
+class Asked(Batch):
+    """A batch that knows what was asked."""
+
+    prompts: list[Prompt] = field(default_factory=list)
+
+    def to(self, device: torch.device | str) -> Asked:
+        moved = super().to(device)
+        return Asked(moved.tensors, moved.rows, moved.tokens, self.prompts)
+
+
+def prompt_of(row: Features) -> Prompt:
+    """The ids of a row's prompt, with its pictures where it has some."""
+    ids: list[int] = row["input_ids"][: row["prompt"]]
+    return {"input_ids": ids, "pictures": row["pictures"]} if row.get("pictures") else ids
 
 
 class Reads(Protocol):
@@ -119,9 +138,9 @@ class OnlineObjective:
         return sum(supervised_tokens(features))
 
     def collate(self, rows: list[Features]) -> Batch:
-        """As ``lay_out_answers``, and per row ``prompts`` (K,) tokens, ``weights`` (K,), ``advantages`` (K,)."""
-        batch = self.reader.collate(rows)
-        batch.tensors["prompts"] = torch.tensor([row["prompt"] for row in rows], dtype=torch.long)
+        """As ``lay_out_answers``, and per row ``weights`` (K,), ``advantages`` (K,), and its prompt."""
+        read = self.reader.collate(rows)
+        batch = Asked(read.tensors, read.rows, read.tokens, [prompt_of(row) for row in rows])
         batch.tensors["weights"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
         batch.tensors["advantages"] = torch.tensor([row.get(ADVANTAGE, 1.0) for row in rows], dtype=torch.float32)
         for name in self.per_token:
@@ -131,12 +150,11 @@ class OnlineObjective:
 
     def outputs(self, backbone: Backbone, batch: Batch) -> list[dict[str, Any]]:
         """The likeliest answer to each row's prompt, token by token: its ``ids`` and whether it ``finished``."""
-        flat = batch["input_ids"].reshape(-1)
-        places = zip(batch["starts"].tolist(), batch["prompts"].tolist(), strict=True)
-        return self.write(backbone, [flat[start : start + length].tolist() for start, length in places], 0.0, 0)
+        assert isinstance(batch, Asked)
+        return self.write(backbone, batch.prompts, 0.0, 0)
 
     def write(
-        self, backbone: Backbone, prompts: list[list[int]], temperature: float, seed: int
+        self, backbone: Backbone, prompts: Sequence[Prompt], temperature: float, seed: int
     ) -> list[dict[str, Any]]:
         """An answer to each prompt: ``ids`` with the terminator, and whether it ``finished``."""
         grown = generate(

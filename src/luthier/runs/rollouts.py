@@ -20,7 +20,7 @@ from luthier.engine.parallel import Processes
 from luthier.engine.plan import Emit
 from luthier.evaluate.outputs import Reader
 from luthier.models.backbone import Backbone
-from luthier.objectives.online import ADVANTAGE, OLD, OnlineObjective
+from luthier.objectives.online import ADVANTAGE, OLD, OnlineObjective, prompt_of
 from luthier.objectives.policy import is_equal
 from luthier.objectives.preference import REFERENCE, TokenReader
 from luthier.runs.composing import locate_model, open_base
@@ -110,7 +110,7 @@ class Rollouts:
         cuts = [list(range(at, min(at + size, len(asked)))) for at in range(0, len(asked), size)]
         mine = []
         for index, places in processes.share(cuts):
-            prompts = [asked[at]["input_ids"][: asked[at]["prompt"]] for at in places]
+            prompts = [prompt_of(asked[at]) for at in places]
             seed = self._seed("rollout", *told, index)
             made = self.objective.write(self.reader.backbone, prompts, options.temperature, seed)
             mine += list(zip(places, made, strict=True))

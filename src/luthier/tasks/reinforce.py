@@ -21,9 +21,9 @@ from luthier.evaluate.verifiers import VERIFIERS, last_number
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.sandbox import unavailable
-from luthier.tasks import chat
-from luthier.tasks.answers import shown_prompt
+from luthier.tasks import answers, chat
 from luthier.tasks.common import Ask, Encoder
+from luthier.tasks.shown_turns import shown_prompt
 from luthier.types import Example, Features, Finding, Message, Refused
 
 DEFAULTS = {
@@ -106,7 +106,7 @@ class Task(chat.Task):
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
         findings: list[Finding] = []
         try:
-            self._load([*train, *evaluation])
+            self._load([expected(example) for example in (*train, *evaluation)])
         except Refused as refused:
             return refused.findings
         kinds = {_parsed(one)[0] for one in self.options.rewards or []}
@@ -115,15 +115,15 @@ class Task(chat.Task):
             findings.append(Finding("reinforce.function-run", KEY, what, severity="note"))
         return findings + (_untested([*train, *evaluation]) if "tests" in kinds else [])
 
-    def _load(self, examples: Sequence[Example]) -> None:
-        """The rewards; where none is named, the one that fits what the rows expect. Raises Refused."""
+    def _load(self, wanted: Sequence[str]) -> None:
+        """The rewards; where none is named, the one that fits what the rows expect, which is then the recipe's. Raises
+        Refused."""
         if self.rewards:
             return
-        given = self.options.rewards
-        if given is None:
-            numbers = all(last_number(expected(example)) is not None for example in examples)
-            given = ["number" if numbers else "exact"]
-        named = [_parsed(one) for one in given]
+        if self.options.rewards is None:
+            numbers = all(last_number(one) is not None for one in wanted)
+            self.options.rewards = ["number" if numbers else "exact"]
+        named = [_parsed(one) for one in self.options.rewards]
         for kind, setting, weight in named:
             function, told = self._function(kind, setting)
             same = sum(reward.name.partition("-")[0] == told for reward in self.rewards)
@@ -163,18 +163,20 @@ class Task(chat.Task):
                 what = "the prompt is empty" if turns else "there is no prompt"
                 raise Refused(Finding("reinforce.prompt", where, what, "end it in a question, or leave the row out"))
             ids = encode_prompt(backbone.tokenizer, turns, tools=example.tools, where=where)
+            shown: Features = shown_prompt(backbone, example, turns, ids) if example.images else {}
+            ids = shown.get("input_ids", ids)
             if overlong == "truncate" and len(ids) >= limit:
                 what = f"the prompt has {len(ids)} tokens of {limit}, and a prompt is not cut"
                 raise Refused(Finding("reinforce.prompt", where, what, "set `overlong: drop`, or raise `max_length`"))
             wanted = backbone.tokenizer(expected(example), add_special_tokens=False)["input_ids"]
             answer = [*wanted, end]
-            made = {
+            made: Features = {
                 "input_ids": [*ids, *answer], "supervised": [False] * len(ids) + [True] * len(answer),
                 "lengths": [len(ids) + len(answer)], "prompt": len(ids), "turn_ends": [], "weight": example.weight,
                 "messages": turns, "expected": expected(example), "where": str(example.source),
                 "problem": example.problem,
             }  # fmt: skip
-            return [made]
+            return [made | {key: shown[key] for key in ("pictures", "cost") if key in shown}]
 
         return encode
 
@@ -182,14 +184,14 @@ class Task(chat.Task):
         """What written answers get; asked once, and kept with each. Raises Refused where a reward is none."""
         assert self.backbone is not None
         if any("rewarded" not in output for output in outputs):
-            self._load([])
+            self._load([row["expected"] for row in rows])
             tokenizer = self.backbone.tokenizer
             texts = [str(tokenizer.decode(one["ids"], skip_special_tokens=True)).strip() for one in outputs]
-            answers = [
+            written = [
                 Answer(row["messages"], text, row["expected"], row["where"], row["problem"])
                 for row, text in zip(rows, texts, strict=True)
             ]
-            for output, found in zip(outputs, judge(self.rewards, answers), strict=True):
+            for output, found in zip(outputs, judge(self.rewards, written), strict=True):
                 output["rewarded"] = found
         return [output["rewarded"] for output in outputs]
 
@@ -221,10 +223,11 @@ class Task(chat.Task):
     def parse(self, given: Any) -> Example:
         """As `chat`; of a row its prompt."""
         example = super().parse(given)
-        return Example(example.source, messages=before_answer(example.messages), tools=example.tools)
+        messages = before_answer(example.messages)
+        return Example(example.source, messages=messages, tools=example.tools, images=example.images)
 
     def shown(self, example: Example) -> tuple[str, str]:
-        return shown_prompt(before_answer(asked(example))), expected(example)
+        return answers.shown_prompt(before_answer(asked(example))), expected(example)
 
 
 def asked(example: Example) -> list[Message]:

@@ -42,12 +42,13 @@ def shown_row(
 
 
 def shown_prompt(backbone: Backbone, example: Example, messages: Sequence[Message], ids: list[int]) -> Features:
-    """The prompt with the pictures of the turns that ask; those of later turns are left out."""
+    """The prompt with the pictures of the turns that ask; those of later turns are left out. Raises Refused."""
+    reader = _reader(backbone)
     if findings := bad_pictures(backbone, example):
         raise Refused(*findings)
     count = sum(str(turn.get("content") or "").count(MARK) for turn in messages)
     images = (example.images or [])[:count]
-    return _illustrated(_reader(backbone), {"input_ids": ids}, images, f"{example.source}:messages")
+    return _illustrated(reader, {"input_ids": ids}, images, f"{example.source}:messages")
 
 
 def _reader(backbone: Backbone) -> Illustrated:
