@@ -78,7 +78,8 @@ def recipe(model: str, towers: str, models: dict[str, Any], folder: Path, out: P
     writes = {task: {"max_new_tokens": 4}} if task in ("vqa", "summarize") else {}
     return {
         "task": task, "model": models[model], "data": data, "out": str(out), "steps": STEPS, "batch_size": 32,
-        "eval_every": STEPS, "final": "last", "schedule": "constant", "warmup": 0, "method": towers_of(model, towers), **writes,
+        "eval_every": STEPS, "final": "last", "schedule": "constant", "warmup": 0,
+        "method": towers_of(model, towers), **writes,
     }  # fmt: skip
 
 
