@@ -26,8 +26,8 @@ BUILDS_ON_OTHERS = ("adapter: stack", "fusion")
 def refusal(model: str, method: str) -> str | None:
     if method.startswith("features"):
         return "method.combination"  # it fits a classifier
-    if model == "gemma3" and "prompt" in method:
-        return "method.no-target"  # it tells pictures by ids
+    if model == "gemma3" and ("prompt" in method or method == "freeze: head"):
+        return "method.no-target"  # it tells pictures by ids; its head is the table of embeddings
     return None
 
 
