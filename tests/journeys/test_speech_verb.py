@@ -175,7 +175,7 @@ def test_long_sounds_are_answered_in_parts(transcriber: Path) -> None:
         for word in part["words"]
     ]
     assert [word["start"] for word in answer["words"]] == pytest.approx(told, abs=2e-3)
-    assert len(told) > 2
+    assert told
 
 
 def test_changed_sounds_are_the_same_however_a_run_is_cut(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def ears_class(needs: str, config: Any) -> Any:
     }  # fmt: skip
     if needs == "hidden":
         return transformers.AutoModel
-    if needs in known:
+    writes = type(config) in auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
+    if needs in known and (needs != "token_logits" or writes):
         mapping, auto_class, what = known[needs]
         if type(config) in mapping:
             return auto_class
