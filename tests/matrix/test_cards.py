@@ -72,3 +72,38 @@ def test_classes_of_pictures(ran: Callable[..., Any], tiny_folder: Callable[...,
     towers = {"image": model, "text": tiny_folder("bert"), "fuse": "projection"}
     made, final, _, printed = ran("classify", towers, "full", "label", text="the house")
     assert printed == made.predict([{"image": str(final / "photo.jpg"), "text": "A sentence to judge."}])
+
+
+ROWS = {
+    "answer": {
+        "question": "who wrote it",
+        "context": "ada wrote it",
+        "answers": {"text": ["ada"], "answer_start": [0]},
+    },
+    "code": {
+        "prompt": "def f(a):\n",
+        "entry_point": "f",
+        "canonical_solution": "    return a\n",
+        "test": "assert f(1)",
+    },
+}
+
+
+@pytest.mark.parametrize(("task", "kind"), [("answer", "bert"), ("answer", "llama"), ("code", "llama")])
+def test_tasks_whose_rows_have_a_form(
+    task: str, kind: str, tiny_folder: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """transformers opens the model, and does not know how such a row is asked: the card asks by the run."""
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", [ROWS[task]] * 4)
+    made = luthier.tune(
+        task=task, model=tiny_folder(kind), data=data, out=str(tmp_path / "runs"), method="full", steps=1
+    )
+    final = made.folder / "final"
+    code = (final / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    assert "import luthier" in code
+    monkeypatch.chdir(final)
+    capsys.readouterr()
+    exec(compile(code, "card", "exec"), {})  # the card's own code is what is tested
+    asked = ast.literal_eval(code.partition("run.predict(")[2].rpartition("))")[0])
+    assert ast.literal_eval(capsys.readouterr().out.strip()) == made.predict(asked)

@@ -58,6 +58,11 @@ import luthier
 run = luthier.load("..")  # the run folder
 print(run.predict(["A sentence to judge."]))
 """
+ASK_ROW = {
+    "answer": '{"question": "Who wrote it?", "context": "Ada wrote it in 1843."}',
+    "code": '{"prompt": "def add(a, b):\\n", "entry_point": "add"}',
+}
+"""Of tasks whose rows are asked in a form, and answered by more than a model's own words, that Luthier alone knows."""
 ASK_PICTURE = ('{"image": "photo.jpg"}', '{"image": "photo.jpg", "text": "A sentence to judge."}')
 CHOICES = """\
 texts = ["a photo of a dog", "a photo of a cat"]
@@ -86,8 +91,8 @@ def loading_code(run: dict[str, Any], classes: list[str], options: dict[str, Any
         return ASK_LUTHIER.replace('"A sentence to judge."', ASK_PICTURE["text" in reads])
     if "audio" in reads:
         return heard_code(run)
-    if library(run) == "luthier":
-        return ASK_LUTHIER
+    if library(run) == "luthier" or run["task"] in ASK_ROW:
+        return ASK_LUTHIER.replace('"A sentence to judge."', ASK_ROW.get(run["task"], '"A sentence to judge."'))
     head = HEADS.get(run["task"], "Model")
     if head == "CausalLM" and run["model"].get("encoder_decoder"):
         head = "Seq2SeqLM"
