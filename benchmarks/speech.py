@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared" / "data"
 CHANGED = {"speeds": [0.9, 1.0, 1.1], "time_masks": 1, "time_mask": 0.08, "band_masks": 1, "band_mask": 0.2}
 DIGITS: dict[str, dict[str, Any]] = {
-    "classify": {"epochs": 30, "learning_rate": 4e-3, "batch_size": 16},
+    "classify": {"epochs": 20, "learning_rate": 4e-3, "batch_size": 16},
     "transcribe": {"epochs": 40, "learning_rate": 4e-3, "batch_size": 16},
 }  # fmt: skip
 MODEL = {"name": "starter:ears", "init": "random"}

@@ -137,13 +137,26 @@ def test_sounds(audio: str) -> None:
 def test_every_format_is_tested() -> None:
     talks = ["messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion"]
     asked = ["code-problem", "squad", "open-question", "question-answer"]  # the first in test_written_code.py
-    elsewhere = ["tokens-tags", "text-spans", "translation", "source-target", "scored-pair", "query-positive"]
+    elsewhere = ["tokens-tags", "text-spans", "translation"]
+    done = ["instruction-steps", "episode"]  # in test_plans.py, test_episodes.py
+    paired = ["source-target", "scored-pair", "query-positive"]
     # In test_pictures.py, test_questions.py, test_matching.py.
     pictures = ["image-text-label", "image-question-answer", "image-label", "image-caption"]
     sounds = ["audio-label", "audio-text"]
     judged = ["preference", "judged-pair", "rated-answers"]  # in test_preference_rows.py, thumbs too
     here = ["text-label", "document-summary", "thumbs", "checkable", "plain-text"]  # checkable: test_rewards.py
-    assert list(FORMATS) == [*pictures, *sounds, *talks, *asked, *elsewhere[:4], *judged, *elsewhere[4:], *here]
+    assert list(FORMATS) == [
+        *pictures,
+        *sounds,
+        *talks,
+        *asked,
+        *elsewhere,
+        *done,
+        paired[0],
+        *judged,
+        *paired[1:],
+        *here,
+    ]
 
 
 def test_tool_turns_and_tools() -> None:

@@ -260,3 +260,25 @@ def _checked(keys: dict[str, Any]) -> tuple[list[Any], Any]:
         return luthier.check(**keys)
     except Refused as refused:
         return refused.findings, None
+
+
+@pytest.mark.parametrize(("name", "method"), [("yes_no", "full"), ("read_speech", "full"), ("spoken_digits", "full")])
+def test_real_recordings(name: str, method: str, shared: Callable[[str], Path], tmp_path: Path) -> None:
+    """FLAC at 8 and 16 kHz and WAV, sentences of up to ten seconds: read, resampled where they must be, and learned."""
+    folder = shared(f"data/{name}")
+    lines = (folder / "manifest.jsonl").read_text().splitlines()[:: 30 if name == "spoken_digits" else 4]
+    rows = [json.loads(line) for line in lines]
+    data = tiny.write_jsonl(
+        tmp_path / "rows.jsonl", [{"audio": str(folder / row["audio"]), "text": row["text"]} for row in rows]
+    )
+    model = {"name": "starter:ears", "init": "random"}
+    run = luthier.tune(
+        task="transcribe", model=model, data={"train": data, "eval": 0.0}, method=method, steps=3, batch_size=8,
+        learning_rate=1e-3, warmup=0, out=str(tmp_path),
+    )  # fmt: skip
+    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in records if record["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    told = {finding["code"]: finding["what"] for finding in run.result["findings"]}
+    assert ("data.sounds-converted" in told) == (name != "read_speech")
+    assert run.result["data"]["train"]["used"] == len(rows)

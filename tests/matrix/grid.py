@@ -10,6 +10,7 @@ GRID = HERE.parents[1] / "docs" / "grid.md"
 if str(HERE.parent) not in sys.path:  # as pytest has it
     sys.path.insert(0, str(HERE.parent))
 
+import towers  # noqa: E402
 from table import CELLS, DECODERS, ENCODER_DECODERS, ENCODERS, METHODS, REASONS, SHOWN, TASKS  # noqa: E402
 
 TITLES = {
@@ -29,6 +30,15 @@ selection in which every model meets every task and every family of methods, and
 """
 
 
+BY_ROLE = """
+## Methods by role
+
+Of a picture's tower and a text's, then of what joins them; `projection`, `concatenation` and `cross_attention` compose
+a ViT and BERT; of T5 the encoder and the decoder. Here a code stands for what is refused.
+"""
+NUMBERED = {code: f"`{code}`" for code in {towers.refusal(*cell) for cell in towers.CELLS} if code}
+
+
 def grid() -> str:
     """The page."""
     number = {reason: str(at) for at, reason in enumerate(REASONS, 1)}
@@ -40,7 +50,14 @@ def grid() -> str:
         for family, models in families.items():
             rows = {m: [_sign(found[model, task, m], number) for model in models] for m in METHODS}
             parts.append(_table(family, [SHOWN[model] for model in models], rows))
-    return "".join(parts)
+    return "".join([*parts, BY_ROLE, _by_role()])
+
+
+def _by_role() -> str:
+    """What each tower is given, down; towers composed in each way and others, across."""
+    signs = {cell: _sign(towers.refusal(*cell), NUMBERED) for cell in towers.CELLS}
+    rows = {name: [signs[model, name] for model in towers.MODELS] for name in towers.TOWERS}
+    return _table("First tower, second", [towers.SHOWN.get(model, model) for model in towers.MODELS], rows)
 
 
 def _sign(refusal: str | None, number: dict[str, str]) -> str:

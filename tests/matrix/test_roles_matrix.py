@@ -1,4 +1,5 @@
-"""Methods by role, each with its learning rate: on towers composed in each way and on CLIP: it runs, learns, trains
+"""Methods by role, each with its learning rate: on towers composed in each way, on CLIP, LLaVA and an
+encoder-decoder: it runs, learns, trains
 what it was given and nothing of a role that is frozen, and opens again the same in a fresh process; or is refused.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from battery import cases
 from safetensors.torch import load_file
+from towers import CELLS, COMPOSED, refusal, towers_of
 
 import luthier
 import tiny
@@ -21,63 +23,17 @@ from luthier.evaluate import classification
 from luthier.types import Refused
 
 STEPS = 30
-COMPOSED = ("projection", "concatenation", "cross_attention")
-MODELS = (*COMPOSED, "convolutional", "clip")
-LORA, ADAPTER = {"lora": {"rank": 4}, "learning_rate": 1e-2}, {"adapter": {"size": 8}, "learning_rate": 2e-2}
-FULL = {"full": {}, "learning_rate": 3e-3}
-TOWERS: dict[str, dict[str, Any]] = {
-    "lora | adapter | full": {"vision": LORA, "text": ADAPTER, "projector": FULL},
-    "frozen | full": {"vision": "frozen", "text": FULL},
-    "last block | lora + norms": {
-        "vision": {"freeze": {"last": 1}, "learning_rate": 1e-2},
-        "text": {"lora": {"rank": 4}, "freeze": {"train": ["norms"]}, "learning_rate": 1e-2},
-    },
-    "adapter | adapter": {"vision": ADAPTER, "text": ADAPTER},
-    "dora | prompt": {
-        "vision": {"dora": {"rank": 4}, "learning_rate": 1e-2},
-        "text": {"prompt": {"num_virtual_tokens": 6}, "learning_rate": 0.1},
-    },
-    "vera | adalora": {
-        "vision": {"vera": {"rank": 16}, "learning_rate": 0.1},
-        "text": {"adalora": {"rank": 4}, "learning_rate": 5e-2},
-    },
-    "lora | prefix": {
-        "vision": LORA, "text": {"prefix": {"num_virtual_tokens": 6, "hidden": 32}, "learning_rate": 2e-2},
-    },
-    "full | ia3": {"vision": FULL, "text": {"ia3": {}, "learning_rate": 2e-1}},
-    "pissa | houlsby": {
-        "vision": {"pissa": {"rank": 4}, "learning_rate": 5e-3},
-        "text": {"houlsby": {"size": 8}, "learning_rate": 2e-2},
-    },
-    "frozen | frozen": {"vision": "frozen", "text": "frozen", "projector": FULL},
-    "features | lora": {"vision": "features", "text": LORA},
-    "lora | no such role": {"vision": LORA, "audio": LORA},
-}  # fmt: skip
-
-
-def refusal(model: str, towers: str) -> str | None:
-    if towers.startswith("features"):
-        return "method.combination"  # it fits a classifier to vectors of the whole
-    if "no such role" in towers:
-        return "method.no-role"
-    if model == "clip" and "prompt" in towers:
-        return "method.no-target"  # tokens would stand before the texts alone
-    if model == "convolutional" and towers.startswith("adapter"):
-        return "method.no-target"
-    if model == "convolutional" and towers.startswith(("vera", "pissa")):
-        return "method.unsupported"
-    return None
-
-
-CELLS = [(model, towers) for model in MODELS for towers in TOWERS]
 DEFAULT = {
-    ("concatenation", "lora | adapter | full"), ("projection", "dora | prompt"), ("clip", "adapter | adapter"),
-    ("convolutional", "lora | prefix"), ("projection", "features | lora"), ("clip", "lora | no such role"),
-    ("convolutional", "vera | adalora"),
+    ("concatenation", "lora, adapter, full"), ("projection", "dora, prompt"), ("clip", "adapter, adapter"),
+    ("convolutional", "lora, prefix"), ("projection", "features, lora"), ("clip", "lora, no such role"),
+    ("convolutional", "vera, adalora"), ("llava", "last block, lora + norms"), ("t5", "dora, prompt"),
 }  # fmt: skip
-PARTS = {"vision": ("model.image.", "vision_model."), "text": ("model.text.", "text_model.", "model.soft_"),
-         "projector": ("model.fusion.", "visual_projection.", "text_projection.", "logit_scale"),
-         "head": ("classifier.",)}  # fmt: skip
+PARTS = {
+    "vision": ("model.image.", "vision_model.", "model.vision_tower."),
+    "text": ("model.text.", "text_model.", "model.soft_", "model.language_model."),
+    "projector": ("model.fusion.", "visual_projection.", "text_projection.", "logit_scale", "model.multi_modal"),
+    "encoder": ("encoder.", "shared.", "soft_"), "decoder": ("decoder.",), "head": ("classifier.", "lm_head."),
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +43,7 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of a coloured patch; with a question whose answer the picture alone decides, or with captions."""
+    """Pictures of a coloured patch with a question that it decides, or with captions; and documents."""
     made, rows = tmp_path_factory.mktemp("pictures"), []
     for i in range(40):
         colour = ("red", "green")[i % 2]
@@ -95,7 +51,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = f"the {tiny.WORDS[3 + i % 9]} and the patch"
         rows.append({"image": f"images/{i}.png", "label": colour, "text": text})
     told = [{"image": row["image"], "caption": f"{row['label']} {row['text']}"} for row in rows]
-    for kind, some in (("asked", rows), ("told", told)):
+    asked = [{"image": row["image"], "question": row["text"], "answers": [row["label"]]} for row in rows]
+    documents = [
+        {"document": f"{row['label']} {row['text']} {i}", "summary": row["label"]} for i, row in enumerate(rows)
+    ]
+    for kind, some in (("classify", rows), ("match", told), ("vqa", asked), ("summarize", documents)):
         tiny.write_jsonl(made / f"train-{kind}.jsonl", some[8:])
         tiny.write_jsonl(made / f"eval-{kind}.jsonl", some[:8])
     return made
@@ -108,15 +68,18 @@ def models(tiny_folder: Callable[..., str], tmp_path_factory: pytest.TempPathFac
     seeing = {kind: tiny.save_image_model(kind, made / kind) for kind in ("vit", "resnet")}
     composed: dict[str, Any] = {fuse: {"image": seeing["vit"], "text": text, "fuse": fuse} for fuse in COMPOSED}
     composed["convolutional"] = {"image": seeing["resnet"], "text": text, "fuse": "cross_attention"}
-    return composed | {"clip": tiny.save_dual_model("clip", made / "clip")}
+    llava = tiny.save_vision_language_model("llava", made / "llava")
+    return composed | {"clip": tiny.save_dual_model("clip", made / "clip"), "llava": llava, "t5": tiny_folder("t5")}
 
 
 def recipe(model: str, towers: str, models: dict[str, Any], folder: Path, out: Path) -> dict[str, Any]:
-    task, kind = ("match", "told") if model == "clip" else ("classify", "asked")
-    data = {"train": str(folder / f"train-{kind}.jsonl"), "eval": str(folder / f"eval-{kind}.jsonl")}
+    task = {"clip": "match", "llava": "vqa", "t5": "summarize"}.get(model, "classify")
+    data = {"train": str(folder / f"train-{task}.jsonl"), "eval": str(folder / f"eval-{task}.jsonl")}
+    writes = {task: {"max_new_tokens": 4}} if task in ("vqa", "summarize") else {}
     return {
         "task": task, "model": models[model], "data": data, "out": str(out), "steps": STEPS, "batch_size": 32,
-        "eval_every": STEPS, "final": "last", "schedule": "constant", "warmup": 0, "method": TOWERS[towers],
+        "eval_every": STEPS, "final": "last", "schedule": "constant", "warmup": 0,
+        "method": towers_of(model, towers), **writes,
     }  # fmt: skip
 
 
@@ -126,7 +89,7 @@ def test_a_working_cell(model: str, towers: str, models: dict[str, Any], folder:
     records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in records if record["kind"] == "train"]
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
-    assert_each_role_has_its_own(run, towers)
+    assert_each_role_has_its_own(run, towers_of(model, towers))
     script = "import luthier, json, sys; r = luthier.load(sys.argv[1]); print(json.dumps(r.evaluate(sys.argv[2])))"
     held_out = recipe(model, towers, models, folder, tmp_path)["data"]["eval"]
     done = subprocess.run([sys.executable, "-c", script, str(run.folder), held_out], capture_output=True, text=True)
@@ -138,12 +101,12 @@ def test_a_working_cell(model: str, towers: str, models: dict[str, Any], folder:
     assert again.folder == run.folder, "the resolved recipe is the same run"
 
 
-def assert_each_role_has_its_own(run: luthier.Run, towers: str) -> None:
+def assert_each_role_has_its_own(run: luthier.Run, towers: dict[str, Any]) -> None:
     """A folder for each role that trains, with numbers of that role alone; a frozen one has none, and is told."""
     told = {role["role"]: role for role in run.result["roles"]}
-    given = {role for role, method in TOWERS[towers].items() if method != "frozen"}
+    given = {role for role, method in towers.items() if method != "frozen"}
     assert all(told[role]["trained"] > 0 for role in given)
-    assert all(told[role]["learning_rate"] == TOWERS[towers][role]["learning_rate"] for role in given)
+    assert all(told[role]["learning_rate"] == towers[role]["learning_rate"] for role in given)
     assert sum(role["trained"] for role in told.values()) == pytest.approx(
         run.result["trainable"], abs=1
     )  # logit_scale

@@ -35,6 +35,8 @@ def refusal(task: str, model: str, method: str) -> str | None:
         return "method.no-target"  # there are no embeddings of tokens
     if task == "transcribe" and method.startswith("features"):
         return "method.combination"
+    if (task, model, method) == ("transcribe", "whisper", "freeze: head"):
+        return "method.no-target"  # its head is the table of its tokens
     if method.startswith("prefix") and model in OWN_ATTENTION:
         return "method.no-target"
     if method in ("adapter: houlsby", "adapter: parallel") and model in CONFORMERS:

@@ -147,7 +147,7 @@ def test_what_frozen_towers_make_is_computed_once(
         head = objective.backbone.head_parameters()
         found.append((vectors.detach(), {name: p.grad.clone() for name, p in head.items() if p.grad is not None}))
         objective.backbone.model.zero_grad()
-        objective.backbone.remember(rows, batch) if not kept else None
+        objective.backbone.remember(rows, batch, {"vision", "text"}) if not kept else None
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-6, rtol=1e-5)
     assert found[0][1].keys() == found[1][1].keys()
     for name, grad in found[0][1].items():

@@ -156,7 +156,7 @@ def _attentions(backbone: Backbone) -> dict[str, list[Heard]]:
         try:
             with backbone.attention(PREFIXED):
                 backbone.trunk(**inputs)
-        except (NotImplementedError, ValueError):
+        except (NotImplementedError, ValueError, TypeError):  # sinks, or positions in what it gives for a mask
             heard.clear()
     shown = {id(module) for _, module in backbone.named_modules()}
     heard = [one for one in heard if id(one.module) in shown]
@@ -164,10 +164,16 @@ def _attentions(backbone: Backbone) -> dict[str, list[Heard]]:
         what = "this model computes its attention itself, so that keys and values put before it would change nothing"
         raise Refused(Finding("method.no-target", "method", what, "nearest: `prompt`, whose tokens any model reads"))
     kinds: dict[str, list[Heard]] = {}
-    names = {(3, 3): "encoder", (2, 2): "decoder", (2, 3): "cross"} if both else {}
     for one in heard:
-        kinds.setdefault(names.get((one.queries, one.keys), "self"), []).append(one)
+        kinds.setdefault(_kind(one) if both else "self", []).append(one)
     return kinds
+
+
+def _kind(one: Heard) -> str:
+    """Of an encoder-decoder, told by lengths: a sample has 2 tokens of the target, and a source of another length."""
+    if one.queries != one.keys:
+        return "cross"
+    return "decoder" if one.queries == 2 else "encoder"
 
 
 def _carry(

@@ -189,6 +189,8 @@ def _sublayers(model: PreTrainedModel, block: str, index: int, linears: list[Lin
             attentions.setdefault(_attention_of(model, block, linear.name), []).append(linear)
     for members in attentions.values():
         outputs = [linear for linear in members if "output" in linear.roles]
+        named = [linear for linear in outputs if linear.name.rpartition(".")[2] in LEAVES["output"]]
+        outputs = named or outputs  # WavLM has a gate of its positions in there too
         if outputs:
             kind = "cross_attention" if "cross_attention" in outputs[-1].roles else "attention"
             yield Sublayer(index, kind, members[0].name, outputs[-1].name)

@@ -10,6 +10,7 @@ Axes: K rows, L columns, I pictures.
 from __future__ import annotations
 
 import inspect
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ class VisionLanguageBackbone(Illustrated):
         if not self.types:
             return ""
         return "this model tells by their ids which tokens are pictures, and virtual ones have none"
+
+    def at_work(self) -> None:
+        """With a picture, so that both towers run."""
+        from PIL import Image
+
+        held = io.BytesIO()
+        Image.new("RGB", (64, 64), "grey").save(held, "PNG")
+        key = self.pictures.key(held.getvalue())
+        row = {"row": 0, "input_ids": [5, *self.places(key), 6], "pictures": [key]}
+        self.hidden(Batch(self.lay_out([row]), [0]).to(self.device))
 
     def row_media(self, rows: list[Features]) -> dict[str, Tensor]:
         keys = [key for row in rows for key in row.get("pictures", ())]
