@@ -4,11 +4,11 @@ python benchmarks/learning_from_rewards.py ppo 0        # start, supervised, grp
 python benchmarks/learning_from_rewards.py hack 0.02    # a reward that is not what is meant, at a weight of KL
 python benchmarks/learning_from_rewards.py tell         # results/learning_from_rewards.md
 
-The task: a tale in which something is red, which few are at first. Each way has 480 answers to the 30
-prompts of `reinforce-lora` and their rewards: ten rollouts of 48 for PPO (two passes over each) and GRPO (one); at
-once, from the model as it came, for supervised tuning on those that were rewarded. Best-of-8 writes eight and shows a
-rewarded one, and trains nothing. All are asked twelve prompts about other things, eight times each at temperature 1.
-KL is log π - log π_ref of these answers, a token.
+The task: a tale in which something is red, which few are at first. Each way has 480 answers to the 30 prompts of
+`reinforce-lora` and their rewards: ten rollouts of 48 for PPO (two passes over each) and GRPO (one); at once, from the
+model as it came, for supervised tuning on those that were rewarded. Best-of-8 writes eight and shows a rewarded one,
+and trains nothing. All are asked twelve prompts about other things, eight times each at temperature 1. KL is
+log π - log π_ref of these answers, a token.
 """
 
 from __future__ import annotations
