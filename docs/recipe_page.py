@@ -72,7 +72,7 @@ def _about(name: str) -> str:
     return {
         "model": "The pretrained model.",
         "data": "The rows: see [data formats](data.md).",
-        "augment": "How pictures are varied while training; what is judged is not varied.",
+        "augment": "How pictures and sounds are varied while training; what is judged is not.",
         "samples": "Fixed prompts that the model answers as training goes on; the report shows the answers over time.",
     }[name]
 

@@ -250,6 +250,74 @@ def save_vision_language_model(kind: str, folder: Path, *, seed: int = 0) -> str
     return str(folder)
 
 
+SOUND_MODELS = ("wav2vec2", "wav2vec2-group", "hubert", "wavlm", "wav2vec2-bert", "parakeet", "ast", "whisper")
+RATE = 16000
+
+
+def save_sound_model(kind: str, folder: Path, *, seed: int = 0, **changes: Any) -> str:
+    """A random model that hears, with its feature extractor and no letters; returns its path.
+
+    Those with ``-group`` normalise over the whole of a sound, so that zeros behind it change what they hear.
+    """
+    blocks: dict[str, Any] = {
+        "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "intermediate_size": 48,
+        "initializer_range": 0.2,
+    }  # fmt: skip
+    bare = blocks | {
+        "conv_dim": [16] * 3, "conv_kernel": [10, 8, 8], "conv_stride": [5, 8, 8], "num_feat_extract_layers": 3,
+        "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "feat_extract_norm": "layer",
+        "hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "activation_dropout": 0.0,
+        "final_dropout": 0.0, "classifier_proj_size": 16, "do_stable_layer_norm": True, "mask_time_prob": 0.05,
+    }  # fmt: skip
+    bert = blocks | {"vocab_size": 32, "hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    bert |= {"final_dropout": 0.0, "classifier_proj_size": 16, "feat_proj_dropout": 0.0, "conformer_conv_dropout": 0.0}
+    fast = {**blocks, "subsampling_factor": 4, "subsampling_conv_channels": 8, "dropout": 0.0, "attention_dropout": 0.0}
+    whisper = {"d_model": WIDTH, "encoder_layers": LAYERS, "decoder_layers": LAYERS, "encoder_attention_heads": 2,
+               "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_mel_bins": 80,
+               "max_source_positions": 50, "max_target_positions": 64, "init_std": 0.2, "vocab_size": 400,
+               "pad_token_id": 256, "bos_token_id": 256, "eos_token_id": 256, "decoder_start_token_id": 257,
+               "suppress_tokens": None, "begin_suppress_tokens": None}  # fmt: skip
+    bare_ears = lambda: transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)  # noqa: E731
+    kinds: dict[str, tuple[str, dict[str, Any], Any]] = {
+        "wav2vec2": ("wav2vec2", bare, bare_ears),
+        "wav2vec2-group": ("wav2vec2", bare | {"feat_extract_norm": "group"}, bare_ears),
+        "hubert": ("hubert", bare, bare_ears),
+        "wavlm": ("wavlm", bare, bare_ears),
+        "wav2vec2-bert": ("wav2vec2-bert", bert, transformers.SeamlessM4TFeatureExtractor),
+        "parakeet": ("parakeet_ctc", {"encoder_config": fast}, transformers.ParakeetFeatureExtractor),
+        "ast": ("audio-spectrogram-transformer", blocks | {"max_length": 128, "num_mel_bins": 32, "patch_size": 8,
+                "frequency_stride": 8, "time_stride": 8, "hidden_dropout_prob": 0.0},
+                lambda: transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=128)),
+        "whisper": ("whisper", whisper, lambda: transformers.WhisperFeatureExtractor(chunk_length=1)),
+    }  # fmt: skip
+    name, values, extractor = kinds[kind]
+    config = transformers.AutoConfig.for_model(name, **{**values, **changes})
+    auto = {
+        "ast": transformers.AutoModelForAudioClassification, "whisper": transformers.AutoModelForSpeechSeq2Seq,
+    }.get(kind, transformers.AutoModelForCTC)  # fmt: skip
+    torch.manual_seed(seed)
+    auto.from_config(config).save_pretrained(folder)
+    extractor().save_pretrained(folder)
+    if kind == "whisper":
+        whisper_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def save_tone(path: Path, pitches: Sequence[float], *, rate: int = RATE, seconds: float = 0.2, seed: int = 0) -> Path:
+    """A tone for each pitch (Hz), one after the other, parted by short pauses, on quiet noise."""
+    import numpy as np
+    import soundfile
+
+    draw, parts = np.random.default_rng(seed), []
+    time = np.arange(int(seconds * rate)) / rate
+    for pitch in pitches:
+        parts += [0.3 * np.sin(2 * np.pi * pitch * time + draw.uniform(0, 6)), np.zeros(int(0.05 * rate))]
+    samples = np.concatenate([np.zeros(int(0.05 * rate)), *parts])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples + draw.normal(0, 0.01, len(samples)), rate)
+    return path
+
+
 def save_picture(path: Path, colour: str, *, size: int = 40, seed: int = 0) -> Path:
     """A patch of a colour somewhere on grey noise."""
     import numpy as np
@@ -269,3 +337,16 @@ def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+def whisper_tokenizer() -> Any:
+    """Whisper's own, of single bytes, with its special tokens in their order."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    marks = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in LANGUAGES)]
+    marks += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    made = transformers.WhisperTokenizer(vocab={letter: at for at, letter in enumerate(letters)}, merges=[])
+    made.add_tokens(marks, special_tokens=True)
+    made.add_special_tokens(dict.fromkeys(("eos_token", "bos_token", "unk_token", "pad_token"), "<|endoftext|>"))
+    return made

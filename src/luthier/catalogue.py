@@ -63,14 +63,22 @@ def find_recipe(name: str) -> Path:
 
 
 def copy_recipe(name: str, to: Path) -> list[Path]:
-    """Copy a recipe, the data files that it names and the documents beside an index. Refused rather than overwrite."""
+    """Copy a recipe, the data files and towers that it names and the documents beside an index.
+
+    Refused rather than overwrite.
+    """
     source = find_recipe(name)
-    data = yaml.safe_load(source.read_text(encoding="utf-8")).get("data") or {}
-    named = [data] if isinstance(data, str) else [value for value in data.values() if isinstance(value, str)]
-    files = [source.name, *(file for file in named if (RECIPES / file).is_file())]
-    if "index" in data:
-        beside = Path(data["index"]).parent
-        files += [str(beside / path.name) for path in sorted((RECIPES / beside).iterdir()) if path.is_file()]
+    values = yaml.safe_load(source.read_text(encoding="utf-8"))
+    files = [source.name]
+    for one in (values, *(values.get("stages") or {}).values()):
+        data, model = one.get("data") or {}, one.get("model")
+        named = [data] if isinstance(data, str) else [value for value in data.values() if isinstance(value, str)]
+        files += [file for file in named if (RECIPES / file).is_file()]
+        folders = [Path(data["index"]).parent] if "index" in data else []
+        towers = [model.get(role) for role in ("image", "text")] if isinstance(model, dict) else []
+        folders += [Path(tower) for tower in towers if tower and (RECIPES / tower).is_dir()]
+        for beside in folders:
+            files += [str(beside / path.name) for path in sorted((RECIPES / beside).iterdir()) if path.is_file()]
     files = list(dict.fromkeys(files))
     there = [to / file for file in files if (to / file).exists()]
     if there:

@@ -22,8 +22,8 @@ Message = dict[str, Any]
 
 Features = dict[str, Any]
 """One encoded row: at least ``row`` (its index in the data set), ``input_ids`` and what its loss needs; the
-``target_ids`` that an encoder-decoder is to write from them; ``pictures``, the keys of their pixels; ``epoch``, where
-it is one that is learned."""
+``target_ids`` that an encoder-decoder is to write from them; ``pictures``, the keys of their pixels; ``sounds``, those
+of what a model is given of them; ``epoch``, where it is one that is learned."""
 
 Prompt = list[int] | Features
 """What is written from: ids, or a row of them with what stands beside them."""
@@ -33,6 +33,20 @@ ROLES = ("vision", "text", "audio", "encoder", "decoder", "projector", "head")
 
 Picture = Path | bytes
 """A file that holds a picture, or what such a file holds."""
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Samples as data sets on a hub hold them: float32, little-endian, channels interleaved; ``rate`` in Hz, 0 where
+    nobody said."""
+
+    samples: bytes
+    rate: int
+    channels: int = 1
+
+
+Sound = Path | bytes | Waveform
+"""A file that holds a sound, what such a file holds, or its samples."""
 
 Span = tuple[int, int, str]
 """Characters [start, end) of a text, and the name of what they are."""
@@ -61,6 +75,18 @@ class Problem:
     tests: str = ""
 
 
+@dataclass(frozen=True)
+class Step:
+    """One moment of an episode: which of its ``images`` are seen, the state of what acts, and what it does then.
+
+    ``action`` is a name, or numbers; None where it is asked for.
+    """
+
+    images: tuple[int, ...] = ()
+    state: tuple[float, ...] | None = None
+    action: str | tuple[float, ...] | None = None
+
+
 @dataclass
 class Example:
     """One row after normalising: typed parts, and the place that it came from.
@@ -80,10 +106,15 @@ class Example:
     spans: list[Span] | None = None
     """Marked parts of ``text``: where its answers are, or its entities."""
     images: list[Picture] | None = None
+    sounds: list[Sound] | None = None
     negatives: list[str] | None = None
     """What does not match ``text``."""
     translations: dict[str, list[str]] | None = None
     """What a row says, by language; of several texts in one language all are references."""
+    steps: list[Step] | None = None
+    """An episode that follows ``text``: ``images`` are those of all steps, in order."""
+    units: str | None = None
+    """What the numbers of states and actions are, where that was told."""
     problem: Problem | None = None
     """How code that goes on from ``text`` is tested."""
     chosen: list[Message] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.data.formats import FORMATS, read_examples, recognise, to_example
-from luthier.types import Example, Finding, Source
+from luthier.types import Example, Finding, Source, Waveform
 
 SOURCE = Source("a.jsonl", 7)
 ASK, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -114,15 +114,36 @@ def test_plain_text() -> None:
     assert convert({"text": "fine", "id": 1}) == Example(SOURCE, text="fine")
 
 
+@pytest.mark.parametrize("audio", ["audio", "sound", "audio_path", "audio_filepath", "wav"])
+def test_sounds(audio: str) -> None:
+    """A path, the bytes of a file, or samples with their rate; a label before a text, a text as transcript."""
+    path, held = Path("a.wav"), b"RIFF"
+    assert convert({audio: "a.wav", "label": 3}) == Example(SOURCE, sounds=[path], label=3)
+    assert convert({audio: {"bytes": held, "path": "a.wav"}, "text": "hi"}) == Example(
+        SOURCE, sounds=[held], targets=["hi"]
+    )
+    samples = {"array": [0.5, -0.5], "sampling_rate": 8000}
+    wave = Waveform(b"\0\0\0\x3f\0\0\0\xbf", 8000)  # IEEE 754, little-endian
+    assert convert({audio: samples, "sentence": ["hi", "hey"]}) == Example(SOURCE, sounds=[wave], targets=["hi", "hey"])
+    both = {"array": [[0.5, 0.5, 0.5], [-0.5, -0.5, -0.5]], "sampling_rate": 8000}
+    found = convert({audio: both, "transcript": "hi"})
+    assert isinstance(found, Example)
+    assert found.sounds == [Waveform(wave.samples * 3, 8000, channels=2)]
+    assert problems({audio: 3, "label": "x"}) == [("data.type", audio)]
+    assert problems({audio: "a.wav", "transcript": " "}) == [("data.empty-target", "transcript")]
+    assert problems({audio: ["a"], "label": "x"}) == [("data.type", audio)]
+
+
 def test_every_format_is_tested() -> None:
     talks = ["messages", "sharegpt", "alpaca", "self-instruct", "prompt-completion"]
     asked = ["code-problem", "squad", "open-question", "question-answer"]  # the first in test_written_code.py
     elsewhere = ["tokens-tags", "text-spans", "translation", "source-target", "scored-pair", "query-positive"]
     # In test_pictures.py, test_questions.py, test_matching.py.
     pictures = ["image-text-label", "image-question-answer", "image-label", "image-caption"]
+    sounds = ["audio-label", "audio-text"]
     judged = ["preference", "judged-pair", "rated-answers"]  # in test_preference_rows.py, thumbs too
     here = ["text-label", "document-summary", "thumbs", "checkable", "plain-text"]  # checkable: test_rewards.py
-    assert list(FORMATS) == [*pictures, *talks, *asked, *elsewhere[:4], *judged, *elsewhere[4:], *here]
+    assert list(FORMATS) == [*pictures, *sounds, *talks, *asked, *elsewhere[:4], *judged, *elsewhere[4:], *here]
 
 
 def test_tool_turns_and_tools() -> None:

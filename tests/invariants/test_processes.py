@@ -49,6 +49,16 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "grpo": {"group_size": 4, "max_new_tokens": 6, "generation_batch": 6, "iterations": 2},
         },
     ),
+    "reinforce, ppo": (
+        "llama",
+        "reinforce",
+        {
+            "method": "lora",
+            "lora": {"rank": 4},
+            "reinforce": {"rewards": [{"format": ".*[a-g].*"}]},
+            "ppo": {"max_new_tokens": 6, "generation_batch": 2, "epochs": 2, "minibatches": 2, "kl_target": 0.1},
+        },
+    ),
     "stopped": ("llama", "chat", {"method": "lora", "lora": {"rank": 4}}),
 }
 ROWS = {"classify": classify_rows, "prefer": preference_rows, "reward": preference_rows, "reinforce": asked_rows}

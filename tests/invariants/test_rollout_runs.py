@@ -167,6 +167,41 @@ def test_equal_rewards_are_counted_and_move_nothing(variant: str, tiny_folder: A
     assert all(torch.equal(value, made.start[name]) for name, value in fitted.weights.items())
 
 
+def test_groups_of_equal_rewards_are_drawn_anew_within_a_bound(tiny_folder: Any, tmp_path: Path) -> None:
+    """Only prompts with an odd number get rewards that differ. Two of four are even; what is drawn in their place comes
+    from the other prompts, and after three tries nothing more is drawn. The reward told is that of the first draw."""
+    made = trial(tiny_folder("llama"), tmp_path, rows=16, grpo={"redraws": 3, "beta": 0})
+
+    def odd(prompts: Any, answers: list[str], expected: list[str]) -> list[float]:
+        return [float(int(wanted) % 2 * (at % 4)) for at, wanted in enumerate(expected)]
+
+    made.prepared.task.rewards[:] = [Reward("odd", 1.0, odd)]
+    drawn = sorted(made.prepared.train.rows, key=lambda row: int(row["expected"]))[:4]
+    rollouts = source(made)
+    rows = rollouts.rows(0, drawn)
+    first = (0 + 1 + 2 + 3) * 2
+    assert rollouts.report["reward"] == (first, 16)
+    count, of = rollouts.report["redrawn"]
+    assert of == 4
+    assert 2 <= count <= 2 + 2 + 2
+    left = round(rollouts.report["equal_groups"][0])
+    learned = {row["expected"] for row in rows}
+    assert sum(int(one) % 2 == 0 for one in learned) == left < 2
+    assert {"1", "3"} < learned
+    again = source(made).rows(0, drawn)
+    assert [row["input_ids"] for row in again] == [row["input_ids"] for row in rows]
+
+
+def test_what_is_never_equal_is_never_drawn_anew(tiny_folder: Any, tmp_path: Path) -> None:
+    plain, redrawn = (trial(tiny_folder("llama"), tmp_path, grpo={"redraws": many}) for many in (0, 3))
+    for one in (plain, redrawn):
+        one.prepared.task.rewards[:] = [
+            Reward("all", 1.0, lambda p, answers, e: [float(i) for i in range(len(answers))])
+        ]
+    found = [source(one).rows(0, one.prepared.train.rows) for one in (plain, redrawn)]
+    assert [row["input_ids"] for row in found[0]] == [row["input_ids"] for row in found[1]]
+
+
 def test_answers_that_never_end_are_counted_and_dropped_where_asked(tiny_folder: Any, tmp_path: Path) -> None:
     """At most two tokens: hardly one ends. Kept, all are learned from; dropped, none of them is."""
     kept, dropped = (

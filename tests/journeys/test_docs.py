@@ -25,7 +25,7 @@ DOCS, SOURCE = REPOSITORY / "docs", REPOSITORY / "src/luthier"
 ROOMS = ["recipe", "data", "model", "method", "template", "task", "machine", "run", "train", "track", "export", "embed"]
 ROOMS += ["copy", "checkpoint", "compare", "plan", "adapter", "adapters", "index", "search", "distill", "prefer"]
 ROOMS += ["evaluate"]
-ROOMS += ["reinforce"]
+ROOMS += ["reinforce", "act"]
 FILES = {"samples.jsonl", "run.json", "model.safetensors", "compare.json", "compare.html"}  # names that look like codes
 
 
@@ -69,7 +69,8 @@ def codes_in_source() -> set[str]:
     """Strings that are spelled as codes are, less the recipe's keys and file names."""
     spelled = re.compile(rf"(?:{'|'.join(ROOMS)})\.[a-z]+(?:-[a-z]+)*")
     keys = {"model.name", "model.template", "data.train", "data.eval", "data.select", "data.index", "data.passages"}
-    keys |= {"adapter.blocks", "model.image", "model.text", "model.fuse", "model.init", "reinforce.rewards"}
+    keys |= {"model.audio", "model.image", "model.text", "model.fuse", "model.init", "adapter.blocks"}
+    keys |= {"reinforce.rewards", "plan.between", "act.predicts", "act.chunk", "act.bins"}
     found = {f"recipe.{key}" for key in ("task", "method", "objective")}  # made from the key's name
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -118,7 +119,7 @@ def test_recipe_keys_named_in_pages_exist() -> None:
     """``data.on_leak``, ``features.classifier`` and the like, wherever a page names one in code."""
     schema = json_schema()
     known = set(schema["properties"])
-    names = {"model": "ModelSection", "data": "DataSection", "samples": "SamplesSection"}
+    names = {"model": "ModelSection", "data": "DataSection", "samples": "SamplesSection", "augment": "AugmentSection"}
     for section in [*METHODS, *TASKS, *OBJECTIVES, *names]:
         definition = names.get(section) or next((key for key in schema["$defs"] if f"__{section}__" in key), None)
         known |= {f"{section}.{key}" for key in schema["$defs"][definition]["properties"]} if definition else set()

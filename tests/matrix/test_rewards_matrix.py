@@ -14,6 +14,7 @@ import luthier
 import tiny
 
 STEPS = 20
+MORE = {("ia3", "ppo"): 60, ("prompt", "ppo"): 100}  # few numbers, and a value model beside them
 SOME = (
     "full", "freeze: last 1", "lora", "lora: dora", "lora: pissa", "ia3", "adapter: houlsby", "prompt", "prefix",
     "lora + norms", "lora + adapter",
@@ -21,25 +22,39 @@ SOME = (
 CELLS = [("llama", method) for method in SOME]
 CELLS += [(model, "lora") for model in tiny.DECODERS if model not in ("llama", "llama-tied")]
 DEFAULT = {("llama", "full"), ("llama", "lora"), ("llama", "adapter: houlsby"), ("llama", "prefix"), ("gpt2", "lora")}
+QUICK = {("llama", "full"), ("llama", "lora")}
 # Full of small letters: a third of what a random model says is something else.
 REWARD = "def small(prompts, answers, expected):\n    return [sum('a' <= c <= 'z' for c in a) / 24 for a in answers]\n"
 
 
-def marked(cell: tuple[str, str]) -> Any:
-    return pytest.param(*cell, id=", ".join(cell), marks=[] if cell in DEFAULT else pytest.mark.slow)
+SECTIONS: dict[str, dict[str, Any]] = {
+    "grpo": {"group_size": 8, "max_new_tokens": 8, "beta": 0.01},
+    "ppo": {"group_size": 8, "max_new_tokens": 8, "beta": 0.01, "epochs": 1},
+}
 
 
-@pytest.mark.parametrize(("model", "method"), [marked(cell) for cell in CELLS])
-def test_it_learns_and_opens_again(model: str, method: str, tiny_folder: Callable[..., str], tmp_path: Path) -> None:
+def marked(cell: tuple[str, str], objective: str) -> Any:
+    quick = cell in DEFAULT and (objective == "grpo" or cell in QUICK)
+    marks = [] if quick else pytest.mark.slow
+    return pytest.param(*cell, objective, id=", ".join((*cell, objective)), marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "objective"), [marked(cell, objective) for objective in SECTIONS for cell in CELLS]
+)
+def test_it_learns_and_opens_again(
+    model: str, method: str, objective: str, tiny_folder: Callable[..., str], tmp_path: Path
+) -> None:
     (tmp_path / "mine.py").write_text(REWARD)
+    steps = MORE.get((method, objective), STEPS)
     rows = [{"prompt": f"{at} {word}", "final": word} for at, word in enumerate(tiny.WORDS * 2)]
     held_out = tiny.write_jsonl(tmp_path / "eval.jsonl", rows[:8])
     data = {"train": tiny.write_jsonl(tmp_path / "train.jsonl", rows[8:]), "eval": held_out}
     run = luthier.tune({
-        "task": "reinforce", "model": tiny_folder(model), "data": data, "out": str(tmp_path), "steps": STEPS,
-        "batch_size": 8, "eval_every": STEPS, "final": "last", "warmup": 0, **METHODS[method],
+        "task": "reinforce", "model": tiny_folder(model), "data": data, "out": str(tmp_path), "steps": steps,
+        "batch_size": 8, "eval_every": steps, "final": "last", "warmup": 0, **METHODS[method],
         "reinforce": {"rewards": [{"function": str(tmp_path / "mine.py:small")}]},
-        "grpo": {"group_size": 8, "max_new_tokens": 8, "beta": 0.01},
+        objective: SECTIONS[objective],
     })  # fmt: skip
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     told = [line["reward"] for line in lines if line["kind"] == "train"]

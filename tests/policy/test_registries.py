@@ -19,7 +19,7 @@ from luthier.tasks import TASKS
 ROOMS = {"methods": METHODS, "objectives": OBJECTIVES, "tasks": TASKS, "fusion": FUSIONS}
 # Files of a room that are shared by its entries.
 SHARED = {
-    "methods": {"by_role", "common", "combine", "injected", "bottleneck", "members", "rank_budget"},
+    "methods": {"beside", "bottleneck", "by_role", "combine", "common", "injected", "members", "rank_budget"},
     "objectives": {
         "chunked",
         "coupled",
@@ -30,8 +30,22 @@ SHARED = {
         "preference",
         "sequence",
         "similarity",
+        "trajectory",
     },
-    "tasks": {"answers", "common", "extract", "language", "pictures", "shown", "shown_turns", "source"},
+    "tasks": {
+        "actions",
+        "answers",
+        "common",
+        "extract",
+        "language",
+        "letters",
+        "observed",
+        "pictures",
+        "shown",
+        "shown_turns",
+        "sounds",
+        "source",
+    },
     "fusion": {"common"},
 }
 PROMISED = {"methods": ("Options", "DEFAULTS", "adapt"), "objectives": ("Options", "Objective"),

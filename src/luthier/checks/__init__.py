@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from luthier.checks.machine import disk_space
 from luthier.checks.model import ends_where_read, finite_weights, ids_fit, tokenizer_knows, weights_belong
 from luthier.checks.parameters import gradients_flow
-from luthier.checks.pictures import pictures_converted, pictures_seen, places_kept
+from luthier.checks.pictures import pictures_converted, pictures_seen, places_kept, text_read
 from luthier.checks.rows import terminator_supervised, words_read
+from luthier.checks.sounds import letters_known, sounds_converted
 from luthier.checks.teacher import rows_fit_teacher, same_tokens
 from luthier.checks.template import dated, markers_in_words
 from luthier.types import Finding
@@ -32,10 +33,13 @@ CHECKS: list[Callable[[Prepared], list[Finding]]] = [
     dated,
     pictures_converted,
     places_kept,
+    sounds_converted,
+    letters_known,
     same_tokens,
     rows_fit_teacher,
     gradients_flow,
     pictures_seen,
+    text_read,
     disk_space,
 ]
 
@@ -44,7 +48,9 @@ def run_checks(prepared: Prepared) -> list[Finding]:
     """All of them, in order. A check that needs a sound model comes after the one that tests it."""
     findings: list[Finding] = []
     for check in CHECKS:
-        if check in (gradients_flow, pictures_seen) and any(finding.severity == "error" for finding in findings):
+        if check in (gradients_flow, pictures_seen, text_read) and any(
+            finding.severity == "error" for finding in findings
+        ):
             continue  # ids outside the vocabulary or non-finite weights make a trial step meaningless
         findings += check(prepared)
     return findings

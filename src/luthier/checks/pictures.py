@@ -1,4 +1,4 @@
-"""What a model makes of pictures, and what was made of them before."""
+"""What a model makes of pictures and of the words beside them, and what was made of pictures before."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import torch
 from luthier.engine.precision import autocast
 from luthier.models.illustrated import Illustrated
 from luthier.models.modes import evaluating
-from luthier.types import Finding
+from luthier.types import Batch, Features, Finding
 
 if TYPE_CHECKING:
     from luthier.runs.prepared import Prepared
 
 TRIED = 8
+ANSWERS = ("sequence_logits", "action_flow")
+"""Needs of objectives whose targets are apart from the row's text."""
 
 
 def pictures_seen(prepared: Prepared) -> list[Finding]:
@@ -22,23 +24,14 @@ def pictures_seen(prepared: Prepared) -> list[Finding]:
     rows = [row for row in prepared.train.rows if row.get("pictures")][:TRIED]
     if len({key for row in rows for key in row["pictures"]}) < 2:
         return []
-    backbone, objective = prepared.backbone, prepared.objective
-    batch = objective.collate(rows).to(backbone.device)
-    precision, losses = str(prepared.resolved.recipe.precision), []
-    with evaluating(backbone.model), backbone.looking(), torch.no_grad(), autocast(precision, backbone.device):
-        for pixels in (batch["pixel_values"], batch["pixel_values"].roll(1, dims=0)):
-            batch.tensors["pixel_values"] = pixels
-            if objective.couples:
-                losses.append(float(objective.coupled_loss(objective.vectors(backbone, batch), rows).total))
-            elif backbone.needs == "hidden":  # a classifier will be fitted to these
-                hidden_TD = backbone.hidden(batch).float()
-                losses.append(float(hidden_TD.flatten() @ torch.linspace(0, 1, hidden_TD.numel()).to(hidden_TD.device)))
-            else:
-                losses.append(float(objective.loss(backbone, batch).total))
-    if losses[0] != losses[1]:
+    batch = prepared.objective.collate(rows)
+    changed = prepared.objective.collate(rows)
+    changed.tensors["pixel_values"] = changed["pixel_values"].roll(1, dims=0)
+    first, second = (_loss(prepared, rows, one) for one in (batch, changed))
+    if first != second:
         return []
     source = prepared.train.examples[rows[0]["row"]].source
-    what = f"the loss of {len(rows)} rows stays {losses[0]:.4g} when their pictures change places"
+    what = f"the loss of {len(rows)} rows stays {first:.4g} when their pictures change places"
     why = "the model does not look at them: it would learn from the text alone"
     return [Finding("model.image-blind", str(source), what, "choose another model, or another `model.fuse`", why)]
 
@@ -59,6 +52,45 @@ def places_kept(prepared: Prepared) -> list[Finding]:
             what = "a place of a picture would be learned as if it were written" if learned else what
             findings.append(Finding("data.picture-places", str(source), what, "raise `max_length`"))
     return findings
+
+
+def text_read(prepared: Prepared) -> list[Finding]:
+    """Another row's words beside the same pictures give another loss; a model that does not heed them is refused."""
+    rows = [row for row in prepared.train.rows if row.get("pictures")]
+    if prepared.backbone.needs not in ANSWERS or not rows:
+        return []
+    groups: dict[tuple[int, int], dict[tuple[int, ...], Features]] = {}
+    for row in rows:  # of one length: how long a text is shows in any model
+        group = groups.setdefault((len(row["pictures"]), len(row["input_ids"])), {})
+        group.setdefault(tuple(row["input_ids"]), row)
+    some = list(max(groups.values(), key=len).values())[:TRIED]
+    if len(some) < 2:
+        return []
+    swapped = [row | {"input_ids": other["input_ids"]} for row, other in zip(some, [*some[1:], some[0]], strict=True)]
+    first, second = (_loss(prepared, one, prepared.objective.collate(one)) for one in (some, swapped))
+    if first != second:
+        return []
+    source = prepared.train.examples[some[0]["row"]].source
+    what = f"the loss of {len(some)} rows stays {first:.4g} when their texts change places"
+    why = "the model does not read them: it would learn from the pictures alone"
+    return [Finding("model.text-blind", str(source), what, "choose another model, or another `model.fuse`", why)]
+
+
+def _loss(prepared: Prepared, rows: list[Features], batch: Batch) -> float:
+    """Of a batch, or where there is none yet what a classifier will be fitted to. What is drawn is drawn alike."""
+    backbone, objective = prepared.backbone, prepared.objective
+    batch, precision = batch.to(backbone.device), str(prepared.resolved.recipe.precision)
+    with (
+        evaluating(backbone.model), backbone.looking(), torch.no_grad(), torch.random.fork_rng(),
+        autocast(precision, backbone.device),
+    ):  # fmt: skip
+        torch.manual_seed(0)
+        if objective.couples:
+            return float(objective.coupled_loss(objective.vectors(backbone, batch), rows).total)
+        if backbone.needs == "hidden":
+            hidden_TD = backbone.hidden(batch).float()
+            return float(hidden_TD.flatten() @ torch.linspace(0, 1, hidden_TD.numel()).to(hidden_TD.device))
+        return float(objective.loss(backbone, batch).total)
 
 
 def pictures_converted(prepared: Prepared) -> list[Finding]:

@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     _from_recipe(verbs)
     _of_a_run(verbs)
     _of_documents(verbs)
+    _of_policies(verbs)
     _of_several_runs(verbs)
     _others(verbs)
     return top
@@ -77,6 +78,12 @@ def _of_a_run(verbs: Any) -> None:
     verb.add_argument("--fewshot", type=int, metavar="N", help="lm-eval: examples before each question")
     verb.add_argument("--limit", type=int, metavar="N", help="lm-eval: only the first rows of each task")
     verb.add_argument("--chat-template", action="store_true", help="lm-eval: ask in turns, by the run's chat template")
+    _json(verb)
+
+    verb = verbs.add_parser("align", help="when each word of a known text is said in a sound")
+    verb.add_argument("run", help="a run folder of `transcribe`")
+    verb.add_argument("audio", help="a sound")
+    verb.add_argument("--text", required=True, help="what is said in it, or a file that holds that")
     _json(verb)
 
     verb = verbs.add_parser("chat", help="talk to a finished run")
@@ -133,6 +140,36 @@ def _of_documents(verbs: Any) -> None:
         "--backend", choices=("exact", "faiss"), default="exact", help="default: exact, which FAISS is too"
     )
     _json(verb)
+
+
+def _of_policies(verbs: Any) -> None:
+    """Verbs that act: runs of `act` in an environment, and the expert of one."""
+    verb = verbs.add_parser(
+        "rollout", help="a policy in an environment: how often it succeeds, beside expert and chance"
+    )
+    verb.add_argument("run", help="a run folder of `task: act`")
+    verb.add_argument("--env", required=True, help="an environment of gymnasium: BabyAI-GoToRedBall-v0, ...")
+    verb.add_argument("--episodes", type=int, default=100, help="each with a seed of its own (default: 100)")
+    verb.add_argument("--seed", type=int, default=0, help="of the first episode; the next ones follow (default: 0)")
+    verb.add_argument("--record", type=int, default=0, metavar="N", help="also write the first N episodes as a GIF")
+    verb.add_argument("--instruction", default="", help="say this, whatever the environment asks for")
+    verb.add_argument("--execute", type=int, metavar="N", help="actions of a chunk before asking anew (default: all)")
+    verb.add_argument("--ensemble", action="store_true", help="ask at every step, and average what was said of it")
+    verb.add_argument("--temperature", type=float, default=0.0, help="draw named actions (default: 0, the likeliest)")
+    verb.add_argument("--alone", action="store_true", help="leave out the expert and chance")
+    verb.add_argument("--to", metavar="FOLDER", help="what is written goes there; default: the run folder")
+    _json(verb)
+
+    verb = verbs.add_parser("demonstrate", help="episodes of an environment's own expert, as rows to learn from")
+    verb.add_argument("env", help="BabyAI-GoToRedBall-v0, ...")
+    verb.add_argument("--episodes", type=int, default=100, help="(default: 100)")
+    verb.add_argument("--seed", type=int, default=0, help="of the first episode (default: 0)")
+    verb.add_argument("--to", required=True, metavar="FOLDER", help="episodes.jsonl and frames/ are written there")
+    _json(verb)
+
+    verb = verbs.add_parser("serve", help="a policy on this machine's own address: observations in, actions out")
+    verb.add_argument("run", help="a run folder of `task: act`")
+    verb.add_argument("--port", type=int, default=8571, help="of 127.0.0.1 (default: 8571; 0: a free one)")
 
 
 def _of_several_runs(verbs: Any) -> None:

@@ -38,8 +38,8 @@ def search(given: argparse.Namespace) -> int:
         say(found)
         return 0
     for passage in found:
-        if "image" in passage:
-            print(f"{passage['score']:.4f}  {passage['image']}")
+        if shown := passage.get("image", passage.get("audio")):
+            print(f"{passage['score']:.4f}  {shown}")
             continue
         also = f" (and {', '.join(passage['also'])})" if "also" in passage else ""
         print(f"{passage['score']:.4f}  {passage['file']}:{passage['line']}{also}")

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from luthier.cli.act import demonstrate, rollout, serve
 from luthier.cli.adapters import adapters, export, merge, switch
+from luthier.cli.align import align
 from luthier.cli.say import given_lines, say
 from luthier.cli.search import index, search
 from luthier.types import Finding, Refused
@@ -252,10 +254,14 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "plan": plan,
     "predict": predict,
     "evaluate": evaluate,
+    "align": align,
     "chat": chat,
     "embed": embed,
     "index": index,
     "search": search,
+    "rollout": rollout,
+    "demonstrate": demonstrate,
+    "serve": serve,
     "export": export,
     "merge": merge,
     "adapters": adapters,

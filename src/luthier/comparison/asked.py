@@ -14,6 +14,7 @@ from luthier.comparison.contenders import Contender, check_contenders, read_cont
 from luthier.comparison.forgetting import Retention
 from luthier.comparison.search import load_optuna
 from luthier.recipe import ResolvedRecipe, read_values
+from luthier.recipe.read import of_one_run
 from luthier.recipe.validate import validate
 from luthier.runs.rows import Rows, read_rows
 from luthier.tasks import TASKS
@@ -64,6 +65,7 @@ def read_asked(source: Any, overrides: Sequence[str], wish: Wish) -> Asked:
     contenders = read_contenders(wish.methods)
     budget, findings = _options(wish)
     values, origins, base, where, mistakes = read_values(source, overrides)
+    of_one_run(values, where)
     findings += mistakes + _own_rate(values, origins, contenders)
     check_contenders(contenders, values, origins, base, where)
     resolved = _validated(contenders[0], values, origins, base, where)

@@ -11,7 +11,7 @@ from typing import Any
 
 from luthier.data.files import kind
 from luthier.data.turns import ROLES, read_turns
-from luthier.types import Example, Finding, Message, Picture, Source
+from luthier.types import Example, Finding, Message, Picture, Sound, Source, Waveform
 
 Columns = Mapping[str, str]
 """Our name → the file's column, for files whose columns are named otherwise."""
@@ -97,6 +97,38 @@ class Fields:
             else:
                 self.report("data.type", at, f"must be the path of a picture, this is {kind(one)}")
         return found
+
+    def sounds(self, name: str) -> list[Sound]:
+        """One sound: a path, the bytes of a file, or an array with its rate, as data sets on a hub hold them."""
+        value = self.get(name)
+        if isinstance(value, dict) and value.get("array") is not None:
+            return self._waveform(name, value["array"], value.get("sampling_rate"))
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return [value]
+        if isinstance(value, str) and value.strip():
+            return [Path(value)]
+        if isinstance(value, list):
+            return self._waveform(name, value, None)
+        self.report("data.type", self.column(name), f"must be the path of a sound, this is {kind(value)}")
+        return []
+
+    def _waveform(self, name: str, array: Any, rate: Any) -> list[Sound]:
+        import numpy as np
+
+        try:
+            samples = np.asarray(array, dtype="<f4")
+        except (TypeError, ValueError):
+            samples = np.zeros((0, 0, 0))
+        if samples.ndim not in (1, 2):
+            self.report("data.type", self.column(name), "must be samples: a list of numbers, or one a channel")
+            return []
+        channels = 1 if samples.ndim == 1 else min(samples.shape)
+        if samples.ndim == 2 and samples.shape[0] == channels:  # a list for each channel
+            samples = samples.T
+        told = rate if isinstance(rate, int | float) and not isinstance(rate, bool) else 0
+        return [Waveform(np.ascontiguousarray(samples).tobytes(), int(told), channels)]
 
     def turns(
         self, name: str, roles: Mapping[str, str] = ROLES, pictures: list[Any] | None = None

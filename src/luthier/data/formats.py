@@ -122,18 +122,20 @@ def _convert(
         example = to_example(source, row, fmt, columns)
         if isinstance(example, Example):
             example.entry = entry[0]
-            _locate_pictures(example, *places)
+            _locate_files(example, *places)
             example.weight *= entry[1]
             result.examples.append(example)
         else:
             result.findings += example
 
 
-def _locate_pictures(example: Example, base: Path, images: Path | None) -> None:
-    """Paths of pictures are relative to the file that names them, or else to the folder ``images``."""
+def _locate_files(example: Example, base: Path, images: Path | None) -> None:
+    """Paths are relative to the file that names them; those of pictures, or else to the folder ``images``."""
+    folder = (base / example.source.file).parent
     if example.images:
-        folder = (base / example.source.file).parent
         example.images = [one if isinstance(one, bytes) else _located(one, folder, images) for one in example.images]
+    if example.sounds:
+        example.sounds = [folder / one if isinstance(one, Path) else one for one in example.sounds]
 
 
 def _located(picture: Path, folder: Path, images: Path | None) -> Path:

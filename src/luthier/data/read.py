@@ -22,9 +22,12 @@ from luthier.data.files import (
     read_jsonl,
     read_parquet,
 )
+from luthier.data.lerobot import is_lerobot, read_lerobot
 from luthier.data.problems import read_python
 from luthier.data.questions import with_answers
 from luthier.data.shards import class_folders, read_classes, read_tar
+from luthier.data.tones import read_tones
+from luthier.environments.demonstrations import read_demonstrations
 from luthier.types import Finding, Source
 
 READERS: dict[str, Callable[[IO[bytes], Reading], None]] = {
@@ -41,6 +44,11 @@ READERS: dict[str, Callable[[IO[bytes], Reading], None]] = {
     ".tar": read_tar,
     ".tgz": read_tar,
 }
+MADE: dict[str, Callable[[str], tuple[list[Row], list[Finding]]]] = {
+    "python": read_python,
+    "minigrid": read_demonstrations,
+    "tones": read_tones,
+}
 LIMIT_BAD = 1000
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[^/]+)?")
@@ -50,16 +58,20 @@ SPLIT_WORDS = re.compile(r"(?:^|[^a-z])(train|test|dev|val|valid|validation|eval
 
 def read_rows(path: str, *, base: Path, limit_bad: int = LIMIT_BAD) -> tuple[list[Row], list[Finding]]:
     """Read a file (or those of its rows that are of a ``split``: ``file:train+restval``), a folder, a hub data set
-    (``owner/name[:split]``, or ``hub:owner/name:split``), or ``python:stdlib``, the functions of Python's own library.
+    (``owner/name[:split]``, or ``hub:owner/name:split``), or what is made on the spot (``MADE``): functions of Python's
+    library, ``python:stdlib``, demonstrations, ``minigrid:<environment>:<episodes>``, sounds of telephone keys,
+    ``tones:keypad``.
 
     ``path`` is relative to ``base``. After ``limit_bad`` bad rows in one file its reading stops with the error
     ``data.too-many-bad``. Nothing is raised: every problem is a finding.
     """
     if path.startswith("hub:"):
         return _read_hub(path.removeprefix("hub:"))
-    if path.startswith("python:"):
-        return read_python(path)
+    if path.partition(":")[0] in MADE:
+        return MADE[path.partition(":")[0]](path)
     target = base / Path(path).expanduser()
+    if is_lerobot(target):
+        return read_lerobot(target, path)
     if target.is_dir():
         return _read_folder(target, path, limit_bad)
     if target.exists():
@@ -186,6 +198,9 @@ def _read_hub(name: str, missing: Finding | None = None) -> tuple[list[Row], lis
         what = f"{before}{repo} (split {split}) is not a hub data set that can be reached: {reason}"
         return [], [Finding("data.missing", name, what, mend or "check the path, or the network for a hub data set")]
     classes = {key: part for key, part in table.features.items() if isinstance(part, datasets.ClassLabel)}
+    for key, part in table.features.items():
+        if type(part).__name__ in ("Audio", "Image"):  # as they are stored: decoding is ours
+            table = table.cast_column(key, type(part)(decode=False))
     rows: list[Row] = []
     for index, row in enumerate(table, start=1):
         # A class is read by its name; -1 is how a test split with hidden labels writes "none".

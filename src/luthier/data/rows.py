@@ -6,6 +6,8 @@
 | image-label | image (picture, file_name), label | images, label |
 | image-question-answer | image, question (text, ...), answers (answer, label; or a list) | images, text, targets |
 | image-caption | image, caption (captions, sentences, text, ...; text or list) | images, targets |
+| audio-label | audio (sound, audio_filepath, ...), label | sounds, label |
+| audio-text | audio, text (transcript, sentence, caption, ...; text or list) | sounds, targets |
 | messages | messages; tools?, images? | messages, images |
 | sharegpt | conversations or conversation; system?, tools?, images? | messages, images |
 | alpaca | instruction, output or response; input or context?, system? | messages: instruction, blank line, input |
@@ -18,6 +20,8 @@
 | tokens-tags | tokens (words), tags (ner_tags, pos_tags, upos, labels) | text, a span for each word |
 | text-spans | text (sentence, ...), spans (entities) | text, a span for each word, tagged in BIO |
 | translation | translation: a text or texts by language | translations |
+| instruction-steps | instruction (command, goal, task), steps (plan, actions; list or text) | text, targets |
+| episode | trajectory (frames): steps with image?, state?, action; instruction?, units? | text, images, steps |
 | source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
@@ -38,7 +42,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from luthier.data import checkable, conversations, images, judged, pairs, preferences, tagged, texts, translations
+from luthier.data import (
+    audio,
+    checkable,
+    conversations,
+    episodes,
+    images,
+    judged,
+    pairs,
+    plans,
+    preferences,
+    tagged,
+    texts,
+    translations,
+)
 from luthier.data.fields import Columns, Fields, Format
 from luthier.data.problems import PROBLEM, TESTS, code_problem
 from luthier.data.questions import ANSWERS
@@ -62,6 +79,8 @@ FORMATS: dict[str, Format] = {
     ),
     "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
     "image-caption": Format({"image": IMAGE, "caption": images.CAPTION}, {}, images.image_caption),
+    "audio-label": Format({"audio": audio.AUDIO, "label": texts.LABEL}, {}, audio.audio_label),
+    "audio-text": Format({"audio": audio.AUDIO, "text": audio.TRANSCRIPT}, {}, audio.audio_text),
     "messages": Format({"messages": ("messages",)}, SHOW, conversations.messages, talks=True),
     "sharegpt": Format({"conversations": ("conversations", "conversation")}, SHOW, conversations.sharegpt, talks=True),
     "alpaca": Format(
@@ -98,6 +117,8 @@ FORMATS: dict[str, Format] = {
     ),
     "text-spans": Format({"text": texts.TEXT, "spans": ("spans", "entities")}, {}, tagged.text_spans),
     "translation": Format({"translation": ("translation",)}, {}, translations.translation),
+    "instruction-steps": Format(plans.PLAN, {}, plans.instruction_steps),
+    "episode": Format(episodes.EPISODE, episodes.BESIDE_EPISODE, episodes.episode),
     "source-target": Format({"source": ("source", "src"), "target": ("target", "tgt")}, {}, translations.source_target),
     "preference": Format(preferences.PAIR, preferences.BESIDE_PAIR, preferences.preference),
     "judged-pair": Format(judged.JUDGED, judged.BESIDE_JUDGED, judged.judged_pair),

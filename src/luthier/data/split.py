@@ -11,7 +11,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from luthier.types import Example, Finding, Message, Picture, Refused
+from luthier.types import Example, Finding, Message, Picture, Refused, Sound, Waveform
 
 SHOWN = 20
 # Signs that end a sentence or quote it. Brackets and minus signs stay: they tell ":)" from ":(" and "-5" from "5".
@@ -55,7 +55,8 @@ def content_key(example: Example) -> str:
     parts = [normalised(part) for part in (example.text, example.question) if part is not None]
     if example.targets and isinstance(example.label, float):  # a score is of both texts
         parts += map(normalised, example.targets)
-    parts += [_picture(one) for one in example.images or []]
+    parts += [_held(one) for one in [*(example.images or []), *(example.sounds or [])]]
+    parts += [repr(step.state) for step in example.steps or [] if step.state is not None]
     parts += [_normalised_turn(turn) for turn in example.messages or []]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -66,12 +67,14 @@ def row_key(example: Example) -> str:
     return "\0".join([content_key(example), *sorted(answers)])
 
 
-def _picture(picture: Picture) -> str:
-    """What a picture's file holds, or its path where it can't be read, which is told elsewhere."""
+def _held(one: Picture | Sound) -> str:
+    """What a picture's or a sound's file holds, or its path where it can't be read, which is told elsewhere."""
+    if isinstance(one, Waveform):
+        return hashlib.sha256(one.samples + str(one.rate).encode()).hexdigest()
     try:
-        held = picture if isinstance(picture, bytes) else picture.read_bytes()
+        held = one if isinstance(one, bytes) else one.read_bytes()
     except OSError:
-        return str(picture)
+        return str(one)
     return hashlib.sha256(held).hexdigest()
 
 

@@ -51,8 +51,9 @@ class Checkpoint:
     state: dict[str, Any]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of ``<name>.safetensors``, on the CPU."""
-        return safetensors.torch.load_file(self.folder / f"{name}.safetensors")
+        """The tensors of ``<name>.safetensors``, on the CPU; none where there is no such file."""
+        path = self.folder / f"{name}.safetensors"
+        return safetensors.torch.load_file(path) if path.is_file() else {}
 
 
 def save(folder: Path, step: int, *, tensors: Groups, state: dict[str, Any], recipe_hash: str) -> Path:

@@ -17,7 +17,7 @@ Axes: U vectors, D their width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,16 @@ from luthier.types import Batch, Features, LossTerms
 Group = tuple[int, list[int]]
 
 
+@runtime_checkable
+class Owns(Protocol):
+    """An objective that has parameters itself: a temperature, the head of a value model."""
+
+    parameters: dict[str, nn.Parameter]
+
+
 def own_parameters(objective: Any) -> dict[str, nn.Parameter]:
     """The parameters of the objective itself."""
-    return objective.parameters if objective.couples else {}
+    return objective.parameters if isinstance(objective, Owns) else {}
 
 
 def in_one_go(backbone: Backbone, objective: Any, rows: list[Features], batch: Batch, precision: str) -> LossTerms:

@@ -202,8 +202,8 @@ def _resume(
 ) -> Progress:
     if found is None:
         return Progress()
-    if source is not None and found.step % source.repeats:
-        source.restore(found.step, found.tensors("source"))
+    if source is not None and (held := found.tensors("source")):
+        source.restore(found.step, held)
     _restore(adaptation, found)
     load_state_tensors(optimizer, adaptation.parameters, found.tensors("optimizer"))
     return Progress(**found.state)

@@ -22,9 +22,9 @@ class Source(Protocol):
     """(sum, count) of what is watched of the rows that were made last."""
 
     def rows(self, step: int, drawn: list[Features]) -> list[Features]:
-        """The rows of a step. Raises Refused where what was made can't be learned from."""
+        """The rows of a step: all that were made, or a part. Raises Refused where there is nothing to learn from."""
 
     def state(self, step: int) -> dict[str, Tensor]:
-        """What must be kept after ``step`` steps; nothing where new rows are made next."""
+        """What must be kept after ``step`` steps: rows that are learned once more, and what the next ones depend on."""
 
     def restore(self, step: int, tensors: dict[str, Tensor]) -> None: ...

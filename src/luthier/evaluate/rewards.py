@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.evaluate.verifiers import VERIFIERS
-from luthier.types import Finding, Message, Refused
+from luthier.types import Finding, Message, Problem, Refused
 
 KEY = "reinforce.rewards"
 Function = Callable[[list[list[Message]], list[str], list[str]], Any]
@@ -31,15 +31,24 @@ class Answer:
     text: str
     expected: str
     where: str
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)
 class Reward:
-    """One of the rewards: ``name`` as it is told, its weight, and what gives it for several answers."""
+    """One of the rewards: ``name`` as it is told, its weight, and what gives it for several answers: of three lists of
+    texts, or (``whole``) of the answers with all that is known of them."""
 
     name: str
     weight: float
-    function: Function
+    function: Function | Callable[[Sequence[Answer]], Any]
+    whole: bool = False
+
+    def given(self, answers: Sequence[Answer]) -> Any:
+        if self.whole:
+            return self.function(answers)  # type: ignore[call-arg, arg-type]
+        columns = zip(*((answer.prompt, answer.text, answer.expected) for answer in answers), strict=True)
+        return self.function(*map(list, columns))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -90,10 +99,10 @@ def judge(rewards: Sequence[Reward], answers: Sequence[Answer]) -> list[Rewarded
     columns: list[list[float]] = []
     for reward in rewards if answers else ():
         try:
-            given = reward.function(
-                [answer.prompt for answer in answers], [answer.text for answer in answers],
-                [answer.expected for answer in answers],
-            )  # fmt: skip
+            given = reward.given(answers)
+        except Refused as refused:
+            findings += refused.findings
+            continue
         except Exception as error:
             findings.append(_raised(reward, answers, error))
             continue
@@ -112,7 +121,7 @@ def _raised(reward: Reward, answers: Sequence[Answer], error: Exception) -> Find
     where, text = answers[0].where, ""
     for answer in answers:
         try:
-            reward.function([answer.prompt], [answer.text], [answer.expected])
+            reward.given([answer])
         except Exception as alone:
             where, text, error = answer.where, f" on the answer {answer.text[:80]!r}", alone
             break

@@ -15,6 +15,7 @@ from luthier.runs.final import open_final
 from luthier.runs.predictor import Predictor
 from luthier.runs.reference import share_reference
 from luthier.runs.run import Run
+from luthier.tasks.common import Keeps
 from luthier.types import Finding, Refused
 
 # Largest difference of an output, relative to the largest output, in fp32.
@@ -38,6 +39,8 @@ def export(run: Run, to: Path) -> dict[str, Any]:
     shutil.rmtree(partial, ignore_errors=True)
     backbone.model.save_pretrained(partial)
     predictor.backbone.save_readers(partial)
+    if isinstance(predictor.task, Keeps):
+        predictor.task.keep(partial)
     if predictor.objective.couples:
         max_length = run.resolved.recipe.max_length
         save_embedding(predictor.task, predictor.objective, max_length, partial, "transformers")

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from luthier.objectives.online import OnlineObjective
 from luthier.runs.predictor import Predictor
 from luthier.runs.rows import read_rows
 from luthier.runs.run import Run
@@ -42,7 +43,7 @@ def _with_answer(example: Example) -> Example:
 
 def compare(first: Predictor, second: Predictor, examples: list[Example]) -> dict[str, Any]:
     """``difference``: the largest of an output; ``relative``: to the largest output; ``agreement`` on ``prompts``."""
-    one, other = (_flat(predictor.outputs(examples)) for predictor in (first, second))
+    one, other = (_told(predictor, examples) for predictor in (first, second))
     difference = float((one - other).abs().max())
     options = {"max_new_tokens": WRITTEN} if first.task.sample_options else {}
     told = [[p.task.decided(a) for a in p.task.answer(p, examples, **options)] for p in (first, second)]
@@ -55,6 +56,15 @@ def compare(first: Predictor, second: Predictor, examples: list[Example]) -> dic
     }
 
 
+def _told(predictor: Predictor, examples: list[Example]) -> torch.Tensor:
+    objective = predictor.objective
+    if not isinstance(objective, OnlineObjective):
+        return _flat(predictor.outputs(examples))
+    rows = [row | {"row": at} for at, example in enumerate(examples) for row in objective.encode(example)]
+    logs = predictor.reader.outputs(objective.reader, rows)  # of what was expected: what it writes is no number
+    return torch.stack([logs_n.double().sum() for logs_n in logs])
+
+
 def _flat(outputs: list[Any]) -> torch.Tensor:
     """Logits of a classifier, log-likelihoods of a language model, vectors or similarities of a retriever, scores."""
     rows = [_numbers(row) if isinstance(row, dict) else row for row in outputs]
@@ -63,6 +73,6 @@ def _flat(outputs: list[Any]) -> torch.Tensor:
 
 def _numbers(row: dict[str, Any]) -> list[float]:
     """Of what a row shows the part that a model says itself: not the loss, and no reward beside a reference."""
-    if "vector" in row:
-        return row["vector"]
+    if whole := row.get("vector") or row.get("chunk"):
+        return whole
     return [row[name] for name in ("nll",) if name in row] or [row[name] for name in SAID if name in row]

@@ -27,7 +27,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 TASK_TYPES = {
     "token_logits": "CAUSAL_LM", "sequence_logits": "SEQ_CLS", "tag_logits": "TOKEN_CLS",
-    "span_logits": "QUESTION_ANS", "hidden": "FEATURE_EXTRACTION", "vectors": "FEATURE_EXTRACTION",
+    "span_logits": "QUESTION_ANS", "frame_logits": "FEATURE_EXTRACTION", "hidden": "FEATURE_EXTRACTION",
+    "vectors": "FEATURE_EXTRACTION", "action_flow": "FEATURE_EXTRACTION",
 }  # fmt: skip
 
 

@@ -24,8 +24,9 @@ from luthier.types import Adaptation, Finding, Refused
 NOT_OURS = {"auto_mapping", "runtime_config", "modules_to_save", "megatron_config", "megatron_core"}
 
 
-def inject(backbone: Backbone, config: PeftConfig) -> dict[str, nn.Parameter]:
-    """Put PEFT's layers into the model; returns what they add and PEFT would train, under its names there.
+def inject(backbone: Backbone, config: PeftConfig, name: str = "default") -> dict[str, nn.Parameter]:
+    """Put PEFT's layers into the model, the adapter under ``name``; returns what they add and PEFT would train, under
+    its names there.
 
     Raises Refused where PEFT has no such layer for a target (OFT on GPT-2's Conv1D).
     """
@@ -35,7 +36,7 @@ def inject(backbone: Backbone, config: PeftConfig) -> dict[str, nn.Parameter]:
     config.base_model_name_or_path = backbone.path
     try:
         # What `inject_adapter_in_model` calls; it leaves out VeRA, whose layers share two matrices among themselves.
-        PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)](backbone.model, config, adapter_name="default")
+        PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)](backbone.model, config, adapter_name=name)
     except (ValueError, TypeError) as error:
         what = f"PEFT can't put {config.peft_type} into this model: {str(error).splitlines()[0]}"
         raise Refused(Finding("method.unsupported", "method", what, "use `lora`, which works here")) from None
@@ -96,9 +97,9 @@ def conv1d(backbone: Backbone, targets: list[str]) -> bool:
     return all(isinstance(backbone.model.get_submodule(name), Conv1D) for name in targets)
 
 
-def named(added: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+def named(added: dict[str, nn.Parameter], adapter: str = "default") -> dict[str, nn.Parameter]:
     """Under the names of PEFT's files, which leave the adapter's own name out."""
-    return {f"{PREFIX}{name.replace('.default', '')}": p for name, p in added.items()}
+    return {f"{PREFIX}{name.replace(f'.{adapter}', '')}": p for name, p in added.items()}
 
 
 def settings(config: PeftConfig) -> dict[str, Any]:

@@ -177,6 +177,14 @@ def _config(options: Options, targets: list[str], fan_in_fan_out: bool) -> PeftC
     )
 
 
+def fresh_config(backbone: Backbone, options: Options) -> LoraConfig:
+    """PEFT's settings of a new adapter with these options."""
+    targets = [linear.name for linear in backbone.seams.linears_by_role(options.targets)]
+    config = _config(options, targets, conv1d(backbone, targets))
+    assert isinstance(config, LoraConfig)
+    return config
+
+
 def attach(backbone: Backbone, folder: Path) -> None:
     """Put a saved adapter on its base model, in place. Raises Refused where it does not fit."""
     attach_injected(backbone, folder, resize=shrink, extra=lambda: _projections(backbone))

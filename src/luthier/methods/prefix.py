@@ -151,7 +151,7 @@ def _attentions(backbone: Backbone) -> dict[str, list[Heard]]:
 
     Raises Refused where none asks transformers' interface for its attention: a prefix would change nothing.
     """
-    both, inputs = backbone.model.config.is_encoder_decoder, backbone.sample_inputs()
+    both, inputs = backbone.encoder_decoder, backbone.sample_inputs()
     with backbone.plain(), evaluating(backbone.model), torch.no_grad(), listening() as heard:
         try:
             with backbone.attention(PREFIXED):
@@ -190,7 +190,7 @@ def _positions(backbone: Backbone, length: int) -> int:
     """How far the prefix moves the tokens' positions: in a decoder that counts them, past itself."""
     counted = "position_ids" in inspect.signature(backbone.trunk.forward).parameters
     counted = counted and backbone.seams.embedding is not None  # not those of pictures
-    return length if counted and not backbone.model.config.is_encoder_decoder and backbone.causal else 0
+    return length if counted and not backbone.encoder_decoder and backbone.causal else 0
 
 
 def _config(backbone: Backbone, kinds: dict[str, list[Heard]], length: int) -> dict[str, Any]:

@@ -78,15 +78,16 @@ class SoftPrompt(nn.Module):
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
     if not backbone.reads_text or backbone.needs == "vectors":
-        what = "this model reads pictures, and has no embeddings of tokens that virtual ones could stand before"
+        kind = "hears" if backbone.sounds else "reads pictures"
+        what = f"this model {kind}, and has no embeddings of tokens that virtual ones could stand before"
         if backbone.reads_text:
             what = "this model reads pictures and texts apart: virtual tokens would stand before the texts alone"
         raise Refused(Finding("method.no-target", "method", what, "use `lora`, or `adapter` where it has attention"))
+    if backbone.prompt_problem:
+        raise Refused(Finding("method.no-target", "method", backbone.prompt_problem, "use `prefix`, or `lora`"))
     if backbone.seams.embedding is None:
         what = f"`{backbone.role}` has no embeddings of tokens that virtual ones could stand before"
         raise Refused(Finding("method.no-target", "method", what, "use `lora`, or `adapter` where it has attention"))
-    if backbone.prompt_problem:
-        raise Refused(Finding("method.no-target", "method", backbone.prompt_problem, "use `prefix`, or `lora`"))
     _agree(options)
     require_room(backbone, options.positions(backbone), "prompt.num_virtual_tokens")
     encoded = options.encoder != "none"

@@ -25,17 +25,18 @@ from luthier.data.collate import lay_out
 from luthier.models.attention import PACKED
 from luthier.models.heads import head_logits, positions_read
 from luthier.models.modes import evaluating
-from luthier.models.packing import layout_inputs, packing_offset
+from luthier.models.packing import laid_out_by_row, layout_inputs, packing_offset
 from luthier.models.pictures import Pictures
 from luthier.models.prefixed import Switch
 from luthier.models.probes import closing_norms, row_of
 from luthier.models.roles import Addressed
+from luthier.models.sounds import Sounds
 from luthier.models.stacks import decode, is_encoder_decoder
 from luthier.models.switched import Switched
 from luthier.models.virtual import lengthened
 from luthier.types import Batch, Features
 
-OWN_HEADS = ("sequence_logits", "tag_logits", "span_logits")
+OWN_HEADS = ("sequence_logits", "tag_logits", "span_logits", "action_flow", "frame_logits")
 
 
 class Composition(Protocol):
@@ -50,7 +51,7 @@ class Backbone(Addressed, Switched):
 
     ``layout`` is "packed" (rows laid end to end, no pad) or "padded"; ``position_offset`` is the first position id
     that this model counts from; ``needs`` is what the model was loaded to give (token_logits, sequence_logits,
-    tag_logits, span_logits, hidden);
+    tag_logits, span_logits, action_flow, hidden);
     ``fresh`` names the parameters that were not in the checkpoint; ``fingerprint`` tells these weights from others;
     ``adapters`` are those that were put in, and which are in force. ``soft_prompt`` gives embeddings (P, D) that are
     laid before every row; ``prefix_positions`` is how many positions a carried prefix takes from the tokens.
@@ -73,6 +74,7 @@ class Backbone(Addressed, Switched):
     prefix_positions: int = 0
     prefix_switch: Switch = field(default_factory=lambda: Switch(on=False))
     pictures: Pictures | None = None
+    sounds: Sounds | None = None
     dropout: bool = True
     _norms: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
@@ -275,10 +277,7 @@ class Backbone(Addressed, Switched):
         if self.reads != "all":
             at_K = starts_K if self.reads == "first" else starts_K + lengths_K - 1
             return head_logits(self.model, hidden_TD.index_select(0, at_K)[:, None])
-        positions_L = torch.arange(int(lengths_K.max()), device=hidden_TD.device)
-        real_KL = positions_L < lengths_K[:, None]
-        at_KL = torch.where(real_KL, starts_K[:, None] + positions_L, starts_K[:, None])
-        return head_logits(self.model, hidden_TD[at_KL], real_KL.long())
+        return head_logits(self.model, *laid_out_by_row(hidden_TD, batch))
 
     def choose_layout(self, packing: str) -> None:
         """Pack where this model keeps packed rows apart (measured on the spot), pad otherwise and say why."""

@@ -6,13 +6,18 @@ from torch import nn
 
 
 def blocks_of(stack: nn.Module, prefix: str = "") -> list[str]:
-    """The longest list of like modules in ``stack``: the names of its blocks, after ``prefix``."""
+    """The longest list of like modules in ``stack``, of those with attention in them where there are such, and not the
+    convolutions that a sound goes through before: the names of its blocks, after ``prefix``."""
     lists = [
-        (len(module), name)
+        (_attends(module), len(module), name)
         for name, module in stack.named_modules(prefix=prefix)
         if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1
     ]
     if not lists:
         return []
-    length, name = max(lists, key=lambda found: (found[0], -found[1].count(".")))
+    _, length, name = max(lists, key=lambda found: (found[0], found[1], -found[2].count(".")))
     return [f"{name}.{index}" for index in range(length)]
+
+
+def _attends(blocks: nn.ModuleList) -> bool:
+    return any("attention" in type(module).__name__.lower() for module in blocks.modules())

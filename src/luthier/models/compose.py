@@ -1,6 +1,7 @@
 """Make one model folder of an image encoder and a text model: the towers' weights, and no others.
 
-What joins them, and a new head, are not in the folder: they are drawn when it is opened, under the seed of the run.
+What joins them, a tower that is but a config, and a new head are not in the folder: they are drawn when it is opened,
+under the seed of the run.
 """
 
 from __future__ import annotations
@@ -12,33 +13,40 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import nn
 
 from luthier.fusion import FUSIONS
 from luthier.models.composed import IMAGE_TOKEN, ComposedConfig, ComposedModel, as_sequence, writes
+from luthier.models.ears import audio_tower
 from luthier.models.modes import evaluating
 from luthier.models.pictures import Pictures
 from luthier.models.writer import ComposedForCausalLM
 from luthier.types import Finding, Refused
 
 
-def compose(image: str, text: str, fuse: str, options: dict[str, Any], folder: Path) -> None:
-    """Write ``folder``: config.json, the towers' weights, the tokenizer and the image processor.
+def compose(
+    image: str, text: str, fuse: str, options: dict[str, Any], folder: Path, *, listens: bool = False
+) -> None:  # fmt: skip
+    """Write ``folder``: config.json, the towers' weights, the tokenizer and the image processor. ``listens``: the first
+    tower is one of sounds.
 
     Raises Refused where a tower can't be opened or the options are wrong.
     """
     import transformers
 
     findings = option_findings(fuse, options)
+    if listens and fuse != "similarity":
+        what, mend = f"sounds and texts are joined by `similarity` alone, not by {fuse!r}", "set `fuse: similarity`"
+        findings.append(Finding("recipe.fuse", "model.fuse", what, mend))
     if findings:
         raise Refused(*findings)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    eyes, processor = _image_tower(image)
+    eyes, processor, blank = audio_tower(image) if listens else _image_tower(image)
     reader, tokenizer = _text_tower(text)
-    pictures = Pictures(processor)
     with evaluating(eyes), torch.no_grad():
-        states_1PD = as_sequence(eyes(pixel_values=pictures.blank).last_hidden_state)
+        states_1PD = as_sequence(eyes(blank).last_hidden_state)
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
     if len(tokenizer) > len(reader.get_input_embeddings().weight):
@@ -50,7 +58,7 @@ def compose(image: str, text: str, fuse: str, options: dict[str, Any], folder: P
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         classifier_reads="last" if getattr(reader.config, "is_decoder", False) or head else "mean",
         logit_softcap=getattr(reader.config, "final_logit_softcapping", None),
-        tie_word_embeddings=bool(head and reader.config.tie_word_embeddings),
+        tie_word_embeddings=bool(head and reader.config.tie_word_embeddings), listens=listens,
     )  # fmt: skip
     whole: Any = ComposedForCausalLM(config) if head else ComposedModel(config)
     for tower, found in ((whole.base_model.image, eyes), (whole.base_model.text, reader.base_model)):
@@ -63,8 +71,14 @@ def compose(image: str, text: str, fuse: str, options: dict[str, Any], folder: P
         whole.generation_config.suppress_tokens = [config.image_token_id]  # it is read, and never written
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    kept = {name: tensor for name, tensor in whole.state_dict().items() if "fusion." not in name}
-    whole.save_pretrained(partial, state_dict=kept)
+    inside = "model." if head else ""
+    drawn = tuple(f"{inside}{role}." for role, path in (("image", image), ("text", text)) if is_bare(path))
+    left_out = (f"{inside}fusion.", *drawn, *(["lm_head."] if is_bare(text) else []))
+    kept = {name: tensor for name, tensor in whole.state_dict().items() if not name.startswith(left_out)}
+    nothing = not kept
+    whole.save_pretrained(partial, state_dict=kept)  # which empties the dictionary
+    if nothing:
+        save_file({}, partial / "model.safetensors", {"format": "pt"})
     tokenizer.save_pretrained(partial)
     processor.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
@@ -85,14 +99,30 @@ def option_findings(fuse: str, options: dict[str, Any]) -> list[Finding]:
     return []
 
 
-def _image_tower(path: str) -> tuple[nn.Module, Any]:
+def is_bare(path: str) -> bool:
+    """Whether a folder has a config and no weights."""
+    folder = Path(path)
+    return (folder / "config.json").is_file() and not any(folder.glob("*.safetensors*"))
+
+
+def _opened(path: str, auto: Any) -> Any:
+    """With its weights, or any at all where it has none."""
+    import transformers
+
+    if is_bare(path):
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return auto.from_config(config, dtype=torch.float32)
+    return auto.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
+
+
+def _image_tower(path: str) -> tuple[nn.Module, Any, Any]:
     """The part of a model that sees: itself, or of one that also reads text its vision tower."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-    model = transformers.AutoModel.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
+    model = _opened(path, transformers.AutoModel)
     processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
-    return (model.vision_model if hasattr(config, "vision_config") else model), processor
+    return (model.vision_model if hasattr(config, "vision_config") else model), processor, Pictures(processor).blank
 
 
 def _text_tower(path: str) -> tuple[Any, Any]:
@@ -101,8 +131,7 @@ def _text_tower(path: str) -> tuple[Any, Any]:
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     auto: Any = transformers.AutoModelForCausalLM if writes(config) else transformers.AutoModel
-    model = auto.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
-    return model, transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    return _opened(path, auto), transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def _check_head(reader: Any, whole: ComposedForCausalLM) -> None:

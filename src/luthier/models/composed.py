@@ -35,7 +35,8 @@ IMAGE_TOKEN = "<image>"
 class ComposedConfig(PreTrainedConfig):
     """``image_config`` and ``text_config`` of the towers; ``picture_tokens`` hidden states of a picture, of
     ``picture_width``; the ``fusion`` by name with its options; which id stands for pictures in a row; what the
-    classifier reads; what caps a writer's logits, c · tanh(z / c)."""
+    classifier reads; what caps a writer's logits, c · tanh(z / c); actions of a chunk and numbers of one, where it has
+    an action expert of so many layers."""
 
     model_type = "luthier_composed"
     sub_configs = {"image_config": AutoConfig, "text_config": AutoConfig}
@@ -44,7 +45,7 @@ class ComposedConfig(PreTrainedConfig):
         self, image_config: Any = None, text_config: Any = None, picture_tokens: int = 1, picture_width: int = 1,
         fusion: str = "projection", fusion_options: dict[str, Any] | None = None, image_token_id: int = 0,
         classifier_reads: str = "mean", classifier_dropout: float = 0.1, logit_softcap: float | None = None,
-        **kwargs: Any,
+        action_chunk: int = 1, action_size: int = 1, action_layers: int = 2, listens: bool = False, **kwargs: Any,
     ):  # fmt: skip
         self.image_config, self.text_config = _tower_config(image_config), _tower_config(text_config)
         self.picture_tokens, self.picture_width = picture_tokens, picture_width
@@ -52,6 +53,8 @@ class ComposedConfig(PreTrainedConfig):
         self.image_token_id = image_token_id
         self.classifier_reads, self.classifier_dropout = classifier_reads, classifier_dropout
         self.logit_softcap = logit_softcap
+        self.action_chunk, self.action_size, self.action_layers = action_chunk, action_size, action_layers
+        self.listens = listens  # its first tower hears sounds
         super().__init__(**kwargs)
 
 

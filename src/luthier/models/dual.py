@@ -1,5 +1,7 @@
 """A model that gives a vector of a picture and a vector of a text, in one space: CLIP's kind, told by what it has.
 
+Where its first tower hears, sounds stand wherever pictures are spoken of.
+
 A picture or a text that stands in several rows of a batch is computed once. Captions are padded to the longest of a
 batch, or to all positions where the model was trained so (SigLIP reads its last position, pads and all): which it is,
 is asked of the model itself.
@@ -24,8 +26,9 @@ from luthier.models.composed import ComposedConfig
 from luthier.models.dual_encoder import ComposedDualEncoder
 from luthier.models.modes import evaluating
 from luthier.models.pictures import Pictures
+from luthier.models.recordings import Recordings
 from luthier.models.stacks import stacks
-from luthier.types import Batch, Features, Finding, Picture, Refused
+from luthier.types import Batch, Features, Finding, Picture, Refused, Sound
 
 LOGITS = ("logit_scale", "logit_bias")
 
@@ -45,7 +48,7 @@ class DualBackbone(Backbone):
     """``fixed`` is the length that every text is padded to, 0 where pads don't change its vector. ``memory`` holds what
     frozen towers made of a picture's key or a text's ids, for the projections to read."""
 
-    pictures: Pictures  # type: ignore[misc]
+    pictures: Pictures | Recordings  # type: ignore[misc,assignment]
     fixed: int = 0
     memory: dict[Any, Tensor] = field(default_factory=dict, repr=False)
 
@@ -56,8 +59,10 @@ class DualBackbone(Backbone):
             mend = "choose a model such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"
             raise Refused(Finding("model.no-vectors", "model.name", what, mend))
         with evaluating(self.model), torch.no_grad():
-            states = towers["image"](pixel_values=self.pictures.blank.to(self.device)).last_hidden_state
+            states = towers["image"](self.pictures.blank.to(self.device)).last_hidden_state
         self.pictures.tokens = states[0].numel() // states.shape[1 if states.dim() == 4 else 2]
+        if isinstance(self.pictures, Recordings):
+            self.sounds = self.pictures.sounds
         self.fixed = 0 if self._bears_pads() else int(self.max_positions or 0)
 
     def logit(self, name: str) -> nn.Parameter | None:
@@ -99,14 +104,14 @@ class DualBackbone(Backbone):
     def choose_layout(self, packing: str) -> None:
         self.layout, self.unpacked_because = "padded", "pictures stand beside the texts"
 
-    def pair_row(self, pictures: Sequence[Picture], texts: Sequence[str], limit: int | None) -> Features:
+    def pair_row(self, pictures: Sequence[Picture | Sound], texts: Sequence[str], limit: int | None) -> Features:
         """One picture or none, with texts that say the same of it or none: ``input_ids`` of the texts end to end,
         ``lengths`` of each, ``pictures`` and what they ``cost``. Raises BadPicture."""
         told = [self._ids(text, limit) for text in texts]
         return {
             "input_ids": [token for ids, _ in told for token in ids],
             "lengths": [len(ids) for ids, _ in told],
-            "pictures": [self.pictures.key(one) for one in pictures],
+            "pictures": [self.pictures.key(one) for one in pictures],  # type: ignore[arg-type]
             "cost": self.pictures.tokens * len(pictures),
             "full_length": max((full for _, full in told), default=1),
         }

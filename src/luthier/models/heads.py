@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as TrunkOutput
 
 from luthier.models.modes import evaluating
-from luthier.models.stacks import is_encoder_decoder
+from luthier.models.stacks import is_encoder_decoder, trunk_name
 
 
 class _Output(TrunkOutput):
@@ -68,7 +68,7 @@ def answered(model: PreTrainedModel, hidden_KLD: Tensor, *, pooled: bool = False
 
 def _trunk_name(model: PreTrainedModel) -> str:
     if not is_encoder_decoder(model):
-        return model.base_model_prefix
+        return trunk_name(model) or model.base_model_prefix
     decoder = model.get_decoder()
     return next(name for name, module in model.named_modules() if module is decoder)
 
@@ -92,6 +92,12 @@ def picture_logits(model: PreTrainedModel, hidden_KPD: Tensor, grid: tuple[int, 
     states = hidden_KPD.transpose(1, 2).unflatten(2, grid) if grid else hidden_KPD
     with answered(model, states, pooled=pooled):
         return model(pixel_values=states).logits
+
+
+def sound_logits(model: PreTrainedModel, hidden_KLD: Tensor, *, pooled: bool) -> Tensor:
+    """Logits of a model of sounds for given hidden states: (K, C) of a classifier, (K, L, C) of one of frames."""
+    with answered(model, hidden_KLD, pooled=pooled):
+        return model(hidden_KLD).logits
 
 
 def _ended(model: PreTrainedModel, hidden_KLD: Tensor, mask_KL: Tensor | None) -> Tensor:

@@ -14,20 +14,18 @@ def load(
 ) -> Any:  # fmt: skip
     """A Backbone with the head that ``needs`` asks for (see ``auto_class``).
 
-    With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read.
+    With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read; of a composed
+    model, those that it was made without. ``letters`` in ``config`` are those that a model without letters of its own
+    is to write.
     """
     import torch
     import transformers
 
     from luthier.models import composed
     from luthier.models.attention import register
-    from luthier.models.backbone import OWN_HEADS, Backbone
-    from luthier.models.dual import DualBackbone
+    from luthier.models.backbone import OWN_HEADS
+    from luthier.models.ears import ears, hears
     from luthier.models.fingerprint import fingerprint
-    from luthier.models.images import ImageBackbone, NoText
-    from luthier.models.multimodal import MultimodalBackbone
-    from luthier.models.processed import ProcessedPictures
-    from luthier.models.vision_language import VisionLanguageBackbone
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -37,36 +35,61 @@ def load(
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
         auto = auto_class(needs, found)
-        tokenizer, pictures = readers(path, found, needs, **where)
+        config = dict(config or {})
+        letters = config.pop("letters", None)
+        if hears(found):
+            tokenizer, sounds, more = ears(path, needs, letters, **where)
+            pictures, config = None, config | more
+        else:
+            (tokenizer, pictures), sounds = readers(path, found, needs, **where), None
         given = {
             "dtype": getattr(torch, dtype),
             "use_safetensors": True,
             "output_loading_info": True,
             "ignore_mismatched_sizes": needs in OWN_HEADS,  # a head of other classes is a new one
             **where,
-            **(config or {}),
+            **config,
             **load_kwargs,
         }
-        if init == "random":
-            told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **(config or {}))
+        if init == "random" and not isinstance(found, composed.ComposedConfig):
+            told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **config)
             model, info = _drawn(auto, told, getattr(torch, dtype), seed)
         else:
             model, info = _read(auto, path, seed, given)
     except (OSError, ValueError) as error:
         raise Refused(unreadable(name, error, needs)) from None
     fresh = set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
-    if isinstance(pictures, ProcessedPictures):
-        backbone: Backbone = VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
-    elif pictures is None:
-        backbone = Backbone(model, tokenizer, name, path, needs, fresh)
-    else:
-        reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
-        kind = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
-        backbone = kind(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+    backbone = _backbone(model, tokenizer, name, path, needs, fresh, pictures, sounds)
     if backbone.reads_text:
         give_pad(backbone)
     backbone.fingerprint = fingerprint(backbone)
     return backbone
+
+
+def _backbone(
+    model: Any, tokenizer: Any, name: str, path: str, needs: str, fresh: set[str], pictures: Any, sounds: Any
+) -> Any:
+    from luthier.models.backbone import Backbone
+    from luthier.models.dual import DualBackbone
+    from luthier.models.hearing import HearingBackbone
+    from luthier.models.images import ImageBackbone, NoText
+    from luthier.models.multimodal import MultimodalBackbone
+    from luthier.models.processed import ProcessedPictures
+    from luthier.models.speech import SpeechBackbone
+    from luthier.models.vision_language import VisionLanguageBackbone
+
+    if sounds is not None:
+        kind = SpeechBackbone if needs == "token_logits" else HearingBackbone
+        return kind(model, tokenizer, name, path, needs, fresh, sounds=sounds)
+    if isinstance(pictures, ProcessedPictures):
+        return VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+    if pictures is None:
+        return Backbone(model, tokenizer, name, path, needs, fresh)
+    if isinstance(pictures, ProcessedPictures):
+        return VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+    reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
+    reads = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
+    return reads(model, tokenizer, name, path, needs, fresh, pictures=pictures)
 
 
 def _drawn(auto: Any, config: Any, dtype: Any, seed: int) -> tuple[Any, dict[str, Any]]:
@@ -99,8 +122,10 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     import transformers
 
     from luthier.models.composed import ComposedConfig
+    from luthier.models.ears import open_sounds
     from luthier.models.images import NoText, reads_pictures_alone
     from luthier.models.pictures import Pictures
+    from luthier.models.recordings import Recordings
     from luthier.models.towers import writes_of_pictures
     from luthier.models.vision_language import open_processor
 
@@ -111,6 +136,8 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     shown = writes_of_pictures(config) and needs == "token_logits"
     if not (alone or shown or config.model_type == ComposedConfig.model_type or needs == "vectors"):
         return tokenizer, None
+    if getattr(config, "listens", False):
+        return tokenizer, Recordings(open_sounds(path, **where))
     if find_spec("PIL") is None:
         what, mend = "pictures are read with Pillow, which is not installed", 'pip install "luthier[image]"'
         raise Refused(Finding("data.needs-extra", "model.name", what, mend))
@@ -137,34 +164,24 @@ def auto_class(needs: str, config: Any) -> Any:
     """
     import transformers
 
+    from luthier.models.action_expert import ComposedForActionFlow
     from luthier.models.composed import ComposedConfig
     from luthier.models.dual import compares
     from luthier.models.dual_encoder import ComposedDualEncoder
+    from luthier.models.ears import ears_class, hears
     from luthier.models.images import reads_pictures_alone
     from luthier.models.towers import writes_of_pictures
 
+    if hears(config):
+        return ears_class(needs, config)
     composed = isinstance(config, ComposedConfig)
+    _refuse(needs, config, composed, compares(config))
     if needs == "token_logits" and writes_of_pictures(config):
         return transformers.AutoModelForImageTextToText
-    if needs == "vectors" and not compares(config):
-        what = "this model gives no vectors of pictures and of texts that could be compared"
-        mend = "choose one such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"
-        raise Refused(Finding("model.no-vectors", "model.name", what, mend))
-    if composed and needs != "vectors" and compares(config):
-        what = "`fuse: similarity` joins nothing: it gives a vector of a picture and one of a text"
-        mend = "use it with `task: match`, or another `model.fuse`"
-        raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
-    if needs == "hidden" and compares(config):
-        what = "this model gives a vector of a picture and one of a text, and no hidden states of a row"
-        mend = "use it with `task: match`, `luthier index` and `luthier search`"
-        raise Refused(Finding("model.no-hidden", "model.name", what, mend))
     if needs == "vectors":
         return ComposedDualEncoder if composed else transformers.AutoModel
-    if needs in ("tag_logits", "span_logits") and config.is_encoder_decoder:
-        what = "an encoder-decoder writes; a head on the tokens of its source is another model"
-        mend = "choose an encoder (such as BERT) or a decoder, or let this model write the answer"
-        raise Refused(Finding("model.encoder-decoder", "model.name", what, mend))
-
+    if needs == "action_flow":
+        return ComposedForActionFlow
     if reads_pictures_alone(config):
         known = {"sequence_logits": transformers.AutoModelForImageClassification, "hidden": transformers.AutoModel}
         if needs not in known:
@@ -181,6 +198,33 @@ def auto_class(needs: str, config: Any) -> Any:
         "span_logits": transformers.AutoModelForQuestionAnswering,
         "hidden": transformers.AutoModel,
     }[needs]
+
+
+def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
+    """Raises Refused where no such head stands on a model of this config; ``compares`` pictures with texts."""
+    if needs == "frame_logits":
+        what, mend = "this model hears nothing", "choose one that does (such as Wav2Vec2, HuBERT or Whisper)"
+        raise Refused(Finding("model.no-sounds", "model.name", what, mend))
+    if needs == "vectors" and not compares:
+        what = "this model gives no vectors of pictures and of texts that could be compared"
+        mend = "choose one such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"
+        raise Refused(Finding("model.no-vectors", "model.name", what, mend))
+    if composed and needs != "vectors" and compares:
+        what = "`fuse: similarity` joins nothing: it gives a vector of a picture and one of a text"
+        mend = "use it with `task: match`, or another `model.fuse`"
+        raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
+    if needs == "hidden" and compares:
+        what = "this model gives a vector of a picture and one of a text, and no hidden states of a row"
+        mend = "use it with `task: match`, `luthier index` and `luthier search`"
+        raise Refused(Finding("model.no-hidden", "model.name", what, mend))
+    if needs == "action_flow" and not composed:
+        what = "an action expert reads the hidden states of a composed model"
+        mend = "give `model: {image: ..., text: ...}`, or predict by `act.predicts: regression`"
+        raise Refused(Finding("model.no-expert", "model.name", what, mend))
+    if needs in ("tag_logits", "span_logits") and config.is_encoder_decoder:
+        what = "an encoder-decoder writes; a head on the tokens of its source is another model"
+        mend = "choose an encoder (such as BERT) or a decoder, or let this model write the answer"
+        raise Refused(Finding("model.encoder-decoder", "model.name", what, mend))
 
 
 def give_pad(backbone: Any) -> None:

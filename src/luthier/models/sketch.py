@@ -26,6 +26,7 @@ from transformers.initialization import no_init_weights
 from luthier.models import load as opening
 from luthier.models.attention import PACKED, PACKED_AS_ON_GPU, register
 from luthier.models.backbone import Backbone
+from luthier.models.ears import hears
 from luthier.models.locate import WEIGHTS_ONLY
 from luthier.models.locate import locate as locate_files
 from luthier.types import Finding, Refused
@@ -119,6 +120,9 @@ def load(
     where = {"revision": revision} if revision else {}
     try:
         read = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **(config or {}))
+        if hears(read):
+            what, mend = "a plan of models that hear is not there yet", "run it: what does not fit in memory is cut"
+            raise Refused(Finding("plan.untraceable", "model.name", what, mend))
         auto = opening.auto_class(needs, read)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
         with fake, no_init_weights():

@@ -17,7 +17,18 @@ from luthier.types import Finding, Refused
 
 
 def is_encoder_decoder(model: PreTrainedModel) -> bool:
-    return bool(model.config.is_encoder_decoder)
+    """Of the model, not its config: a classifier of sounds may hold the encoder of one alone."""
+    return bool(model.config.is_encoder_decoder) and model.get_decoder() is not model
+
+
+def trunk_name(model: PreTrainedModel) -> str:
+    """The module that gives hidden states, "" where the model is nothing else: under the family's name for it, or an
+    encoder that stands beside a head alone."""
+    children = dict(model.named_children())
+    if model.base_model_prefix in children:
+        return model.base_model_prefix
+    alone = isinstance(children.get("encoder"), PreTrainedModel) and "decoder" not in children
+    return "encoder" if alone else ""
 
 
 def stacks(model: PreTrainedModel) -> dict[str, nn.Module]:

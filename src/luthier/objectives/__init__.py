@@ -15,6 +15,11 @@ OBJECTIVES = Registry(
     classification="luthier.objectives.classification",
     multi_label="luthier.objectives.multi_label",
     regression="luthier.objectives.regression",
+    chunk_regression="luthier.objectives.chunk_regression",
+    binned_actions="luthier.objectives.binned_actions",
+    action_tokens="luthier.objectives.action_tokens",
+    flow_matching="luthier.objectives.flow_matching",
+    ctc="luthier.objectives.ctc",
     tags="luthier.objectives.tags",
     span="luthier.objectives.span",
     contrastive="luthier.objectives.contrastive",
@@ -28,12 +33,15 @@ OBJECTIVES = Registry(
     kto="luthier.objectives.kto",
     bradley_terry="luthier.objectives.bradley_terry",
     grpo="luthier.objectives.grpo",
+    ppo="luthier.objectives.ppo",
 )
 PREFERENCES = ("dpo", "ipo", "simpo", "orpo", "cpo", "kto")
 """Those by which a model that writes learns from judged answers."""
-ONLINE = ("grpo",)
+ONLINE = ("grpo", "ppo")
 """Those on the answers that a model writes itself as it learns."""
-KINDS = (PREFERENCES, ("bradley_terry",), ONLINE)
+ACTIONS = ("chunk_regression", "binned_actions", "action_tokens", "flow_matching")
+"""Those by which chunks of actions are learned; which of them, the task is told: its head is another."""
+KINDS = (PREFERENCES, ("bradley_terry",), ONLINE, *((one,) for one in ACTIONS))
 """Objectives whose rows no other objective reads."""
 
 
@@ -42,7 +50,9 @@ def objective_class(name: str, own: str) -> Any:
     kinds = [next((at for at, kind in enumerate(KINDS) if one in kind), None) for one in (name, own)]
     if kinds[0] != kinds[1] and name != "distill":
         what = f"`{name}` does not read the rows of a task whose own objective is `{own}`"
-        tasks = dict.fromkeys(PREFERENCES, "prefer") | dict.fromkeys(ONLINE, "reinforce")
+        tasks = (
+            dict.fromkeys(PREFERENCES, "prefer") | dict.fromkeys(ONLINE, "reinforce") | dict.fromkeys(ACTIONS, "act")
+        )
         mend = f"leave `objective: {name}` out" + (f", or use it with `task: {tasks[name]}`" if name in tasks else "")
         raise Refused(Finding("recipe.combination", "objective", what, mend))
     module = OBJECTIVES.load(name)

@@ -21,16 +21,16 @@ temperature of the sampling.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from luthier.evaluate.generate import generate, terminators
 from luthier.models.backbone import Backbone
 from luthier.objectives.likelihood import supervised_tokens
-from luthier.objectives.preference import REFERENCE, TokenReader
+from luthier.objectives.preference import REFERENCE, Report, TokenReader
 from luthier.options import Options as Section
 from luthier.types import Batch, Example, Features, LossTerms
 
@@ -40,28 +40,37 @@ OLD, ADVANTAGE = "old", "advantage"
 class SamplingOptions(Section):
     """How answers are drawn, and what becomes of them."""
 
-    group_size: int = Field(8, ge=2, description="answers to each prompt, compared with each other")
     temperature: float = Field(1.0, gt=0, description="of the sampling")
     max_new_tokens: int = Field(256, gt=0, description="the longest answer")
-    truncated: Literal["keep", "drop"] = Field(
-        "keep", description="answers that never ended: learned by their reward, or left out of the loss; both counted"
-    )
-    iterations: int = Field(1, ge=1, description="optimizer steps on the same answers")
     generation_batch: int = Field(64, gt=0, description="answers that are written at a time")
+    reference: Literal["auto", "switched", "copy"] = Field(
+        "auto", description="the model as it came: with the method switched off, or a frozen copy of it"
+    )
+
+
+class Reads(Protocol):
+    """Gives ``objective.outputs`` of rows, under the weights as they are."""
+
+    def outputs(self, objective: Any, rows: Sequence[Features]) -> list[Any]: ...
 
 
 class OnlineObjective:
-    """A subclass says what advantages the rewards of a group make, and what the loss of the answers is."""
+    """A subclass says how often answers are learned, what they are learned by, and what their loss is."""
 
     needs = "token_logits"
     couples = False
+    per_token: tuple[str, ...] = (OLD, REFERENCE)
+    """What a row has of each token of its answer."""
 
     def __init__(self, options: Any, backbone: Backbone, encoder: Callable[[Example], list[Features]] | None):
-        """``encoder(example) -> [features]`` is the task's."""
+        """``encoder(example) -> [features]`` is the task's. ``parameters`` are those that it has itself, by name;
+        ``state`` is what it keeps between steps, and so in every checkpoint."""
         self.options, self.backbone, self.encoder = options, backbone, encoder
         self.reader = TokenReader(backbone, options.temperature)
         self.score: Callable[[Sequence[Any], Sequence[Features]], list[float]] | None = None
         self.stop: Sequence[int] = ()
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.state: dict[str, float] = {}
         backbone.dropout = False
 
     @property
@@ -69,9 +78,33 @@ class OnlineObjective:
         """Whether it needs a reference."""
         raise NotImplementedError
 
-    def advantages(self, rewards: Sequence[float]) -> list[float]:
-        """Of the answers of one group."""
+    @property
+    def repeats(self) -> int:
+        """Optimizer steps on the same answers."""
         raise NotImplementedError
+
+    @property
+    def minibatches(self) -> int:
+        """Into how many parts the answers are cut; each step learns from one."""
+        return 1
+
+    @property
+    def redraws(self) -> int:
+        """How often groups of equal rewards are given up for other prompts' before a step."""
+        return 0
+
+    @property
+    def recalls(self) -> bool:
+        """Whether answers keep the log-probabilities that they were written with."""
+        return self.repeats > 1
+
+    def learned(self, prompt: Features, answers: Sequence[dict[str, Any]], rewards: Sequence[float]) -> list[Features]:
+        """The rows of one prompt's answers, each ``{"ids", "finished"}``, of which some may be left out."""
+        raise NotImplementedError
+
+    def settled(self, rows: list[Features], reader: Reads) -> tuple[list[Features], Report]:
+        """All rows of a rollout, with what they are learned by; and what is watched of them."""
+        return rows, {}
 
     def loss(self, backbone: Backbone, batch: Batch) -> LossTerms:
         raise NotImplementedError
@@ -91,7 +124,7 @@ class OnlineObjective:
         batch.tensors["prompts"] = torch.tensor([row["prompt"] for row in rows], dtype=torch.long)
         batch.tensors["weights"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
         batch.tensors["advantages"] = torch.tensor([row.get(ADVANTAGE, 1.0) for row in rows], dtype=torch.float32)
-        for name in (OLD, REFERENCE):
+        for name in self.per_token:
             if all(name in row for row in rows):
                 batch.tensors[name] = torch.cat([torch.as_tensor(row[name]) for row in rows])
         return batch
@@ -118,14 +151,14 @@ class OnlineObjective:
         assert self.score is not None
         return -sum(self.score(outputs, rows)) / max(1, len(rows))
 
-    def answered(self, prompt: Features, ids: list[int], advantage: float) -> Features:
+    def answered(self, prompt: Features, ids: list[int], **learned_by: float) -> Features:
         """A prompt's row with an answer that was written, to be learned."""
         asked = prompt["input_ids"][: prompt["prompt"]]
         made = {
-            "input_ids": [*asked, *ids], "lengths": [len(asked) + len(ids)], ADVANTAGE: advantage,
+            "input_ids": [*asked, *ids], "lengths": [len(asked) + len(ids)],
             "supervised": [False] * len(asked) + [True] * len(ids),
         }  # fmt: skip
-        return {**prompt, **made}
+        return {**prompt, **made, **learned_by}
 
 
 def optional(batch: Batch, name: str) -> Tensor | None:

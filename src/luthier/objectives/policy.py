@@ -82,6 +82,19 @@ def is_equal(rewards: Sequence[float]) -> bool:
     return max(rewards) - min(rewards) <= EQUAL * max(1.0, *map(abs, rewards))
 
 
+def clipped_surrogate(ratios: Tensor, advantages: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """-min(ρ A, clip(ρ, 1 - ε, 1 + ε_high) A), and where the clip holds: no gradient flows there."""
+    kept = ratios.clamp(1 - low, 1 + high)
+    clipped = ((ratios > 1 + high) & (advantages > 0)) | ((ratios < 1 - low) & (advantages < 0))
+    return -torch.minimum(ratios * advantages, kept * advantages), clipped
+
+
+def k3(logs_N: Tensor, reference_N: Tensor) -> Tensor:
+    """(N,) π_ref/π - 1 - log(π_ref/π)."""
+    apart_N = reference_N - logs_N
+    return torch.expm1(apart_N) - apart_N
+
+
 def policy_terms(
     variant: Variant, logs_N: Tensor, old_N: Tensor, reference_N: Tensor | None, counts_S: Tensor,
     advantages_S: Tensor, *, low: float, high: float, beta: float, longest: int,
@@ -96,8 +109,7 @@ def policy_terms(
         log_ratios = summed_S / tokens_S if variant.ratio == "mean" else summed_S
         advantage = advantages_S
     ratios = log_ratios.exp()
-    kept = ratios.clamp(1 - low, 1 + high)
-    surrogate = -torch.minimum(ratios * advantage, kept * advantage)
+    surrogate, clipped = clipped_surrogate(ratios, advantage, low, high)
     if variant.ratio == "token":
         losses_S = per_sequence(surrogate, counts_S)
         losses_S = losses_S / tokens_S if variant.over == "own" else losses_S
@@ -105,13 +117,11 @@ def policy_terms(
         losses_S = surrogate
     kl = None
     if reference_N is not None:
-        apart_N = reference_N - logs_N
-        kl_S = per_sequence(torch.expm1(apart_N) - apart_N, counts_S)
+        kl_S = per_sequence(k3(logs_N, reference_N), counts_S)
         kl = float(kl_S.detach().sum())
         losses_S = losses_S + beta * (kl_S / tokens_S if variant.over == "own" else kl_S)
     if variant.over == "longest":
         losses_S = losses_S / longest
-    clipped = ((ratios > 1 + high) & (advantage > 0)) | ((ratios < 1 - low) & (advantage < 0))
     weigh = torch.ones_like(ratios) if variant.ratio == "token" else tokens_S  # per token, whatever the ratio's unit
     watched = [float((value.detach() * weigh).sum()) for value in (ratios, clipped.float())]
     counts = tokens_S if variant.over == "all" else torch.ones_like(tokens_S)

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from luthier.recipe.resolved import ResolvedRecipe, flatten
+from luthier.recipe.stages import KEY
 from luthier.recipe.validate import validate
 from luthier.types import Finding, Refused
 
@@ -26,8 +27,16 @@ def read_recipe(
     defaults), so that a check can go on and tell what else is wrong. Raises Refused when the file can't be read at all.
     """
     values, origins, base, where, findings = read_values(source, overrides)
+    of_one_run(values, where)
     recipe, mistakes = validate(values, origins, base, where)
     return recipe, findings + mistakes
+
+
+def of_one_run(values: dict[str, Any], where: str) -> None:
+    """Raises Refused for one with stages."""
+    if KEY in values:
+        what, mend = "a recipe with stages is read by `tune` and `check` alone", "give a recipe of one run"
+        raise Refused(Finding("recipe.stages", where, what, mend))
 
 
 def read_values(

@@ -18,6 +18,7 @@ INCIDENTAL = {"out", "name", "track", "keep", "micro_tokens", "samples"}
 PATHS = {
     "model.name",
     "model.image",
+    "model.audio",
     "model.text",
     "model.template",
     "data.train",
@@ -26,6 +27,7 @@ PATHS = {
     "samples.prompts",
     "distill.teacher",
     "reinforce.rewards",
+    "ppo.value_from",
 }
 
 
@@ -85,7 +87,7 @@ class ResolvedRecipe:
         if isinstance(value, list):
             return [self._located(item) for item in value]
         if isinstance(value, dict):
-            named = {key: self._located(value[key]) for key in ("path", "function") if key in value}
+            named = {key: self._located(value[key]) for key in ("path", "function", "model") if key in value}
             return {**value, **named}
         if isinstance(value, str) and ".py:" in value:  # a function of a file
             file, _, name = value.rpartition(":")

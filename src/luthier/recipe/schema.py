@@ -34,5 +34,9 @@ def json_schema() -> dict[str, Any]:
     role = {"anyOf": [{"enum": [*METHODS, *SHORT_NAMES, FROZEN]}, {"type": ["object", "array", "null"]}]}
     roles = {"type": "object", "properties": dict.fromkeys(ROLES, role), "additionalProperties": False}
     schema["properties"]["method"] = method | {"anyOf": [*one["anyOf"], several, roles]}
+    schema["properties"]["stages"] = {
+        "type": "object", "description": "several runs, each with its own keys; `stage:NAME` is what one before left",
+        "additionalProperties": {"type": "object"}, "minProperties": 1,
+    }  # fmt: skip
     schema["properties"]["objective"]["anyOf"][0] |= {"enum": list(OBJECTIVES)}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.options import Options
 
 
 class ModelSection(Options):
     name: str = Field(
-        description="a folder, a hub id, `starter:minilm` or `starter:lm`; of a composed model, its towers'"
+        description="a folder, a hub id, `starter:minilm`, `starter:lm`, `starter:ears`; of a composed one, its towers'"
     )
     image: str | None = Field(None, description="an image encoder, to be composed with `text`")
-    text: str | None = Field(None, description="an encoder or a decoder, to be composed with `image`")
+    audio: str | None = Field(None, description="an encoder of sounds, to be composed with `text`")
+    text: str | None = Field(None, description="an encoder or a decoder, to be composed with `image` or `audio`")
     fuse: str | dict[str, Any] | None = Field(
         None,
         description="how they meet: projection, concatenation, cross_attention, similarity; or one with its options",
     )
     init: Literal["pretrained", "random"] = Field(
-        "pretrained", description="where the weights come from; `random`: drawn anew as config.json says, under `seed`"
+        "pretrained",
+        description="where the weights come from; `random`: drawn anew as config.json says, under `seed`; of a "
+        "composed model, those of towers that have none",
     )
     revision: str | None = Field(None, description="commit or tag of a hub id")
     template: str | None = Field(
@@ -34,13 +37,14 @@ class ModelSection(Options):
     @classmethod
     def composed(cls, given: Any) -> Any:
         """A composed model is called by its towers."""
-        if not isinstance(given, dict) or not {"image", "text", "fuse"} & given.keys():
+        if not isinstance(given, dict) or not {"image", "audio", "text", "fuse"} & given.keys():
             return given
-        if not (isinstance(given.get("image"), str) and isinstance(given.get("text"), str)):
-            raise ValueError("a composed model has both `image` and `text`, a folder or a hub id each")
-        if given.get("init", "pretrained") != "pretrained":
-            raise ValueError("the towers of a composed model are pretrained: leave `init` out")
-        return {"name": "+".join(given[role].rstrip("/").split("/")[-1] for role in ("image", "text")), **given}
+        first = "audio" if isinstance(given.get("audio"), str) and "image" not in given else "image"
+        if not (isinstance(given.get(first), str) and isinstance(given.get("text"), str)) or (
+            first == "image" and "audio" in given
+        ):
+            raise ValueError("a composed model has `image` (or `audio`) and `text`, a folder or a hub id each")
+        return {"name": "+".join(given[role].rstrip("/").split("/")[-1] for role in (first, "text")), **given}
 
     @property
     def fusion(self) -> tuple[str, dict[str, Any]]:
@@ -83,6 +87,8 @@ class DataSection(Options):
 
 
 class AugmentSection(Options):
+    """How pictures and sounds are varied each time they are learned, by the seed, the epoch and the row alone."""
+
     crop: float = Field(
         default=1.0, gt=0, le=1, description="the least share of a picture's area that is seen; 1: all; 0.5 is much"
     )
@@ -90,6 +96,31 @@ class AugmentSection(Options):
     colour: float = Field(
         default=0.0, ge=0, le=1, description="brightness, contrast and saturation change by up to this share"
     )
+    speeds: list[float] = Field(
+        default=[1.0], min_length=1, description="a sound is played at one of these speeds, drawn anew each epoch"
+    )
+    time_masks: int = Field(default=0, ge=0, description="stretches of time that are hidden")
+    time_mask: float = Field(default=0.1, gt=0, description="seconds; the widest")
+    band_masks: int = Field(default=0, ge=0, description="bands of a spectrogram that are hidden")
+    band_mask: float = Field(default=0.2, gt=0, lt=1, description="the widest, as a share of all bands")
+
+    @field_validator("speeds")
+    @classmethod
+    def within(cls, given: list[float]) -> list[float]:
+        if bad := [one for one in given if not 0.5 <= one <= 2]:
+            raise ValueError(f"a speed is from 0.5 to 2, this is {bad[0]}")
+        return given
+
+    @property
+    def pictures(self) -> dict[str, float]:
+        """What varies pictures; nothing where they stay as they are."""
+        wanted = {"crop": self.crop, "flip": self.flip, "colour": self.colour}
+        return wanted if wanted != {"crop": 1.0, "flip": 0.0, "colour": 0.0} else {}
+
+    @property
+    def sounds(self) -> bool:
+        """Whether sounds are varied."""
+        return bool(self.time_masks or self.band_masks or self.speeds != [1.0])
 
 
 class SamplesSection(Options):

@@ -17,7 +17,7 @@ from luthier.reports.verdict import verdict
 
 PIPELINE = {
     "classify": "text-classification", "chat": "text-generation", "complete": "text-generation",
-    "summarize": "summarization", "tag": "token-classification", "translate": "translation",
+    "summarize": "summarization", "tag": "token-classification", "translate": "translation", "plan": "text-generation",
     "prefer": "text-generation", "reinforce": "text-generation", "reward": "text-classification",
 }  # fmt: skip
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")

@@ -34,6 +34,11 @@ def write_gallery(query: str, found: Sequence[dict[str, Any]], to: Path) -> None
 
 def _figure(entry: dict[str, Any]) -> Any:
     score = f"{entry['score']:.3f} "
+    if "audio" in entry:
+        path = Path(entry["audio"])
+        held = base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
+        player = element("audio", controls="controls", src=f"data:audio/{path.suffix[1:].lower()};base64,{held}")
+        return element("figure", player, element("figcaption", f"{score}{path}"))
     if "image" not in entry:
         place = f"{score}{entry['file']}:{entry['line']}"
         return element("figure", element("blockquote", entry["text"]), element("figcaption", place))

@@ -17,6 +17,7 @@ from luthier.reports.mixing import mixing
 from luthier.reports.over_time import over_time
 from luthier.reports.result import before_after, facts, trained
 from luthier.reports.rewards import rewards
+from luthier.reports.rollouts import rollouts
 from luthier.reports.samples import samples
 from luthier.reports.teacher import teacher
 from luthier.reports.verdict import verdict
@@ -112,6 +113,7 @@ SECTIONS = (
     ("teacher", "Teacher", teacher),
     ("curves", "Training", curves),
     ("rewards", "Rewards", rewards),
+    ("rollouts", "Answers of its own", rollouts),
     ("trained", "What was trained", trained),
     ("mixing", "Fusion", mixing),
     ("data", "Data", data),

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from luthier.reports.heard import heard_code
+
 HEADS = {
     "classify": "SequenceClassification", "tag": "TokenClassification", "chat": "CausalLM", "complete": "CausalLM",
-    "summarize": "CausalLM", "translate": "CausalLM", "prefer": "CausalLM", "reinforce": "CausalLM",
+    "summarize": "CausalLM", "translate": "CausalLM", "plan": "CausalLM", "prefer": "CausalLM", "reinforce": "CausalLM",
     "reward": "SequenceClassification",
 }  # fmt: skip
 HEADED = ("classify", "tag", "reward")
+FROM_SOURCE = {
+    "summarize": "A document to summarize.", "translate": "A text to translate.", "plan": "What is to be done.",
+}  # fmt: skip
 ASK_CLASS = """\
 with torch.no_grad():
     logits = model(**tokenizer("A sentence to judge.", return_tensors="pt")).logits[0]
@@ -74,10 +79,13 @@ def library(run: dict[str, Any]) -> str:
 def loading_code(run: dict[str, Any], classes: list[str], options: dict[str, Any]) -> str:
     """Python that runs in the folder that holds the model, with the library that opens it. ``classes`` are the label
     names in the order of their ids; ``options`` the task's section of the recipe."""
+    reads = run["model"].get("reads", [])
     if run["task"] == "match":
-        return _match(run)
-    if "image" in (reads := run["model"].get("reads", [])):
+        return heard_code(run) if "audio" in reads else _match(run)
+    if "image" in reads:
         return ASK_LUTHIER.replace('"A sentence to judge."', ASK_PICTURE["text" in reads])
+    if "audio" in reads:
+        return heard_code(run)
     if library(run) == "luthier":
         return ASK_LUTHIER
     head = HEADS.get(run["task"], "Model")
@@ -138,9 +146,8 @@ def _ask(run: dict[str, Any], options: dict[str, Any]) -> str:
         return ASK_CLASS + READ_CLASS.get(run.get("objective", ""), "print(logits.tolist())\n")
     if run["task"] == "tag":
         return ASK_TAGS
-    if run["task"] in ("summarize", "translate"):
-        from_source = run["model"].get("encoder_decoder")
-        example = "A document to summarize." if run["task"] == "summarize" else "A text to translate."
+    if run["task"] in FROM_SOURCE:
+        from_source, example = run["model"].get("encoder_decoder"), FROM_SOURCE[run["task"]]
         prompt = f"{options.get('prefix', '')}{example}{'' if from_source else options['separator']}"
         asked = f'inputs = tokenizer({prompt!r}, return_tensors="pt")\n'
         return asked + (GENERATE_FROM_SOURCE if from_source else GENERATE)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.models.backbone import Backbone
-from luthier.models.compose import compose, key_of
+from luthier.models.compose import compose, is_bare, key_of
 from luthier.models.load import load, unreadable
 from luthier.models.locate import WEIGHTS_ONLY, locate
 from luthier.recipe import ResolvedRecipe
@@ -19,12 +19,18 @@ Locate = Callable[[str, Path], tuple[str, list[Finding]]]
 def locate_model(resolved: ResolvedRecipe, find: Locate = locate) -> tuple[str, list[Finding]]:
     """Its folder (or its id), and what is wrong with it. A composed one is made where it is not there yet."""
     model = resolved.recipe.model
-    if model.image is None or model.text is None:
+    first = model.audio or model.image
+    if first is None or model.text is None:
         path, findings = find(model.name, resolved.base)
         drawn = model.init == "random" and (Path(path) / "config.json").is_file()
         return path, [finding for finding in findings if not (drawn and finding.code in WEIGHTS_ONLY)]
-    found = {role: find(name, resolved.base) for role, name in (("image", model.image), ("text", model.text))}
-    findings = [finding for _, some in found.values() for finding in some]
+    found = {role: find(name, resolved.base) for role, name in (("image", first), ("text", model.text))}
+    findings = [
+        finding
+        for tower, some in found.values()
+        for finding in some
+        if not (model.init == "random" and is_bare(tower) and finding.code in WEIGHTS_ONLY)
+    ]
     if findings:
         return model.name, findings
     fuse, options = model.fusion
@@ -32,7 +38,7 @@ def locate_model(resolved: ResolvedRecipe, find: Locate = locate) -> tuple[str, 
     folder = Path(resolved.recipe.out) / ".cache" / f"composed-{key_of(_told(paths) | {'fuse': fuse, 'with': options})}"
     if not (folder / "config.json").is_file():
         try:
-            compose(paths["image"], paths["text"], fuse, options, folder)
+            compose(paths["image"], paths["text"], fuse, options, folder, listens=model.audio is not None)
         except Refused as refused:
             return model.name, refused.findings
         except (OSError, ValueError) as error:

@@ -14,6 +14,8 @@ from luthier.engine.checkpoint import lock
 from luthier.engine.parallel import Processes
 from luthier.evaluate.outputs import Reader
 from luthier.recipe import ResolvedRecipe, read_recipe
+from luthier.recipe.read import read_values
+from luthier.recipe.stages import KEY
 from luthier.reports.console import Console
 from luthier.runs.before import measure_before
 from luthier.runs.errors import keep_errors
@@ -26,6 +28,7 @@ from luthier.runs.prepared import Prepared
 from luthier.runs.reference import give_references
 from luthier.runs.result import finish
 from luthier.runs.run import Run
+from luthier.runs.stages import Given, check_stages, tune_stages
 from luthier.runs.teaching import changed, closed, teacher_score, weaker
 from luthier.runs.training import solve, train
 from luthier.types import Finding, Refused
@@ -36,16 +39,35 @@ def read(source: Any, overrides: Sequence[str], keys: dict[str, Any]) -> tuple[R
     if source is None:
         return read_recipe(keys, overrides)
     if keys:
-        overrides = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in keys.items())]
+        overrides = [*overrides, *_spelled(keys)]
     return read_recipe(source, overrides)
+
+
+def _spelled(keys: dict[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in keys.items()]
+
+
+def read_given(source: Any, overrides: Sequence[str], keys: dict[str, Any]) -> Given | None:
+    """What was given, of a recipe with stages; None for others."""
+    if source is None:
+        return None
+    given = read_values(source, [*overrides, *_spelled(keys)])
+    return given if KEY in given[0] else None
 
 
 def check(source: Any = None, overrides: Sequence[str] = (), **keys: Any) -> tuple[list[Finding], Prepared | None]:
     """Everything that is wrong, without a step taken: (findings, Prepared or None where it can't be prepared)."""
     try:
+        if (given := read_given(source, overrides, keys)) is not None:
+            return check_stages(given, _check)
         resolved, findings = read(source, overrides, keys)
-        if resolved is None:
-            return findings, None
+        return _check(resolved, findings) if resolved is not None else (findings, None)
+    except Refused as refused:
+        return refused.findings, None
+
+
+def _check(resolved: ResolvedRecipe, findings: list[Finding]) -> tuple[list[Finding], Prepared | None]:
+    try:
         prepared = prepare(resolved, Processes().device, findings, replace(REAL, writes=False))
     except Refused as refused:
         return refused.findings, None
@@ -56,13 +78,20 @@ def tune(source: Any = None, overrides: Sequence[str] = (), *, console: Console 
     """Adapt a model to a task; returns the finished run (or the one that was asked to stop).
 
     ``source`` is a recipe's path or a dictionary; or give its keys: ``tune(task="classify", model="starter:minilm",
-    data="rows.jsonl", method="lora")``. Raises Refused, with all findings, before the first step.
+    data="rows.jsonl", method="lora")``. Raises Refused, with all findings, before the first step. A recipe with stages
+    gives the run of its last one.
     """
+    console = (console or Console(quiet=True)) if Processes().main else Console(quiet=True)
+    if (given := read_given(source, overrides, keys)) is not None:
+        return tune_stages(given, _check, lambda resolved, findings: _tune(resolved, findings, console), console)
     resolved, findings = read(source, overrides, keys)
     if resolved is None:
         raise Refused(*findings)
+    return _tune(resolved, findings, console)
+
+
+def _tune(resolved: ResolvedRecipe, findings: list[Finding], console: Console) -> Run:
     processes = Processes()
-    console = (console or Console(quiet=True)) if processes.main else Console(quiet=True)
     prepared = prepare(resolved, processes.device, findings)
     if prepared.errors:
         raise Refused(*prepared.findings)

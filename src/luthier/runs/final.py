@@ -12,18 +12,22 @@ from luthier.evaluate.outputs import MICRO_TOKENS, Reader
 from luthier.methods.members import other_base
 from luthier.models import composed
 from luthier.models.backbone import Backbone
+from luthier.models.ears import hears, own_letters
 from luthier.models.images import reads_pictures_alone
 from luthier.models.load import load, unreadable
 from luthier.models.locate import locate, weight_findings
 from luthier.objectives import objective_class
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.composing import locate_model, open_base
+from luthier.runs.critic import open_value
 from luthier.runs.embedder import load_own
 from luthier.runs.passages import Passages
 from luthier.runs.predictor import Predictor
 from luthier.runs.reference import refer_later
 from luthier.runs.rollouts import judged_by
+from luthier.runs.scoring import bind_scores
 from luthier.tasks import TASKS
+from luthier.tasks.common import Keeps
 from luthier.types import Finding, Refused
 
 
@@ -41,6 +45,8 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
         raise Refused(*findings)
     config, tokenizer = _saved(final)
     task.from_config(config)
+    if isinstance(task, Keeps):
+        task.recall(final)
     dtype = "bfloat16" if recipe.precision == "bf16" and not methods.whole else "float32"
     kind = objective_class(str(recipe.objective), task.objective())
     needs = methods.needs(kind.needs)
@@ -59,6 +65,9 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
         backbone, recipe.max_length or 2048, "split" if recipe.overlong == "split" else "truncate"
     )
     judged_by(objective, task, backbone)
+    open_value(objective, resolved, final)
+    if unfit := bind_scores(task, resolved, backbone):
+        raise Refused(*unfit)
     load_own(objective, final)
     refer_later(objective, lambda: _base(resolved, base, backbone))
     precision = "fp32" if device.type == "cpu" and recipe.precision != "bf16" else str(recipe.precision)
@@ -91,6 +100,8 @@ def _saved(final: Path) -> tuple[Any, Any]:
     composed.register()
     try:
         config = AutoConfig.from_pretrained(final, trust_remote_code=False)
+        if hears(config):
+            return config, own_letters(final)
         return config, None if reads_pictures_alone(config) else AutoTokenizer.from_pretrained(
             final, trust_remote_code=False
         )

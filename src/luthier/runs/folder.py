@@ -82,7 +82,15 @@ def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str
             "encoder_decoder": backbone.encoder_decoder,
             "fingerprint": backbone.fingerprint,
             "class": f"{type(backbone.model).__module__}.{type(backbone.model).__name__}",
-            "reads": [kind for kind, yes in (("image", backbone.pictures), ("text", backbone.reads_text)) if yes],
+            "reads": [
+                kind
+                for kind, yes in (
+                    ("image", backbone.pictures and not backbone.sounds),
+                    ("audio", backbone.sounds),
+                    ("text", backbone.reads_text),
+                )
+                if yes
+            ],
             **backbone.described(),
         },
         "luthier": version("luthier"),

@@ -29,6 +29,7 @@ from luthier.models import composed
 from luthier.models.dual import DualBackbone, compares
 from luthier.models.load import load
 from luthier.models.locate import locate
+from luthier.models.sounds import Clip
 from luthier.objectives import objective_class
 from luthier.objectives.image_text import Options
 from luthier.runs.run import Run
@@ -38,6 +39,7 @@ from luthier.tasks import TASKS
 from luthier.types import INLINE, Example, Finding, Refused
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 TEXTS = (".txt", ".md")
 ROWS = 512  # entries encoded at a time
 
@@ -51,6 +53,11 @@ class Matcher:
     objective: Any
     reader: Reader
     fingerprint: str
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Of the files that it sees, or hears."""
+        return SOUNDS if self.backbone.sounds else PICTURES
 
     def vectors(self, examples: Sequence[Example]) -> np.ndarray:
         """(N, D) of length 1; each example is a picture alone or a text alone."""
@@ -105,17 +112,18 @@ def index(model: str, documents: str, folder: Path) -> dict[str, Any]:
         raise Refused(Finding("index.missing", str(root), "there is no such file or folder", "give the pictures"))
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-    kept = [path for path in files if path.suffix.lower() in (*PICTURES, *TEXTS) or suffix_of(path.name) in READERS]
-    if not kept:
-        mend = f"known: {', '.join((*PICTURES, *TEXTS, *READERS))}"
-        raise Refused(Finding("index.empty", str(root), "there is no picture or text here", mend))
     matcher = open_matcher(model)
-    _check(matcher, [path for path in kept if path.suffix.lower() in PICTURES])
+    shown = matcher.endings
+    kept = [path for path in files if path.suffix.lower() in (*shown, *TEXTS) or suffix_of(path.name) in READERS]
+    if not kept:
+        mend = f"known: {', '.join((*shown, *TEXTS, *READERS))}"
+        raise Refused(Finding("index.empty", str(root), "there is no picture or text here", mend))
+    _check(matcher, [path for path in kept if path.suffix.lower() in shown])
 
     def embed(entries: list[dict[str, Any]]) -> np.ndarray:
         return matcher.vectors([_example(entry) for entry in entries])
 
-    sources = [Source(str(path), file_digest(path), lambda path=path: _entries(path)) for path in kept]  # type: ignore[misc]
+    sources = [Source(str(path), file_digest(path), lambda path=path: _entries(path, matcher)) for path in kept]  # type: ignore[misc]
     built = build(
         folder, sources, embed, made_by=model, fingerprint=matcher.fingerprint,
         settings={"normalize": True, "kind": "pictures"},
@@ -123,30 +131,40 @@ def index(model: str, documents: str, folder: Path) -> dict[str, Any]:
     entries = Index.open(folder).entries
     return {
         "folder": str(folder), **vars(built), "not_read": [str(path) for path in files if path not in kept],
-        "pictures": sum("image" in entry for entry in entries), "texts": sum("text" in entry for entry in entries),
+        "pictures": sum(_is_shown(entry) for entry in entries), "texts": sum("text" in entry for entry in entries),
     }  # fmt: skip
 
 
 def _check(matcher: Matcher, paths: list[Path]) -> None:
     pictures = matcher.backbone.pictures
     pictures.prepare(paths)
+    if matcher.backbone.sounds is not None:
+        matcher.backbone.sounds.prepare(Clip(path) for path in paths)
     findings = []
     for path in paths:
         try:
             pictures.key(path)
         except BadPicture as bad:
-            findings.append(Finding("data.picture", str(path), f"it {bad.what}", f"{bad.mend}, or move it away"))
+            code = "data.sound" if matcher.backbone.sounds else "data.picture"
+            findings.append(Finding(code, str(path), f"it {bad.what}", f"{bad.mend}, or move it away"))
     if findings:
         raise Refused(*findings)
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
-    if path.suffix.lower() in PICTURES:
-        return [{"image": str(path)}]
+def _is_shown(entry: dict[str, Any]) -> bool:
+    """A picture, or a sound."""
+    return "image" in entry or "audio" in entry
+
+
+def _entries(path: Path, matcher: Matcher) -> list[dict[str, Any]]:
+    if path.suffix.lower() in matcher.endings:
+        return [{"audio" if matcher.backbone.sounds else "image": str(path)}]
     if path.suffix.lower() in TEXTS:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         return [{"text": line.strip(), "file": str(path), "line": n} for n, line in enumerate(lines, 1) if line.strip()]
-    read = read_examples(str(path.resolve()), base=Path("/"), fmt="image-caption")
+    read = read_examples(
+        str(path.resolve()), base=Path("/"), fmt="audio-text" if matcher.backbone.sounds else "image-caption"
+    )
     if errors := [finding for finding in read.findings if finding.severity == "error"]:
         raise Refused(*errors)
     return [
@@ -159,6 +177,8 @@ def _entries(path: Path) -> list[dict[str, Any]]:
 def _example(entry: dict[str, Any]) -> Example:
     if "image" in entry:
         return Example(INLINE, images=[Path(entry["image"])])
+    if "audio" in entry:
+        return Example(INLINE, sounds=[Path(entry["audio"])])
     return Example(INLINE, targets=[entry["text"]])
 
 
@@ -171,7 +191,7 @@ def search(model: str, query: str, k: int, folder: Path, find: str = "") -> list
         raise Refused(Finding("search.empty", "query", "the query is empty", "say what is sought"))
     matcher = open_matcher(model)
     found = Index.open(folder, matcher.fingerprint)
-    of_picture_N = np.array(["image" in entry for entry in found.entries], dtype=bool)
+    of_picture_N = np.array([_is_shown(entry) for entry in found.entries], dtype=bool)
     wanted_N = (
         of_picture_N if (find or ("pictures" if of_picture_N.any() else "texts")) == "pictures" else ~of_picture_N
     )
@@ -179,10 +199,11 @@ def search(model: str, query: str, k: int, folder: Path, find: str = "") -> list
         there = "pictures" if of_picture_N.any() else "texts"
         raise Refused(Finding("search.find", "--find", f"there are no {find} in this index", f"leave it out: {there}"))
     found.first_N = found.first_N & wanted_N
-    is_picture = Path(query).suffix.lower() in PICTURES and Path(query).is_file()
+    is_picture = Path(query).suffix.lower() in matcher.endings and Path(query).is_file()
     if is_picture:
         _check(matcher, [Path(query)])
-    example = Example(INLINE, images=[Path(query)]) if is_picture else Example(INLINE, targets=[query])
+    kind = "audio" if matcher.backbone.sounds else "image"
+    example = _example({kind: query} if is_picture else {"text": query})
     (best,) = found.search(matcher.vectors([example]), k)
     return [{**found.entries[at], "score": round(score, 6)} for at, score in best]
 

@@ -24,16 +24,19 @@ from luthier.models.probes import head_problem
 from luthier.objectives import OBJECTIVES, objective_class
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.answers import with_answers
-from luthier.runs.augment import give_augment
+from luthier.runs.augmenting import check_augmenting, give_augment
 from luthier.runs.composing import locate_model
+from luthier.runs.critic import give_value
 from luthier.runs.mixing import mix, tell_mixture
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import bind_reference
 from luthier.runs.rollouts import check_reference, judged_by, repeats
-from luthier.runs.rows import Rows, read_rows, tell
+from luthier.runs.rows import Rows, decode, read_rows, tell
 from luthier.runs.sampling import read_prompts
+from luthier.runs.scoring import bind_scores, digest
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
 from luthier.tasks import TASKS
+from luthier.tasks.common import Meets
 from luthier.types import Adaptation, Finding, Refused
 
 NOTHING = Finding("data.empty", "data.train", "no row is left to train on", "mend the rows above, or give other ones")
@@ -90,8 +93,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     objective.encoder = task.encoder(backbone, limit, policy)
     encode_for(objective, task, backbone, limit, policy)
     judged_by(objective, task, backbone)
-    if backbone.pictures is not None:
-        backbone.pictures.prepare(one for some in rows.sides for example in some for one in example.images or ())
+    decode(backbone, rows)
     skip = recipe.data.max_bad_rows if recipe.data.on_bad_row == "skip" else None
     train = encode(objective, rows.train, limit, policy, "data.train", skip)
     known = [example for example in rows.evaluation if not task.unknown([example])]
@@ -103,6 +105,8 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         raise Refused(*findings, NOTHING)
     _resolve_steps(resolved, task, objective, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
+    adaptation, unfit = give_value(objective, adaptation, resolved)
+    findings += unfit + bind_scores(task, resolved, backbone)
     findings += bind_base(objective, adaptation) + bind_reference(objective, adaptation, str(recipe.objective))
     findings += check_reference(objective, adaptation, str(recipe.objective))
     _with_own(adaptation, objective)
@@ -110,10 +114,10 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     prepared = Prepared(
         resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
     )
-    prepared.prompts = prompts
+    prepared.prompts, prepared.beneath = prompts, digest(task, resolved)
     prepared.mixture = mix(prepared)
     tell_mixture(prepared)
-    prepared.findings += means.checks(prepared)
+    prepared.findings += check_augmenting(prepared) + means.checks(prepared)
     return prepared
 
 
@@ -156,6 +160,8 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
     matmul, origin = choose_matmul(recipe.matmul, device)
     if origin != "given":
         resolved.set("matmul", matmul, origin)
+    if isinstance(task, Meets):
+        task.meet(path)
     if recipe.objective is None:
         resolved.set("objective", task.objective(), "task")
     name = recipe.objective or task.objective()

@@ -33,6 +33,8 @@ class Prepared:
     mixture: Mixture | None = None
     prompts: list[Any] = field(default_factory=list)
     """What is asked as training goes on."""
+    beneath: str = ""
+    """sha256 of the models that reward answers; empty where none does."""
 
     @property
     def errors(self) -> list[Finding]:
@@ -50,6 +52,8 @@ class Prepared:
         told = [self.resolved.hash, *(rows_hash(side.rows) for side in sides)]
         if methods.builds_on:
             told.append(methods.digest())
+        if self.beneath:
+            told.append(self.beneath)
         return hashlib.sha256("|".join(told).encode()).hexdigest()[:16]
 
     @cached_property

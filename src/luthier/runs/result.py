@@ -15,16 +15,19 @@ from luthier.methods.by_role import ByRole
 from luthier.methods.common import CONFIG
 from luthier.reports.card import model_card
 from luthier.reports.html import write_report
+from luthier.runs.critic import NAME
 from luthier.runs.embedder import save_embedding
 from luthier.runs.folder import set_status, write_json, write_lines
 from luthier.runs.fused import tell_mixing
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
 from luthier.runs.thumbnails import keep_thumbnails
+from luthier.tasks.common import Keeps
 
 SAMPLES = 24
 # What stands in the names of parameters that a method brings.
-MARKS = {f".{FUSED}.": "fusion", f".{CHILD}.": "adapter"}
+MARKS = {f".{FUSED}.": "fusion", f".{CHILD}.": "adapter", "value_score.": "value"}
+MARKS |= {f".lora_{side}.{NAME}.": "value" for side in "AB"}
 
 
 def finish(
@@ -53,6 +56,8 @@ def _save_final(prepared: Prepared, predictor: Predictor, final: Path) -> None:
     for key, value in prepared.task.config().items():
         setattr(prepared.backbone.model.config, key, value)
     prepared.backbone.model.config.save_pretrained(final)
+    if isinstance(prepared.task, Keeps):
+        prepared.task.keep(final)
     prepared.backbone.save_readers(final)
     if prepared.objective.couples:
         max_length = prepared.resolved.recipe.max_length

@@ -8,6 +8,7 @@ step alone: not on the processes, which share the prompts, nor on where a run wa
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,9 @@ from luthier.runs.composing import locate_model, open_base
 from luthier.runs.prepared import Prepared
 from luthier.types import Adaptation, Features, Finding, Refused
 
-LISTS = ("input_ids", "supervised", OLD, REFERENCE)
+LISTS = ("input_ids", "supervised")
+Group = tuple[Features, list[dict[str, Any]]]
+"""A prompt and its answers: their ``ids``, whether each ``finished``, and how it was ``rewarded``."""
 
 
 class Rollouts:
@@ -40,7 +43,7 @@ class Rollouts:
         self.objective, self.reader, self.seed, self.reference = objective, reader, seed, reference
         self.processes, self.emit = processes, emit
         self.prompts = {row["row"]: row for row in prompts}
-        self.repeats: int = objective.options.iterations
+        self.repeats: int = objective.repeats
         self.report: dict[str, tuple[float, float]] = {}
         self.held: list[Features] = []
         self.made_at = -1
@@ -49,25 +52,58 @@ class Rollouts:
         first = step - step % self.repeats
         if self.made_at != first:
             self.held, self.made_at = self._make(first, drawn), first
-        return self.held
+        parts = self.objective.minibatches
+        if parts == 1:
+            return self.held
+        passed, part = divmod(step - first, parts)
+        order = list(range(len(self.held)))
+        random.Random(self._seed("pass", first, passed)).shuffle(order)
+        return [self.held[at] for at in order[part::parts]]
 
     def _make(self, step: int, drawn: list[Features]) -> list[Features]:
-        size, options = self.objective.options.group_size, self.objective.options
-        asked = [row for row in drawn for _ in range(size)]
-        written = self._write(step, asked)
-        rewards = self._rewarded(step, written, asked)
-        rows: list[Features] = []
-        equal = 0
-        for at in range(0, len(asked), size):
-            group, got = written[at : at + size], rewards[at : at + size]
-            equal += is_equal(got)
-            for answer, advantage in zip(group, self.objective.advantages(got), strict=True):
-                if answer["finished"] or options.truncated == "keep":
-                    rows.append(self.objective.answered(drawn[at // size], answer["ids"], advantage))
-        self._tell(step, written, rewards, equal, len(drawn), len(rows))
-        return self._compared(rows)
+        groups = self._groups(drawn, step)
+        self._tell(groups)
+        groups = self._redrawn(step, groups)
+        self.report |= self._equal(groups)
+        rows = [row for prompt, answers in groups for row in self.objective.learned(prompt, answers, gained(answers))]
+        self._tell_kept(step, groups, len(rows))
+        rows, told = self.objective.settled(self._compared(rows), self.reader)
+        self.report |= told
+        return rows
 
-    def _write(self, step: int, asked: list[Features]) -> list[dict[str, Any]]:
+    def _seed(self, *told: Any) -> int:
+        digest = hashlib.sha256(":".join(map(str, (self.seed, *told))).encode()).digest()
+        return int.from_bytes(digest[:7], "big")
+
+    def _groups(self, prompts: list[Features], *told: int) -> list[Group]:
+        """Each prompt with its answers, rewarded; ``told`` seeds what is drawn."""
+        size = self.objective.options.group_size
+        asked = [row for row in prompts for _ in range(size)]
+        written = self._write(asked, *told)
+        self._reward(written, asked)
+        return [(prompt, written[at * size : (at + 1) * size]) for at, prompt in enumerate(prompts)]
+
+    def _redrawn(self, step: int, groups: list[Group]) -> list[Group]:
+        """With other prompts' groups in the place of those whose answers are all worth the same, where some are found
+        in as many tries as the objective allows. What is told of the rewards is of the first draw, which none chose."""
+        tries = self.objective.redraws
+        drawn = 0
+        for number in range(1, tries + 1):
+            equal = [at for at, (_, answers) in enumerate(groups) if is_equal(gained(answers))]
+            if not equal:
+                break
+            here = {prompt["row"] for prompt, _ in groups}
+            pool = [row for name, row in self.prompts.items() if name not in here] or list(self.prompts.values())
+            chosen = random.Random(self._seed("redraw", step, number)).choices(pool, k=len(equal))
+            drawn += len(equal)
+            for at, found in zip(equal, self._groups(chosen, step, number), strict=True):
+                if not is_equal(gained(found[1])):
+                    groups[at] = found
+        if tries:
+            self.report["redrawn"] = (float(drawn), float(len(groups)))
+        return groups
+
+    def _write(self, asked: list[Features], *told: int) -> list[dict[str, Any]]:
         """Answers in batches that are the same for any number of processes, each with a seed of its own."""
         options, processes = self.objective.options, self.processes
         size = options.generation_batch
@@ -75,14 +111,12 @@ class Rollouts:
         mine = []
         for index, places in processes.share(cuts):
             prompts = [asked[at]["input_ids"][: asked[at]["prompt"]] for at in places]
-            digest = hashlib.sha256(f"{self.seed}:rollout:{step}:{index}".encode()).digest()
-            made = self.objective.write(
-                self.reader.backbone, prompts, options.temperature, int.from_bytes(digest[:7], "big")
-            )
+            seed = self._seed("rollout", *told, index)
+            made = self.objective.write(self.reader.backbone, prompts, options.temperature, seed)
             mine += list(zip(places, made, strict=True))
         return [answer for _, answer in sorted(processes.gather(mine), key=lambda one: one[0])]
 
-    def _rewarded(self, step: int, written: list[dict[str, Any]], asked: list[Features]) -> list[float]:
+    def _reward(self, written: list[dict[str, Any]], asked: list[Features]) -> None:
         """By the main process, so that a reward is asked once; what is wrong with one is told by all."""
         processes = self.processes
         assert self.objective.score is not None
@@ -98,68 +132,83 @@ class Rollouts:
             raise Refused(*found[0][1])
         for answer, (one, _) in zip(written, found, strict=True):
             answer["rewarded"] = one
-        return [float(one.total) for one, _ in found]
 
     def _compared(self, rows: list[Features]) -> list[Features]:
         """With the log-probabilities under the model that wrote them, and under the reference, where they count."""
-        if rows and self.repeats > 1:
+        if rows and self.objective.recalls:
             old = self.reader.outputs(self.objective.reader, rows)
             rows = [row | {OLD: logs_n} for row, logs_n in zip(rows, old, strict=True)]
         if rows and self.reference is not None:
             rows = [row | {REFERENCE: logs_n} for row, logs_n in zip(rows, self.reference(rows), strict=True)]
         return rows
 
-    def _tell(
-        self, step: int, written: list[dict[str, Any]], rewards: list[float], equal: int, groups: int, kept: int
-    ) -> None:
+    def _tell(self, groups: list[Group]) -> None:
+        written = [answer for _, answers in groups for answer in answers]
         count = float(len(written))
-        told: dict[str, float] = {"reward": sum(rewards)}
+        told: dict[str, float] = {"reward": sum(gained(written))}
         parts = written[0]["rewarded"].parts
         if len(parts) > 1:
             told |= {f"reward_{name}": sum(one["rewarded"].parts[name] for one in written) for name in parts}
         told["finished"] = float(sum(one["finished"] for one in written))
         told["length"] = float(sum(len(one["ids"]) for one in written))
         self.report = {name: (value, count) for name, value in told.items()}
-        self.report["equal_groups"] = (float(equal), float(groups))
+
+    def _equal(self, groups: list[Group]) -> dict[str, tuple[float, float]]:
+        if self.objective.options.group_size == 1:
+            return {}
+        return {"equal_groups": (float(sum(is_equal(gained(answers)) for _, answers in groups)), float(len(groups)))}
+
+    def _tell_kept(self, step: int, groups: list[Group], kept: int) -> None:
+        count = sum(len(answers) for _, answers in groups)
         if self.objective.options.truncated == "drop":
-            self.report["dropped"] = (count - kept, count)
+            self.report["dropped"] = (float(count - kept), float(count))
         if not kept:
-            text = f"none of {len(written)} answers ended within {self.objective.options.max_new_tokens} tokens: none"
+            text = f"none of {count} answers ended within {self.objective.options.max_new_tokens} tokens: none"
             text += " is learned from in this step"
             self.emit({"step": step + 1, "kind": "event", "event": "no-answer", "text": text})
 
     def state(self, step: int) -> dict[str, Tensor]:
+        kept = {f"state.{name}": _number(value) for name, value in self.objective.state.items()}
         if not step % self.repeats:
-            return {}
-        tensors = {
+            return kept
+        kept |= {
             "row": torch.tensor([row["row"] for row in self.held], dtype=torch.long),
             "length": torch.tensor([row["lengths"][0] for row in self.held], dtype=torch.long),
-            ADVANTAGE: torch.tensor([row[ADVANTAGE] for row in self.held], dtype=torch.float64),
+            ADVANTAGE: _number([row.get(ADVANTAGE, 0.0) for row in self.held]),
         }
-        for name in LISTS:
+        for name in (*LISTS, *self.objective.per_token):
             if self.held and name in self.held[0]:
-                tensors[name] = torch.cat([torch.as_tensor(row[name]).reshape(-1) for row in self.held])
-        told = {f"report.{name}": torch.tensor(pair, dtype=torch.float64) for name, pair in self.report.items()}
-        return tensors | told
+                kept[name] = torch.cat([torch.as_tensor(row[name]).reshape(-1) for row in self.held])
+        return kept | {f"report.{name}": _number(pair) for name, pair in self.report.items()}
 
     def restore(self, step: int, tensors: dict[str, Tensor]) -> None:
-        lengths = tensors["length"].tolist()
-        self.held, self.made_at = [], step - step % self.repeats
-        self.report = {
-            name.removeprefix("report."): (float(pair[0]), float(pair[1]))
-            for name, pair in sorted(tensors.items())
-            if name.startswith("report.")
+        told: dict[Any, Any] = {
+            name.partition(".")[::2]: tensor.tolist() for name, tensor in sorted(tensors.items()) if "." in name
         }
+        self.objective.state |= {name: value for (kind, name), value in told.items() if kind == "state"}
+        if not step % self.repeats:
+            return
+        self.held, self.made_at = [], step - step % self.repeats
+        self.report = {name: (pair[0], pair[1]) for (kind, name), pair in told.items() if kind == "report"}
+        lengths = tensors["length"].tolist()
         if not lengths:
             return
         supervised = tensors["supervised"].split(lengths)
         counts = [int(part.sum()) for part in supervised]
-        parts = {name: tensors[name].split(lengths) for name in LISTS[:2]}
-        logs = {name: tensors[name].split(counts) for name in LISTS[2:] if name in tensors}
+        parts = {name: tensors[name].split(lengths) for name in LISTS}
+        numbers = {name: tensors[name].split(counts) for name in self.objective.per_token if name in tensors}
         for at, (row, advantage) in enumerate(zip(tensors["row"].tolist(), tensors[ADVANTAGE].tolist(), strict=True)):
             made = {name: part[at].tolist() for name, part in parts.items()}
-            made |= {name: part[at] for name, part in logs.items()}
+            made |= {name: part[at] for name, part in numbers.items()}
             self.held.append({**self.prompts[row], **made, "lengths": [lengths[at]], ADVANTAGE: advantage})
+
+
+def gained(answers: Sequence[dict[str, Any]]) -> list[float]:
+    return [float(answer["rewarded"].total) for answer in answers]
+
+
+def _number(value: Any) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def judged_by(objective: Any, task: Any, backbone: Backbone) -> None:
@@ -170,7 +219,7 @@ def judged_by(objective: Any, task: Any, backbone: Backbone) -> None:
 
 def repeats(objective: Any) -> int:
     """Steps that learn from the same rows."""
-    return objective.options.iterations if isinstance(objective, OnlineObjective) else 1
+    return objective.repeats if isinstance(objective, OnlineObjective) else 1
 
 
 def check_reference(objective: Any, adaptation: Adaptation, name: str) -> list[Finding]:

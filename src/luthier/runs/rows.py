@@ -10,6 +10,8 @@ from typing import Any
 from luthier.data.encode import Encoded
 from luthier.data.formats import ReadResult, read_examples
 from luthier.data.split import duplicates, row_key, split
+from luthier.models.backbone import Backbone
+from luthier.models.sounds import Clip
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.passages import Passages
 from luthier.types import Example, Finding, Refused
@@ -155,3 +157,12 @@ def tell(report: dict[str, Any], train: Encoded, evaluation: Encoded, known: Seq
             if isinstance(label, str | int) and len(labels) < 200:
                 labels[str(label)] = labels.get(str(label), 0) + 1
     report["labels"] = labels
+
+
+def decode(backbone: Backbone, rows: Rows) -> None:
+    """Read every picture and every sound once, in threads."""
+    examples = [example for side in rows.sides for example in side]
+    if backbone.pictures is not None:
+        backbone.pictures.prepare(one for example in examples for one in example.images or ())
+    if backbone.sounds is not None:
+        backbone.sounds.prepare(Clip(one) for example in examples for one in example.sounds or ())

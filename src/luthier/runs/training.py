@@ -21,6 +21,7 @@ from luthier.models.stacks import stacks
 from luthier.objectives.sequence import SequenceObjective
 from luthier.reports.console import Console
 from luthier.reports.trackers import Metrics
+from luthier.runs.augmenting import augmented, augments
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
 from luthier.runs.rollouts import repeats, rollouts_of
@@ -55,7 +56,7 @@ def train(
     rows, evaluation = prepared.train.rows, prepared.choosing
     plan = _plan(prepared)
     rows = with_logits(prepared, rows, processes)
-    varied = prepared.backbone.pictures is not None and prepared.backbone.pictures.augment is not None
+    varied = augments(prepared)
     frozen = trunk_is_frozen(prepared.backbone, prepared.adaptation)
     if frozen and not varied and isinstance(prepared.objective, SequenceObjective):
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
@@ -91,7 +92,8 @@ def train(
             prepared.backbone, prepared.adaptation, prepared.objective, rows, plan,
             evaluate=(lambda: predictor.metrics(evaluation)) if evaluation else None,
             emit=emit, processes=processes, folder=folder / "checkpoints", resume=found,
-            source=rollouts_of(prepared, predictor.reader, processes, emit),
+            source=rollouts_of(prepared, predictor.reader, processes, emit)
+            or augmented(prepared, rows, plan.batch_size),
         )  # fmt: skip
     per_epoch = math.ceil(len(rows) / plan.batch_size) * repeats(prepared.objective)
     seconds, epochs = progress.seconds, progress.step / per_epoch

@@ -7,11 +7,13 @@ decoded, which metrics count.
 from luthier.registry import Registry
 
 TASKS = Registry(
+    act="luthier.tasks.act",
     answer="luthier.tasks.answer",
     classify="luthier.tasks.classify",
     chat="luthier.tasks.chat",
     code="luthier.tasks.code",
     complete="luthier.tasks.complete",
+    plan="luthier.tasks.plan",
     prefer="luthier.tasks.prefer",
     reward="luthier.tasks.reward",
     match="luthier.tasks.match",
@@ -20,6 +22,7 @@ TASKS = Registry(
     caption="luthier.tasks.caption",
     summarize="luthier.tasks.summarize",
     tag="luthier.tasks.tag",
+    transcribe="luthier.tasks.transcribe",
     translate="luthier.tasks.translate",
     vqa="luthier.tasks.vqa",
 )

@@ -1,4 +1,4 @@
-"""Sort texts or pictures into classes: one label a row, several labels, or a number (regression).
+"""Sort texts, pictures or sounds into classes: one label a row, several labels, or a number (regression).
 
 Axes: K rows, C classes.
 """
@@ -20,6 +20,7 @@ from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.pictures import picture_example, read_pictures, told_pictures
+from luthier.tasks.sounds import read_sound, sound_example, told_sounds
 from luthier.types import INLINE, Example, Features, Finding
 
 DEFAULTS = {"batch_size": 32, "overlong": "truncate", "epochs": 3.0}
@@ -37,7 +38,7 @@ class Options(Section):
 
 
 class Task:
-    formats = ("image-text-label", "text-label", "image-label")
+    formats = ("image-text-label", "audio-label", "text-label", "image-label")
     writes_from_source = False
     splits = False
     sample_options: dict[str, Any] = {}
@@ -45,7 +46,7 @@ class Task:
     def __init__(self, options: Options):
         self.kind: str = options.kind
         self.labels: list[str] = []
-        self.pictures = False
+        self.pictures = self.sounds = False
 
     @property
     def metric(self) -> str:
@@ -102,13 +103,15 @@ class Task:
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         tokenizer = backbone.tokenizer
-        self.pictures = backbone.pictures is not None
+        self.pictures, self.sounds = backbone.pictures is not None, backbone.sounds is not None
 
         def encode(example: Example) -> list[Features]:
             target = None if example.label is None else self._target(example)
             known = {"target": target, "weight": example.weight}
             if self.pictures or example.images:
                 return [read_pictures(backbone, example, limit if overlong == "truncate" else None) | known]
+            if self.sounds or example.sounds:
+                return [read_sound(backbone, example, limit if overlong == "truncate" else None) | known]
             ids = tokenizer(example.text or "")["input_ids"]
             full = len(ids)
             if full > limit and overlong == "truncate":
@@ -134,6 +137,8 @@ class Task:
     def parse(self, given: Any) -> Example:
         if self.pictures:
             return picture_example(given)
+        if self.sounds:
+            return sound_example(given)
         text = given.get("text", "") if isinstance(given, dict) else str(given)
         return Example(INLINE, text=text)
 
@@ -162,9 +167,9 @@ class Task:
 
     def shown(self, example: Example) -> tuple[str, str]:
         label = example.label
-        return " ".join([*told_pictures(example), example.text or ""]).strip(), ", ".join(label) if isinstance(
-            label, list
-        ) else "" if label is None else str(label)
+        return " ".join([*told_pictures(example), *told_sounds(example), example.text or ""]).strip(), ", ".join(
+            label
+        ) if isinstance(label, list) else "" if label is None else str(label)
 
     def shown_answer(self, answer: dict[str, Any]) -> str:
         if self.kind == "regression":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from luthier.evaluate.intervals import Metrics
@@ -93,3 +94,20 @@ class Marks(Protocol):
 
     def marks(self, example: Example, answer: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         """``target`` and ``after`` (the answer's), each parts of the text as ``{"start", "end", "label"}``."""
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """A task that must know more than a model's config holds: it stands in a file of its own beside the weights."""
+
+    def keep(self, folder: Path) -> None: ...
+
+    def recall(self, folder: Path) -> None:
+        """Raises Refused where the file is missing or damaged."""
+
+
+@runtime_checkable
+class Meets(Protocol):
+    """A task whose objective depends on the model: it is told where that lies before it is opened."""
+
+    def meet(self, path: str) -> None: ...

@@ -1,16 +1,18 @@
-"""Pictures with texts that say what they show: vectors by which each finds the other, and classes by their names."""
+"""Pictures, or sounds, with texts that say what they are: vectors by which each finds the other; classes by name."""
 
 from __future__ import annotations
 
 import difflib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
 
+from luthier.data.audio import AUDIO
 from luthier.evaluate import matching
 from luthier.evaluate.intervals import Metrics, mean_interval
 from luthier.models.backbone import Backbone
@@ -19,6 +21,7 @@ from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.pictures import bad_pictures, picture_example, told_pictures
 from luthier.tasks.retrieve import content
+from luthier.tasks.sounds import sound_example, told_sounds
 from luthier.types import INLINE, Example, Features, Finding, Refused
 
 DEFAULTS = {"batch_size": 64, "overlong": "truncate", "epochs": 3.0}
@@ -65,7 +68,7 @@ class Options(Section):
 
 
 class Task:
-    formats = ("image-caption", "image-label")
+    formats = ("image-caption", "image-label", "audio-text", "audio-label")
     writes_from_source = False
     splits = False
     sample_options: dict[str, Any] = {}
@@ -73,7 +76,7 @@ class Task:
 
     def __init__(self, options: Options):
         self.templates, self.choices = options.templates, options.labels
-        self.classed = False
+        self.classed = self.listens = False
 
     @property
     def metric(self) -> str:
@@ -129,14 +132,14 @@ class Task:
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         assert isinstance(backbone, DualBackbone)
-        cut = limit if overlong == "truncate" else None
+        cut, self.listens = limit if overlong == "truncate" else None, backbone.sounds is not None
 
         def encode(example: Example) -> list[Features]:
             """One row for each caption, one for a class; a picture or a text may stand alone."""
-            findings = bad_pictures(backbone, example)
+            findings = _unfit(example, self.listens) or bad_pictures(backbone, example)
             if findings:
                 raise Refused(*findings)
-            texts, images = self._texts(example), example.images or []
+            texts, images = self._texts(example), example.images or example.sounds or []
             several = [texts] if example.label is not None or not texts else [[text] for text in texts]
             rows = []
             for some in several:
@@ -169,13 +172,15 @@ class Task:
         return {}
 
     def parse(self, given: Any) -> Example:
-        """A picture's path, a text, or a row: ``image`` with ``texts`` or ``labels`` to choose from."""
+        """A picture's path (or a sound's), a text, or a row: ``image`` (or ``audio``) with ``texts`` or ``labels`` to
+        choose from."""
         if isinstance(given, str) and not Path(given).is_file():
             return Example(INLINE, targets=[given])
-        row = given if isinstance(given, dict) else {"image": given}
-        if "image" not in row and "images" not in row:
+        row = given if isinstance(given, dict) else {"audio" if self.listens else "image": given}
+        named = AUDIO if self.listens else ("image", "images")
+        if not any(name in row for name in named):
             return Example(INLINE, targets=[str(row.get("text", row.get("caption", "")))])
-        example = picture_example(row)
+        example = sound_example(row) if self.listens else picture_example(row)
         texts = next((row[name] for name in ("texts", "captions", "caption", "text") if name in row), None)
         labels = row.get("labels", row.get("classes"))
         example.text, example.targets = None, [texts] if isinstance(texts, str) else texts
@@ -186,16 +191,16 @@ class Task:
         """The vector of a picture or a text alone; of a picture with texts or classes to choose from how probable each
         is; the caption or class, among those of all examples, that is nearest to the picture of a row that has one."""
         answers: dict[int, dict[str, Any]] = {}
-        choose = [i for i, e in enumerate(examples) if e.source == INLINE and e.images and (e.targets or e.negatives)]
-        paired = [i for i, e in enumerate(examples) if i not in choose and e.images and self._texts(e)]
+        choose = [i for i, e in enumerate(examples) if e.source == INLINE and _of(e) and (e.targets or e.negatives)]
+        paired = [i for i, e in enumerate(examples) if i not in choose and _of(e) and self._texts(e)]
         for i in choose:
             answers[i] = self._choice(ask, examples[i])
         for i, answer in zip(paired, self._nearest(ask, [examples[i] for i in paired]), strict=True):
             answers[i] = answer
         alone = [i for i in range(len(examples)) if i not in answers]
         for kind in (True, False):
-            those = [i for i in alone if bool(examples[i].images) is kind]
-            some = [Example(INLINE, images=examples[i].images, targets=examples[i].targets) for i in those]
+            those = [i for i in alone if bool(_of(examples[i])) is kind]
+            some = [_alone(examples[i], examples[i].targets) for i in those]
             answers.update(zip(those, ask.outputs(some) if some else [], strict=True))
         return [answers[i] for i in range(len(examples))]
 
@@ -205,7 +210,7 @@ class Task:
         assert isinstance(backbone, DualBackbone)
         names = example.negatives or example.targets or []
         # A class is encoded with its templates, a text as it is; the picture beside each is computed once a batch.
-        picture = ask.outputs([Example(INLINE, images=example.images)])[0]["vector"]
+        picture = ask.outputs([_alone(example)])[0]["vector"]
         told = [Example(INLINE, label=n) if example.negatives else Example(INLINE, targets=[n]) for n in names]
         cosines = [math.fsum(a * b for a, b in zip(picture, out["vector"], strict=True)) for out in ask.outputs(told)]
         scale, bias = (float(p.detach()) if (p := backbone.logit(n)) is not None else None for n in _LOGITS)
@@ -218,8 +223,7 @@ class Task:
         return {"label": names[order[0]], "probability": chances[order[0]], "probabilities": probabilities}
 
     def _nearest(self, ask: Ask, examples: list[Example]) -> list[dict[str, Any]]:
-        firsts = [Example(e.source, images=e.images, targets=(e.targets or [])[:1] or None, label=e.label)
-                  for e in examples]  # fmt: skip
+        firsts = [replace(e, targets=(e.targets or [])[:1] or None) for e in examples]
         told = [str(e.label) if e.label is not None else (e.targets or [""])[0] for e in firsts]
         outputs = ask.outputs(firsts) if firsts else []
         known = {content(name) for name in told}
@@ -234,7 +238,8 @@ class Task:
 
     def shown(self, example: Example) -> tuple[str, str]:
         said = str(example.label) if example.label is not None else _short((example.targets or [""])[0])
-        return (" ".join(told_pictures(example)), said) if example.images else (said, "")
+        shown = [*told_pictures(example), *told_sounds(example)]
+        return (" ".join(shown), said) if shown else (said, "")
 
     def shown_answer(self, answer: dict[str, Any]) -> str:
         if "vector" in answer:
@@ -261,11 +266,31 @@ def _named(out: dict[str, Any]) -> bool:
     return out["image_to_text"] == 1
 
 
+def _of(example: Example) -> list[Any]:
+    """The pictures of a row, or its sounds."""
+    return [*(example.images or []), *(example.sounds or [])]
+
+
+def _alone(example: Example, targets: list[str] | None = None) -> Example:
+    return Example(INLINE, images=example.images, sounds=example.sounds, targets=targets)
+
+
 def _several(example: Example) -> Finding | None:
-    if len(example.images or []) == 1:
+    if len(_of(example)) == 1:
         return None
-    what = f"this row has {len(example.images or [])} pictures"
+    what = f"this row has {len(_of(example))} pictures"
     return Finding("data.pictures", f"{example.source}:image", what, "give one a row: captions may be several")
+
+
+def _unfit(example: Example, listens: bool) -> list[Finding]:
+    """Sounds for a model that sees, or pictures for one that hears."""
+    if listens and example.images:
+        what, mend = "this model compares sounds with texts, and these rows have pictures", "set `model.image`"
+        return [Finding("model.no-pictures", "model.name", what, mend)]
+    if example.sounds and not listens:
+        what, mend = "this model compares pictures with texts, and these rows have sounds", "set `model.audio`"
+        return [Finding("model.no-sounds", "model.name", what, mend)]
+    return []
 
 
 def _short(text: str) -> str:

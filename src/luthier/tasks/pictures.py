@@ -39,15 +39,17 @@ def _at(where: str, example: Example) -> str:
 
 
 def bad_pictures(backbone: Backbone, example: Example) -> list[Finding]:
-    """What is wrong with each picture of a row that can't be used."""
+    """What is wrong with each picture of a row, or with its sound, that can't be used."""
     assert backbone.pictures is not None
     findings = []
-    for one in example.images or []:
+    kinds = (("picture", "image", example.images), ("sound", "audio", example.sounds))
+    for kind, column, one in ((kind, column, one) for kind, column, some in kinds for one in some or []):
         try:
-            backbone.pictures.key(one)
+            backbone.pictures.key(one)  # type: ignore[arg-type]
         except BadPicture as bad:
-            name = "picture" if isinstance(one, bytes) else str(one)
-            findings.append(Finding("data.picture", f"{example.source}:image", f"{name} {bad.what}", bad.mend))
+            name, where = str(one) if isinstance(one, Path) else kind, f"{example.source}:{column}"
+            code = "data.sound" if kind == "sound" else "data.picture"
+            findings.append(Finding(code, where, f"{name} {bad.what}", bad.mend))
     return findings
 
 

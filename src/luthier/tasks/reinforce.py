@@ -15,27 +15,32 @@ from pydantic import Field, PrivateAttr, field_validator
 from luthier.data.template import encode_prompt
 from luthier.data.turns import before_answer, with_system
 from luthier.evaluate.intervals import Metrics, mean_interval
-from luthier.evaluate.rewards import KEY, Answer, Reward, Rewarded, judge, load_function, verifier
+from luthier.evaluate.rewards import KEY, Answer, Function, Reward, Rewarded, judge, load_function, verifier
+from luthier.evaluate.tested import INSTRUCTION, passes
 from luthier.evaluate.verifiers import VERIFIERS, last_number
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
+from luthier.sandbox import unavailable
 from luthier.tasks import chat
 from luthier.tasks.answers import shown_prompt
 from luthier.tasks.common import Ask, Encoder
-from luthier.types import Example, Features, Finding, Refused
+from luthier.types import Example, Features, Finding, Message, Refused
 
 DEFAULTS = {
     "batch_size": 8, "overlong": "error", "epochs": 1.0, "learning_rate_factor": 0.5, "schedule": "constant",
     "metric": "reward",
 }  # fmt: skip
-WITH_SETTING = ("format", "function")
+SETTINGS = {"format": "a pattern", "function": "file.py:name or package.module:name", "model": "a run of `reward`"}
+
+KINDS = (*VERIFIERS, "tests", "function", "model")
 
 
 class Options(Section):
     rewards: list[str | dict[str, str | float]] | None = Field(
         None,
         min_length=1,
-        description="exact, contains, number, {format: pattern}, {function: file.py:name}; each may have a weight; "
+        description="exact, contains, number, tests, {format: pattern}, {function: file.py:name}, {model: a run of "
+        "`reward`}; each may have a weight; "
         "default: number where all that is expected are numbers, else exact",
     )
     system: str | None = Field(None, min_length=1, description="a system turn for prompts that have none")
@@ -56,19 +61,18 @@ def _parsed(given: str | dict[str, str | float]) -> tuple[str, str, float]:
     """(kind, setting, weight) of a reward as it is written. Raises ValueError where it is none."""
     entry = {given: ""} if isinstance(given, str) else dict(given)
     weight = entry.pop("weight", 1.0)
-    known = ", ".join([*VERIFIERS, "function"])
+    known = ", ".join(KINDS)
     if len(entry) != 1:
         raise ValueError(f"a reward is one of {known}, and its weight; this is {given!r}")
     ((kind, setting),) = entry.items()
     if kind == "name" and isinstance(setting, str):
         kind, setting = setting, ""
-    if kind not in (*VERIFIERS, "function"):
+    if kind not in KINDS:
         raise ValueError(f"there is no reward {kind!r}; there are {known}")
     if not isinstance(weight, int | float):
         raise ValueError(f"the weight of {kind} must be a number, this is {weight!r}")
-    if (kind in WITH_SETTING) != bool(setting) or not isinstance(setting, str):
-        need = "a pattern" if kind == "format" else "file.py:name or package.module:name"
-        wanted = f"{{{kind}: {need}}}" if kind in WITH_SETTING else f"{{name: {kind}, weight: ...}}"
+    if (kind in SETTINGS) != bool(setting) or not isinstance(setting, str):
+        wanted = f"{{{kind}: {SETTINGS[kind]}}}" if kind in SETTINGS else f"{{name: {kind}, weight: ...}}"
         raise ValueError(f"write {wanted} instead of {given!r}")
     if kind == "function" and ":" not in setting:
         raise ValueError(f"write {{function: file.py:name}} instead of {given!r}")
@@ -84,7 +88,8 @@ class Task(chat.Task):
     """As `chat` where it writes; its rows are prompts, and what is expected of an answer."""
 
     formats: tuple[str, ...] = (
-        "checkable", "prompt-completion", "question-answer", "messages", "sharegpt", "alpaca", "self-instruct",
+        "checkable", "code-problem", "prompt-completion", "question-answer", "messages", "sharegpt", "alpaca",
+        "self-instruct",
     )  # fmt: skip
     splits = False
     metric = "reward"
@@ -95,17 +100,20 @@ class Task(chat.Task):
         super().__init__(chat.Options.model_validate({"system": options.system}))
         self.options = options
         self.rewards: list[Reward] = []
+        self.scorers: dict[str, Function] = {}
         self.backbone: Backbone | None = None
 
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
+        findings: list[Finding] = []
         try:
             self._load([*train, *evaluation])
         except Refused as refused:
             return refused.findings
-        if any("function" in one for one in self.options.rewards or []):
+        kinds = {_parsed(one)[0] for one in self.options.rewards or []}
+        if "function" in kinds:
             what = "rewards are given by Python code that is run here, as you are"
-            return [Finding("reinforce.function-run", KEY, what, severity="note")]
-        return []
+            findings.append(Finding("reinforce.function-run", KEY, what, severity="note"))
+        return findings + (_untested([*train, *evaluation]) if "tests" in kinds else [])
 
     def _load(self, examples: Sequence[Example]) -> None:
         """The rewards; where none is named, the one that fits what the rows expect. Raises Refused."""
@@ -117,12 +125,28 @@ class Task(chat.Task):
             given = ["number" if numbers else "exact"]
         named = [_parsed(one) for one in given]
         for kind, setting, weight in named:
-            function = load_function(setting, self.options._base) if kind == "function" else verifier(kind, setting)
-            told = setting.rpartition(":")[2] if kind == "function" else kind
+            function, told = self._function(kind, setting)
             same = sum(reward.name.partition("-")[0] == told for reward in self.rewards)
-            self.rewards.append(Reward(f"{told}-{same + 1}" if same else told, weight, function))
+            name = f"{told}-{same + 1}" if same else told
+            self.rewards.append(Reward(name, weight, function, whole=kind == "tests"))
         if len(self.rewards) > 1:
             self.metrics = {**self.metrics, **{f"reward_{reward.name}": True for reward in self.rewards}}
+
+    def _function(self, kind: str, setting: str) -> tuple[Any, str]:
+        """What rewards, and what it is called."""
+        if kind == "tests":
+            return passes, kind
+        if kind == "function":
+            return load_function(setting, self.options._base), setting.rpartition(":")[2]
+        if kind == "model":
+            return (lambda *given: self.scorers[setting](*given)), kind
+        return verifier(kind, setting), kind
+
+    @property
+    def reward_models(self) -> list[str]:
+        """The runs that are named as rewards."""
+        named = [_parsed(one) for one in self.options.rewards or []]
+        return list(dict.fromkeys(setting for kind, setting, _ in named if kind == "model"))
 
     def objective(self) -> str:
         return "grpo"
@@ -133,7 +157,7 @@ class Task(chat.Task):
         end = min(self.terminators(backbone))
 
         def encode(example: Example) -> list[Features]:
-            turns = with_system(before_answer(example.messages), self.system)
+            turns = with_system(before_answer(asked(example)), self.system)
             where = f"{example.source}:prompt"
             if not turns or turns[-1]["role"] != "user" or not str(turns[-1]["content"] or "").strip():
                 what = "the prompt is empty" if turns else "there is no prompt"
@@ -148,6 +172,7 @@ class Task(chat.Task):
                 "input_ids": [*ids, *answer], "supervised": [False] * len(ids) + [True] * len(answer),
                 "lengths": [len(ids) + len(answer)], "prompt": len(ids), "turn_ends": [], "weight": example.weight,
                 "messages": turns, "expected": expected(example), "where": str(example.source),
+                "problem": example.problem,
             }  # fmt: skip
             return [made]
 
@@ -161,7 +186,7 @@ class Task(chat.Task):
             tokenizer = self.backbone.tokenizer
             texts = [str(tokenizer.decode(one["ids"], skip_special_tokens=True)).strip() for one in outputs]
             answers = [
-                Answer(row["messages"], text, row["expected"], row["where"])
+                Answer(row["messages"], text, row["expected"], row["where"], row["problem"])
                 for row, text in zip(rows, texts, strict=True)
             ]
             for output, found in zip(outputs, judge(self.rewards, answers), strict=True):
@@ -199,7 +224,26 @@ class Task(chat.Task):
         return Example(example.source, messages=before_answer(example.messages), tools=example.tools)
 
     def shown(self, example: Example) -> tuple[str, str]:
-        return shown_prompt(before_answer(example.messages)), expected(example)
+        return shown_prompt(before_answer(asked(example))), expected(example)
+
+
+def asked(example: Example) -> list[Message]:
+    """Its turns; of a function that is begun the one that `code` asks it by."""
+    if example.problem is not None and not example.messages:
+        return [{"role": "user", "content": INSTRUCTION + (example.text or "")}]
+    return example.messages or []
+
+
+def _untested(examples: Sequence[Example]) -> list[Finding]:
+    """Rows that `tests` could say nothing of; or a note that it is run, and on what."""
+    mend = "give rows with `prompt`, `entry_point`, `canonical_solution` and `test`, or leave the reward `tests` out"
+    bare = [example for example in examples if example.problem is None or not example.problem.tests.strip()]
+    if bare:
+        return [Finding("reinforce.tests", str(one.source), "this row has no tests", mend) for one in bare]
+    if why := unavailable():
+        return [Finding("task.sandbox", KEY, f"code is not run here: {why}", "use a Linux machine")]
+    what = "code that the model wrote is run against its problems' tests, in a sandbox on this machine"
+    return [Finding("task.tests-run", KEY, what, severity="note")]
 
 
 def expected(example: Example) -> str:

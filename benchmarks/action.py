@@ -1,0 +1,137 @@
+"""Acting with real data: a policy of language and pictures on two levels of BabyAI, and a real arm's recordings.
+
+    python benchmarks/action.py grid [FOLDER]      # demonstrations made anew, training, then the closed loop
+    python benchmarks/action.py bridge [FOLDER]    # BridgeData's arm: the error of the next action on held-out episodes
+
+Writes ``benchmarks/results/action.json``.
+
+Grid: two small towers (the recipe `act-grid`'s, with random weights) learn 1,000 demonstrations of GoToRedBall (one
+instruction) by BabyAI's own bot, from seed 1,000,000 on, then go on with 1,500 of GoToLocalS5N2 (two objects, of which
+the instruction names one). The closed loop has seeds 0 to 199, for the policy, the bot and chance, with the likeliest
+action and with one drawn at temperature 1; at last GoToLocalS5N2 with one instruction whatever the world asks for. Runs
+are kept in FOLDER, where one is named, and what is there is not trained again.
+
+Bridge: 25 episodes of 10 steps, two cameras, a state and an action of 7 numbers; one split of whole episodes, four
+fifths to learn from. Beside the error of the next action (mean absolute, in halves of each number's range) stand that
+of doing the last action again and of the mean action.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import luthier
+
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parents[1] / "shared"
+GRID = HERE.parent / "src/luthier/recipes/data/grid"
+TOWERS = {"image": str(GRID / "eyes"), "text": str(GRID / "reader"), "init": "random", "fuse": "cross_attention"}
+TAUGHT = {"method": "full", "batch_size": 64, "epochs": 6, "learning_rate": 1e-3, "schedule": "cosine"}
+BALL, EASY, LOCAL = "BabyAI-GoToRedBall-v0", "BabyAI-GoToRedBallGrey-v0", "BabyAI-GoToLocalS5N2-v0"
+EPISODES, SPLITS = 200, 1
+BRIDGE: dict[str, dict[str, Any]] = {
+    "regression": {"act": {"predicts": "regression", "chunk": 4}},
+    "bins": {"act": {"predicts": "bins", "chunk": 4, "bins": 32}},
+    "flow": {"act": {"predicts": "flow", "chunk": 4}},
+}
+
+
+def grid(out: Path) -> Iterator[dict[str, Any]]:
+    ball = trained(out / "ball", model=TOWERS, data={"train": f"minigrid:{BALL}:1000@1000000", "eval": 0.1},
+                   metric="accuracy", final="best")  # fmt: skip
+    local = trained(
+        out / "local", model=str(ball.folder / "final"), final="last", eval_every=200, batch_size=32, epochs=9,
+        data={"train": f"minigrid:{LOCAL}:1500@1000000", "eval": 0.05},
+    )  # fmt: skip
+    for run in (ball, local):
+        after = {name: round(value["value"], 4) for name, value in run.result["after"].items()}
+        told = {key: run.result[key] for key in ("steps", "seconds", "parameters")}
+        yield {"part": "grid", "what": f"training: {run.folder.name}", **told, **after}
+    yield from looped(ball, EASY, temperature=0.0)
+    yield from looped(ball, EASY, temperature=1.0, record=3, beside=True)
+    yield from looped(local, LOCAL, temperature=0.0)
+    yield from looped(local, LOCAL, temperature=1.0, record=3, beside=True)
+    yield from looped(local, LOCAL, temperature=1.0, instruction="go to the red ball")
+
+
+def trained(folder: Path, **keys: Any) -> Any:
+    if (folder / "final").is_dir():
+        return luthier.load(folder)
+    return luthier.tune(**{"task": "act", "out": str(folder.parent), "name": folder.name, **TAUGHT, **keys})
+
+
+def looped(run: Any, level: str, **options: Any) -> Iterator[dict[str, Any]]:
+    from luthier.runs.closed_loop import rollout
+
+    told = rollout(str(run.folder), level, episodes=EPISODES, **{"beside": False, **options})
+    for name, one in (("policy", told), *((name, told[name]) for name in ("expert", "random") if name in told)):
+        rate = {key: round(value, 4) for key, value in one["success"].items()}
+        said = {"instruction": options.get("instruction", "the world's own"), "temperature": options["temperature"]}
+        more = said if name == "policy" else {}
+        yield {"part": "grid", "what": f"{level}: {name}", **more, "success": rate, "steps": round(one["steps"], 2)}
+
+
+def bridge_rows(folder: Path) -> str:
+    """The recordings as rows, both cameras as PNG files."""
+    import numpy as np
+    from PIL import Image
+
+    given = SHARED / "data/bridge_robot"
+    arrays = np.load(given / "episodes.npz")
+    arrays = {name: arrays[name] for name in arrays.files}
+    lines = []
+    for line in (given / "episodes.jsonl").read_text(encoding="utf-8").splitlines():
+        told = json.loads(line)
+        at, trajectory = told["episode"], []
+        for step in range(told["steps"]):
+            files = [folder / f"{at}-{step}-{camera}.png" for camera in (0, 1)]
+            for camera, file in enumerate(files):
+                Image.fromarray(arrays[f"image_{camera}"][at, step]).save(file)
+            numbers = {name: [float(value) for value in arrays[name][at, step]] for name in ("state", "action")}
+            trajectory.append({"image": [str(file) for file in files], **numbers})
+        lines.append(json.dumps({"instruction": told["instruction"], "trajectory": trajectory}) + "\n")
+    (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    return str(folder / "rows.jsonl")
+
+
+def bridge(out: Path) -> Iterator[dict[str, Any]]:
+    import numpy as np
+
+    rows = bridge_rows(out)
+    towers = {"image": str(SHARED / "models/mobilenet_v1_0.25_128"),
+              "text": str(SHARED / "models/stories260k-fp32"), "fuse": {"projection": {"tokens": 2}}}  # fmt: skip
+    for name, keys in BRIDGE.items():
+        began, found = time.process_time(), []
+        for split in range(SPLITS):
+            run = luthier.tune(
+                task="act", model=towers, data={"train": rows, "eval": 0.2, "split_seed": split}, method="full",
+                epochs=8, batch_size=20, learning_rate=1e-3, out=str(out / "runs"), name=f"{name}-{split}",
+                final="last", eval_every=1000, **keys,
+            )  # fmt: skip
+            found.append({key: value["value"] for key, value in run.result["after"].items()})
+        yield {"part": "bridge", "what": name, "splits": SPLITS, "cpu_seconds": round(time.process_time() - began, 1),
+               **{key: round(float(np.mean([one[key] for one in found])), 4) for key in found[0]},
+               "action_error_of_each": [round(one["action_error"], 4) for one in found]}  # fmt: skip
+
+
+def main() -> None:
+    part, *kept = sys.argv[1:]
+    path = HERE / "results" / "action.json"
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    rows = [row for row in rows if row["part"] != part]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(kept[0] if kept else temporary)
+        for row in {"grid": grid, "bridge": bridge}[part](folder):
+            rows.append(row)
+            path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
