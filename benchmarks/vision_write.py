@@ -65,8 +65,8 @@ def easy_vqa(out: Path, fuse: str, steps: int) -> dict[str, Any]:
         path.write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
     recipe = {
         "task": "vqa", "model": {"image": encoder(out, 64), "text": "starter:lm", "fuse": FUSES[fuse]},
-        "data": {"train": files["train"], "eval": str(watched)}, "method": "full", "learning_rate": 2e-3,
-        "batch_size": 16, "steps": steps, "eval_every": 250,
+        "data": {"train": files["train"], "eval": str(watched)}, "method": "lora", "lora": {"rank": 16},
+        "learning_rate": 2e-3, "batch_size": 16, "steps": steps, "eval_every": 250,
         "final": "last", "vqa": {"scored": 5000, "max_new_tokens": 4, "separator": ":"},
         "out": str(out), "name": f"easy-{fuse}-{steps}",
     }  # fmt: skip
