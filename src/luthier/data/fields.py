@@ -72,6 +72,17 @@ class Fields:
             self.report("data.empty-target", self.column(name), "is empty: there is nothing to learn")
         return value
 
+    def texts(self, name: str) -> list[str]:
+        """One text or several, none of them empty: the first is learned, all are references."""
+        found = self.get(name)
+        several = found if isinstance(found, list) else [found]
+        if not all(isinstance(text, str) for text in several):
+            self.report("data.type", self.column(name), f"must be a text or a list of texts, this is {kind(found)}")
+            return []
+        if not several or not all(text.strip() for text in several):
+            self.report("data.empty-target", self.column(name), "is empty: there is nothing to learn")
+        return several
+
     def optional(self, name: str) -> str:
         """A text that may be missing, null or empty."""
         return "" if self.get(name) is None else self.text(name)

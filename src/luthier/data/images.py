@@ -25,14 +25,7 @@ CAPTION = ("caption", "captions", "sentences", "sentence", "description", "title
 
 def image_caption(row: Fields) -> Example:
     """One caption or several, each of which says what the picture shows."""
-    found, column = row.get("caption"), row.column("caption")
-    captions = found if isinstance(found, list) else [found]
-    if not all(isinstance(caption, str) for caption in captions):
-        row.report("data.type", column, f"must be a text or a list of texts, this is {kind(found)}")
-        captions = []
-    elif not captions or not all(caption.strip() for caption in captions):
-        row.report("data.empty-target", column, "a caption is empty: there is nothing to learn")
-    return Example(row.source, images=row.pictures("image"), targets=captions)
+    return Example(row.source, images=row.pictures("image"), targets=row.texts("caption"))
 
 
 def image_question_answer(row: Fields) -> Example:

@@ -34,13 +34,7 @@ def read_label(fields: Fields) -> Any:
 
 def document_summary(fields: Fields) -> Example:
     """A list of summaries are references of one document; the first is what is learned."""
-    text, found, column = fields.text("document", target=True), fields.get("summary"), fields.column("summary")
-    summaries = found if isinstance(found, list) else [found]
-    if not all(isinstance(summary, str) for summary in summaries):
-        fields.report("data.type", column, f"a summary is text or a list of texts, this is {kind(found)}")
-    elif not summaries or not all(summary.strip() for summary in summaries):
-        fields.report("data.empty-target", column, "a summary is empty: there is nothing to learn")
-    return Example(fields.source, text=text, targets=summaries)
+    return Example(fields.source, text=fields.text("document", target=True), targets=fields.texts("summary"))
 
 
 def plain_text(fields: Fields) -> Example:

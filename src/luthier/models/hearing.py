@@ -28,13 +28,14 @@ from luthier.models.images import NoText
 from luthier.models.modes import evaluating
 from luthier.models.sounds import Clip, Sounds
 from luthier.models.stacks import trunk_name
+from luthier.models.wordless import Wordless
 from luthier.types import Batch, Features, Finding, Refused
 
 MASK_TIME = "mask_time_indices"
 
 
 @dataclass(kw_only=True)
-class HearingBackbone(Backbone):
+class HearingBackbone(Wordless):
     """``pooled``: the head takes what the trunk pools by a rule of its own, one token a row."""
 
     sounds: Sounds  # type: ignore[misc]
@@ -112,10 +113,6 @@ class HearingBackbone(Backbone):
         return cast(PreTrainedModel, self.model.get_encoder()) if self.encoder_decoder else self.trunk
 
     @property
-    def reads_text(self) -> bool:
-        return False
-
-    @property
     def writes(self) -> bool:
         """Whether it has letters."""
         return not isinstance(self.tokenizer, NoText)
@@ -124,18 +121,6 @@ class HearingBackbone(Backbone):
     def width(self) -> int:
         config = self.model.config
         return int(getattr(config, "encoder_config", config).hidden_size)
-
-    @property
-    def max_positions(self) -> int | None:
-        return None
-
-    @cached_property
-    def has_position_table(self) -> bool:
-        return False
-
-    @cached_property
-    def causal(self) -> bool:
-        return False
 
     @cached_property
     def reads(self) -> str:

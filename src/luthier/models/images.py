@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models.backbone import Backbone
 from luthier.models.heads import picture_logits
 from luthier.models.modes import evaluating
 from luthier.models.pictures import Pictures
+from luthier.models.wordless import Wordless
 from luthier.types import Batch, Features, Finding, Picture, Refused
 
 
@@ -51,7 +51,7 @@ def reads_pictures_alone(config: Any) -> bool:
 
 
 @dataclass(kw_only=True)
-class ImageBackbone(Backbone):
+class ImageBackbone(Wordless):
     """``grid`` is (H, W) of what a convolutional trunk gives, None for one that gives a sequence."""
 
     pictures: Pictures  # type: ignore[misc]
@@ -91,24 +91,8 @@ class ImageBackbone(Backbone):
         return _as_sequence(output.pooler_output[:, None] if self.pooled else output.last_hidden_state)
 
     @property
-    def reads_text(self) -> bool:
-        return False
-
-    @property
     def width(self) -> int:
         return self._width
-
-    @property
-    def max_positions(self) -> int | None:
-        return None
-
-    @cached_property
-    def has_position_table(self) -> bool:
-        return False
-
-    @cached_property
-    def causal(self) -> bool:
-        return False
 
     @cached_property
     def reads(self) -> str:

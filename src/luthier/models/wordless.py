@@ -1,0 +1,27 @@
+"""What a model of pictures or of sounds alone has none of: words, their positions, an order in which to write them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from luthier.models.backbone import Backbone
+
+
+@dataclass(kw_only=True)
+class Wordless(Backbone):
+    @property
+    def reads_text(self) -> bool:
+        return False
+
+    @property
+    def max_positions(self) -> int | None:
+        return None
+
+    @cached_property
+    def has_position_table(self) -> bool:
+        return False
+
+    @cached_property
+    def causal(self) -> bool:
+        return False
