@@ -19,6 +19,7 @@ from luthier.data.dialogue import Dialogue, Rows
 from luthier.data.formats import read_examples
 from luthier.data.render import fix_options, load_template, render
 from luthier.data.template import Encoded
+from luthier.tasks.shown_turns import asked_messages
 from luthier.types import Refused
 
 
@@ -315,3 +316,9 @@ def test_words_that_spell_a_marker_are_told(tiny_folder: Callable[..., str], fol
     assert "'<|im_end|>'" in found["data.marker"].what
     found, _ = checked(tiny_folder("llama"), [talk("red")])
     assert "data.marker" not in found
+
+
+def test_an_empty_answer_before_the_question_is_asked_past() -> None:
+    """It would be nothing to learn from; a model that said nothing can be asked again."""
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}, {"role": "user", "content": "b"}]
+    assert asked_messages(said, {}).messages == said

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -65,6 +66,7 @@ def test_every_key_of_the_schema_has_a_meaning() -> None:
     assert silent == []
 
 
+@cache
 def codes_in_source() -> set[str]:
     """Strings that are spelled as codes are, less the recipe's keys and file names."""
     spelled = re.compile(rf"(?:{'|'.join(ROOMS)})\.[a-z]+(?:-[a-z]+)*")

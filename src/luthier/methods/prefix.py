@@ -195,7 +195,8 @@ def _carry(
 def _positions(backbone: Backbone, length: int) -> int:
     """How far the prefix moves the tokens' positions: in a decoder that counts them, past itself."""
     counted = "position_ids" in inspect.signature(backbone.trunk.forward).parameters
-    counted = counted and backbone.seams.embedding is not None  # not those of pictures
+    if backbone.role and backbone.seams.embedding is None:  # a tower of pictures
+        return 0
     return length if counted and not backbone.encoder_decoder and backbone.causal else 0
 
 

@@ -31,6 +31,9 @@ def locate_model(resolved: ResolvedRecipe, find: Locate = locate) -> tuple[str, 
         for finding in some
         if not (model.init == "random" and is_bare(tower) and finding.code in WEIGHTS_ONLY)
     ]
+    if model.init == "random" and not any(is_bare(tower) for tower, _ in found.values()):
+        what = "both towers have weights, and `random` draws those of towers that have none"
+        findings.append(Finding("model.random-drawn", "model.init", what, "leave `init` out"))
     if findings:
         return model.name, findings
     fuse, options = model.fusion
