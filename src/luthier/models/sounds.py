@@ -56,6 +56,7 @@ class Sounds:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this does
         self._places: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._known: dict[Clip, Heard | BadSound] = {}
+        self._last: tuple[Sound, np.ndarray, list[str]] | None = None
         self._end = 0
 
     @property
@@ -94,17 +95,25 @@ class Sounds:
 
     def samples(self, sound: Sound) -> np.ndarray:
         """(S,) at the model's rate. Raises BadSound."""
-        samples_S, rate, _ = decode(sound)
-        return resample(samples_S, rate, self.rate)
+        return self._decoded(sound)[0]
+
+    def _decoded(self, sound: Sound) -> tuple[np.ndarray, list[str]]:
+        """(S,) at the model's rate, and what was done to it. The last one is kept: the parts of a long sound are asked
+        for one after the other."""
+        last = self._last
+        if last is None or last[0] != sound:
+            stored_S, rate, notes = decode(sound)
+            if rate != self.rate:
+                notes.append(f"{rate:,} Hz: to {self.rate:,}")
+            last = self._last = (sound, resample(stored_S, rate, self.rate), notes)
+        return last[1:]
 
     def _made(self, clip: Clip) -> tuple[np.ndarray, int, list[str]] | BadSound:
         try:
-            stored_S, rate, notes = decode(clip.sound)
+            decoded_S, notes = self._decoded(clip.sound)
         except BadSound as bad:
             return bad
-        if rate != self.rate:
-            notes.append(f"{rate:,} Hz: to {self.rate:,}")
-        samples_S = faster(resample(stored_S, rate, self.rate), clip.speed, self.rate)
+        samples_S = faster(decoded_S, clip.speed, self.rate)
         if clip.part:
             samples_S = samples_S[slice(*clip.part)]
         try:
