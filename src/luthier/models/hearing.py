@@ -24,7 +24,6 @@ from luthier.data.sounds import BadSound
 from luthier.models.backbone import Backbone
 from luthier.models.heads import sound_logits
 from luthier.models.hiding import frame_masks, masked
-from luthier.models.images import NoText
 from luthier.models.modes import evaluating
 from luthier.models.sounds import Clip, Sounds
 from luthier.models.stacks import trunk_name
@@ -111,11 +110,6 @@ class HearingBackbone(Wordless):
     def ear(self) -> PreTrainedModel:
         """What is given the features."""
         return cast(PreTrainedModel, self.model.get_encoder()) if self.encoder_decoder else self.trunk
-
-    @property
-    def writes(self) -> bool:
-        """Whether it has letters."""
-        return not isinstance(self.tokenizer, NoText)
 
     @property
     def width(self) -> int:
