@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.captions import Bad, Numbered
+from luthier.data.captions import Bad, Numbered, objects
 from luthier.types import Finding
 
 if TYPE_CHECKING:
@@ -28,17 +28,13 @@ ANSWERS = ("answers", "answer", "multiple_choice_answer", "label")
 def published(value: dict[str, Any]) -> tuple[Numbered, Bad] | None:
     """The rows of a file of questions or of answers, numbered; None where it is neither."""
     asked, told = value.get("questions"), value.get("annotations")
-    if _objects(asked) and all("question_id" in one for one in asked):  # type: ignore[union-attr]
+    if objects(asked) and all("question_id" in one for one in asked):
         part = str(value.get("data_subtype", ""))
-        return [(at, _question(one, part)) for at, one in enumerate(asked, start=1)], []  # type: ignore[arg-type]
-    if _objects(told) and all("question_id" in one and "answers" in one for one in told):  # type: ignore[union-attr]
-        rows = [{name: one[name] for name in KEPT if name in one} for one in told]  # type: ignore[union-attr]
+        return [(at, _question(one, part)) for at, one in enumerate(asked, start=1)], []
+    if objects(told) and all("question_id" in one and "answers" in one for one in told):
+        rows = [{name: one[name] for name in KEPT if name in one} for one in told]
         return list(enumerate(rows, start=1)), []
     return None
-
-
-def _objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def _question(one: dict[str, Any], part: str) -> dict[str, Any]:
