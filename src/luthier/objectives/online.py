@@ -56,10 +56,6 @@ class Asked(Batch):
 
     prompts: list[Prompt] = field(default_factory=list)
 
-    def to(self, device: torch.device | str) -> Asked:
-        moved = super().to(device)
-        return Asked(moved.tensors, moved.rows, moved.tokens, self.prompts)
-
 
 def prompt_of(row: Features) -> Prompt:
     """The ids of a row's prompt, with its pictures where it has some."""
