@@ -129,6 +129,13 @@ def test_all_stages_are_checked_before_the_first_step(tiny_folder: Any, tmp_path
     assert {finding.where for finding in findings} >= set(places)
 
 
+def test_stages_may_be_given_as_keywords(tiny_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = recipe(tmp_path, tiny_folder("llama"), judge={"epoch": 3})
+    monkeypatch.chdir(tmp_path)
+    findings, _ = luthier.check(**yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert [one.where.partition(": ")[0] for one in findings if one.severity == "error"] == ["judge"]
+
+
 @pytest.mark.parametrize("model", ["stage:rl", "stage:judge", "stage:nothing"])
 def test_a_stage_begins_with_one_before_it(model: str) -> None:
     given = {"stages": {"sft": {"model": "a"}, "judge": {"model": model}, "rl": {"model": "stage:judge"}}}
