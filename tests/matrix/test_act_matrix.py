@@ -217,3 +217,24 @@ def test_actions_are_tokens_of_a_decoder(method: str, tiny_folder: Callable[...,
     assert len(answer["action"]) == 2
     assert "model.not-causal" in errors({"task": "act", "act": {"predicts": "tokens", "bins": 4}, "data": data,
                                          "model": tiny_folder("bert"), "method": "full"})  # fmt: skip
+
+
+@pytest.mark.parametrize(("predicts", "name"), [("regression", "bert"), ("tokens", "llama")])
+def test_rows_that_are_too_long_are_counted_and_cut_with_their_actions_whole(
+    predicts: str, name: str, tiny_folder: Callable[..., str], tmp_path: Path
+) -> None:
+    """Of the row's tokens the actions, two numbers, are never cut: what stands before them makes room."""
+    rows = [{"instruction": "the red " * 12, "trajectory": [{"state": [float(at), 2.0], "action": [float(at), 5.0]}]}
+            for at in range(6)]  # fmt: skip
+    asked: dict[str, Any] = {
+        "task": "act", "act": {"predicts": predicts, "bins": 4}, "model": tiny_folder(name), "method": "full",
+        "data": {"train": tiny.write_jsonl(tmp_path / "rows.jsonl", rows), "eval": 0}, "max_length": 16,
+    }  # fmt: skip
+    findings, prepared = luthier.check(**asked)
+    assert "data.too-long" in {finding.code for finding in findings}
+    for row in prepared.train.rows:
+        assert len(row["input_ids"]) == 16 < row["full_length"]
+        assert sum(row.get("supervised", [1, 1])) == 2
+    assert errors(asked | {"act": {"predicts": "tokens", "bins": 4, "chunk": 8}, "model": tiny_folder("llama")}) == {
+        "task.actions"
+    }

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luthier.data.lengths import cut_text
 from luthier.fusion.common import Inside
 from luthier.fusion.cross_attention import Gates
 from luthier.models.composed import IMAGE_TOKEN
@@ -74,7 +75,7 @@ class MultimodalBackbone(Illustrated):
             what = f"{len(pictures)} pictures of {each} tokens leave no room for text in {limit}"
             raise Refused(Finding("data.picture-room", "image", what, "raise `max_length`, or give fewer `tokens`"))
         keys = [self.pictures.key(one) for one in pictures]
-        ids, full = self._ids("".join(parts), room)
+        ids, full = cut_text(self.tokenizer, "".join(parts), room)
         if each:
             ids = self._with_places(ids, parts, each, len(pictures))
         cost = (self.model.config.picture_tokens - each) * len(pictures)
@@ -93,12 +94,6 @@ class MultimodalBackbone(Illustrated):
 
     def cost_of(self, keys: list[str], taken: int) -> int:
         return max(0, self.model.config.picture_tokens * len(keys) - taken)
-
-    def _ids(self, text: str, room: int | None) -> tuple[list[int], int]:
-        ids = self.tokenizer(text)["input_ids"]
-        if room is None or len(ids) <= room:
-            return ids, len(ids)
-        return self.tokenizer(text, truncation=True, max_length=room)["input_ids"], len(ids)
 
     def _with_places(self, ids: list[int], parts: list[str], each: int, count: int) -> list[int]:
         """Placeholders where the marks stood, or after what opens a text."""

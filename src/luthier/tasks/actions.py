@@ -149,6 +149,14 @@ def action_ids(backbone: Backbone, bins: int) -> list[int]:
     return free[-bins:]
 
 
+def room_before(numbers: int, limit: int) -> int:
+    """Tokens of a row before those of its actions. Raises Refused where none is left."""
+    if numbers >= limit:
+        what = f"{numbers} numbers of a chunk leave no room for what is seen in {limit} tokens"
+        raise Refused(Finding("task.actions", "act.chunk", what, "raise `max_length`, or shorten it"))
+    return limit - numbers
+
+
 def with_action_tokens(row: Features, ids: list[int], numbers: int) -> Features:
     """The row with the tokens of its actions at its end, which are supervised: those that are known."""
     prompt = list(row["input_ids"])
