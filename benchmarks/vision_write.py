@@ -52,8 +52,7 @@ def run(recipe: dict[str, Any], told: dict[str, Any]) -> tuple[Any, dict[str, An
 
 
 def easy_vqa(out: Path, fuse: str, steps: int) -> dict[str, Any]:
-    files = {"train": str(out / "train.jsonl"), "eval": str(out / "test.jsonl")}
-    files = files if Path(files["eval"]).is_file() else questions(out)
+    files = questions(out)
     rows = [json.loads(line) for line in Path(files["eval"]).read_text(encoding="utf-8").splitlines()]
     watched, swapped = out / "watched.jsonl", out / "swapped.jsonl"
     names = sorted({row["image"] for row in rows})
