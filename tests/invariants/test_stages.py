@@ -69,6 +69,7 @@ def test_each_stage_is_a_run_and_the_last_has_one_base(whole: Path) -> None:
     assert judge.info["model"]["fingerprint"] == rl.info["model"]["fingerprint"]
     opened = rl.predictor
     (scorer,) = opened.task.scorers.values()
+    assert "predictor" not in vars(scorer), "a judge is opened once it is asked"
     assert scorer.predictor.backbone.model is opened.backbone.model is opened.objective.value.model
     assert opened.objective.value.using is not None
     assert (whole / "rl" / "report.html").is_file()

@@ -71,7 +71,7 @@ def test_bad_sounds_are_told_by_row_before_the_first_step(tmp_path: Path) -> Non
 
 
 def test_transcripts_that_can_not_be_said_are_named(tmp_path: Path) -> None:
-    """0.2 seconds make 10 frames at most; "aaaaaaaa" needs 15."""
+    """Three tones, half a second, make 25 frames at most; thirty times "a" needs 59. Signs alone say nothing."""
     model = tiny.save_sound_model("wav2vec2", tmp_path / "model")
     rows = spoken(tmp_path, 6)
     rows[4]["text"] = "a" * 30

@@ -128,13 +128,11 @@ class MultimodalBackbone(Illustrated):
 
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         tensors = super().lay_out(rows)
-        if "hidden_LD" in rows[0]:
-            return tensors
-        if self.pictures.remembers(texts := [_text_key(row) for row in rows]):
+        if "hidden_LD" not in rows[0] and self.pictures.remembers(texts := [_text_key(row) for row in rows]):
             states_KLE = torch.zeros(*tensors["input_ids"].shape, self.model.config.get_text_config().hidden_size)
             states_KLE[tensors["attention_mask"] > 0] = torch.cat([self.pictures.states([key])[0] for key in texts])
             tensors["text_states"] = states_KLE
-        return tensors | self.row_media(rows)
+        return tensors
 
     def row_media(self, rows: list[Features]) -> dict[str, Tensor]:
         shown = self.pictures.shown(rows)

@@ -27,11 +27,13 @@ TEXT_TENSORS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_
 
 @dataclass
 class ProcessedPictures(Pictures):
-    """``image_id`` is the token that a picture's hidden states take the place of; ``mark`` what a text names one by."""
+    """``image_id`` is the token that a picture's hidden states take the place of; ``mark`` what a text names one by;
+    ``names`` those of the tensors."""
 
     image_id: int = -1
     mark: str = ""
     mark_id: int = -1
+    names: set[str] = field(default_factory=set)
     _arrays: dict[str, dict[str, Place]] = field(default_factory=dict)
     _tokens: dict[str, list[int]] = field(default_factory=dict)
 
@@ -97,6 +99,7 @@ class ProcessedPictures(Pictures):
         if key not in self._arrays:
             self._arrays[key] = {name: self._scratch.write(array) for name, array in arrays.items()}
             self._tokens[key] = tokens
+            self.names.update(arrays)
         self._known[picture] = key
 
     def places(self, key: str) -> list[int]:
