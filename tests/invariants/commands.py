@@ -1,29 +1,21 @@
 """``luthier VERB ...`` as processes that a test may kill at any instant.
 
-Run as a program it imports once, reads commands as JSON lines, runs each in a fork of itself (without import time,
-so many kills are cheap) and says how that fork ended. ``fresh`` starts real interpreters instead.
+In a fork of a process that has imported (``forks.py``), so that many kills are cheap; ``fresh`` starts real
+interpreters instead.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-IMPORTS = (
-    "luthier.runs.conduct", "luthier.runs.result", "luthier.evaluate.outputs", "luthier.evaluate.generate",
-    "luthier.methods.full", "luthier.methods.lora", "luthier.tasks.classify", "luthier.tasks.chat",
-    "luthier.objectives.classification", "luthier.objectives.next_token", "luthier.reports.trackers",
-    "luthier.reports.card", "luthier.reports.html", "luthier.models.load", "accelerate", "peft", "sklearn",
-)  # fmt: skip
+import forks
+
+SCRIPT = "import sys\nfrom luthier.cli.main import main\nmain(sys.argv[1:])"
 
 
 class Command:
@@ -56,34 +48,18 @@ class Command:
 
 
 class Forks:
-    """This file as a process, and the commands that it forks, one at a time."""
+    """One command at a time."""
 
     def __init__(self) -> None:
-        pipe = subprocess.PIPE
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen([sys.executable, __file__], stdin=pipe, stdout=pipe, text=True, env=environment)
+        self.server = forks.forks()
 
     def start(self, folder: Path, *arguments: str) -> Command:
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps([str(folder), arguments]) + "\n")
-        self.process.stdin.flush()
-        return Command(self._hear()["pid"], self._ended, folder)
+        output = folder / "output.txt"
+        pid = self.server.start(SCRIPT, *arguments, folder=folder, out=output, err=output)
+        return Command(pid, self.server.ended, folder)
 
     def run(self, folder: Path, *arguments: str) -> int:
         return self.start(folder, *arguments).end()
-
-    def _ended(self, wait_s: float) -> int | None:
-        ready, _, _ = select.select([self.process.stdout], [], [], wait_s)
-        return self._hear()["code"] if ready else None
-
-    def _hear(self) -> dict[str, Any]:
-        assert self.process.stdout
-        return json.loads(self.process.stdout.readline())
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
 
 
 def fresh(folder: Path, *arguments: str) -> Command:
@@ -100,43 +76,3 @@ def fresh(folder: Path, *arguments: str) -> Command:
         return None
 
     return Command(process.pid, ended, folder)
-
-
-def _run(folder: str, arguments: list[str]) -> int:
-    os.chdir(folder)
-    output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    from luthier.cli.main import main
-
-    try:
-        main(arguments)
-    except SystemExit as ended:
-        sys.stdout.flush()
-        return int(ended.code or 0)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-
-
-def serve() -> None:
-    from importlib import import_module
-
-    for name in IMPORTS:
-        import_module(name)
-    said = os.fdopen(os.dup(1), "w")
-    for line in sys.stdin:
-        folder, arguments = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            os._exit(_run(folder, arguments))
-        said.write(json.dumps({"pid": pid}) + "\n")
-        said.flush()
-        _, status = os.waitpid(pid, 0)
-        said.write(json.dumps({"code": os.waitstatus_to_exitcode(status)}) + "\n")
-        said.flush()
-
-
-if __name__ == "__main__":
-    serve()

@@ -1,4 +1,4 @@
-"""Every shell, Python and YAML block of the README and the docs is run, in the page's order, in an empty folder.
+"""Every shell, Python and YAML block of the README and the docs is run, in a folder with no more than the shipped data.
 
 `make demo` and `make test` are not: the one would set up an environment, the other would run this test. What `make
 demo` runs, the recipe `sentiment`, is (with fewer steps), and their lines in the Makefile are compared.
@@ -29,18 +29,30 @@ def as_typed(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(language, "\n".join(text for _, text in texts)) for language, texts in runs]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_blocks_run(page: str, tmp_path: Path) -> None:
-    if page != "README.md":  # the README copies the data itself
+def shown(page: str) -> list[tuple[str, str]]:
+    return as_typed([block for block in blocks(page) if block[0] != "yaml"])
+
+
+# What the README shows under each heading needs the data alone, so its parts run beside each other; other pages go on.
+PARTS = {f"README.md, {at}": [part] for at, part in enumerate(shown("README.md"), 1)}
+PARTS |= {page: shown(page) for page in PAGES if page != "README.md"}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_blocks_run(name: str, tmp_path: Path) -> None:
+    if "luthier copy" not in PARTS[name][0][1]:  # else the page brings it
         shutil.copytree(RECIPES / "data", tmp_path / "data")
-    found = [block for block in blocks(page) if block[0] != "yaml"]
-    assert found
-    for language, text in as_typed(found):
+    for language, text in PARTS[name]:
         words = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
         ran = subprocess.run(words, cwd=tmp_path, env=environment(), text=True, capture_output=True)
         assert ran.returncode == 0, f"{text}\n{ran.stdout}\n{ran.stderr}"
         assert "Traceback" not in ran.stderr
         assert "Warning" not in ran.stderr, ran.stderr
+
+
+def test_every_page_shows_something() -> None:
+    assert len(PARTS) == len(PAGES) + 3
+    assert all(PARTS.values())
 
 
 def test_no_other_page_has_blocks_that_nobody_runs() -> None:

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from forks import forks
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(shell|python|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-# Every verb of a session in one process, so that torch is imported once. No socket may connect or look a name up.
+# Every verb of a session in one process, a fork of one that has imported torch. No socket may connect or look a name
+# up.
 SESSION = """
 import contextlib, io, json, socket, sys
 from luthier.cli.main import main
@@ -60,10 +63,7 @@ def environment() -> dict[str, str]:
 def session(folder: Path, *lines: str | tuple[str, str]) -> list[Answer]:
     """The answers to ``luthier`` lines (words parted by single spaces), each perhaps with its standard input."""
     pairs = [(line.split(" "), "") if isinstance(line, str) else (line[0].split(" "), line[1]) for line in lines]
-    ran = subprocess.run(
-        [sys.executable, "-c", SESSION], cwd=folder, env=environment(), input=json.dumps(pairs), text=True,
-        capture_output=True,
-    )  # fmt: skip
+    ran = forks().run(SESSION, folder=folder, given=json.dumps(pairs), **environment())
     assert ran.returncode == 0, ran.stderr
     return [Answer(**answer) for answer in json.loads(ran.stdout)]
 

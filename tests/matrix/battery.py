@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Container, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from table import APART, CLASSIFY, ENCODER_DECODERS, HEADED, METHODS, Cell
 
 import luthier
 import tiny
+from forks import forks
 from luthier import Run, load
 from luthier.data.tagged import untagged
 from luthier.types import Example, Refused
@@ -254,11 +253,12 @@ def assert_loss_fell(run: Run, to: float = 0.9, over: int = 3) -> None:
 
 
 def judged_in_a_fresh_process(held_out: str, *runs: Run) -> list[dict[str, Any]]:
-    """The metrics of each run, all of them opened in one process."""
+    """The metrics of each run, all of them opened in one process, which has imported and nothing else.
+
+    That an interpreter of its own opens them to the same bits is told by ``test_fresh_process.py``."""
     script = "import luthier, json, sys\nfor folder in sys.argv[2:]:\n    "
     script += "print(json.dumps(luthier.load(folder).evaluate(sys.argv[1])['metrics']))"
-    command = [sys.executable, "-c", script, held_out, *(str(run.folder) for run in runs)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = forks().run(script, held_out, *(str(run.folder) for run in runs), folder=Path.cwd())
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()[-len(runs) :]]
 
