@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from luthier.data.augment import Augment, Draw
 from luthier.data.pictures import BadPicture, decode
+from luthier.models.kept import Kept, Place
 from luthier.types import Features, Picture
 
 RAW = {"do_rescale": False, "do_normalize": False}
@@ -34,7 +34,7 @@ Shown = tuple[str, Draw | None]
 
 
 @dataclass
-class Pictures:
+class Pictures(Kept):
     """``tokens`` is how many hidden states the model gives for one; ``converted`` counts what decoding changed."""
 
     processor: Any
@@ -43,11 +43,9 @@ class Pictures:
     converted: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this does
-        self._places: dict[str, tuple[int, tuple[int, ...], str]] = {}
+        super().__post_init__()
+        self._places: dict[str, Place] = {}
         self._known: dict[Picture, str | BadPicture] = {}
-        self._states: dict[str, tuple[int, tuple[int, ...], str]] = {}
-        self._end = 0
 
     def prepare(self, pictures: Iterable[Picture]) -> None:
         """Decode those that are new, in threads: Pillow works outside the interpreter's lock."""
@@ -87,27 +85,6 @@ class Pictures:
             self._places[key] = self._written(pixels_CHW)
         self._known[picture] = key
 
-    def _written(self, values: np.ndarray) -> tuple[int, tuple[int, ...], str]:
-        start, data = self._end, np.ascontiguousarray(values).tobytes()
-        self._file.seek(start)
-        self._file.write(data)
-        self._end += len(data)
-        return start, values.shape, values.dtype.str
-
-    def remember(self, keys: Sequence[str], states_IPD: Tensor) -> None:
-        """Keep what a tower that does not train makes of them, beside their pixels."""
-        for key, states_PD in zip(keys, states_IPD.float().cpu(), strict=True):
-            if key not in self._states:
-                self._states[key] = self._written(states_PD.numpy())
-
-    def remembers(self, keys: Sequence[str]) -> bool:
-        return bool(self._states) and self._states.keys() >= {*keys}
-
-    def states(self, keys: Sequence[str]) -> Tensor:
-        """(I, P, D), as they were kept."""
-        self._file.flush()
-        return torch.stack([torch.from_numpy(self._read(self._states[key]).copy()) for key in keys])
-
     def shown(self, rows: Sequence[Features]) -> list[Shown]:
         """The pictures of rows, in their order: keys, and how each is varied, which depends on row and epoch."""
         return [
@@ -125,11 +102,6 @@ class Pictures:
 
     def _varied(self, pixels_CHW: np.ndarray, draw: Draw | None) -> np.ndarray:
         return pixels_CHW if draw is None or self.augment is None else self.augment(pixels_CHW, draw)
-
-    def _read(self, place: tuple[int, tuple[int, ...], str]) -> np.ndarray:
-        start, shape, kind = place
-        size = int(np.prod(shape)) * np.dtype(kind).itemsize
-        return np.frombuffer(os.pread(self._file.fileno(), size, start), dtype=kind).reshape(shape)
 
     @property
     def blank(self) -> Tensor:

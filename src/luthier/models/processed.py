@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from luthier.data.pictures import BadPicture, decode
+from luthier.models.kept import Place
 from luthier.models.pictures import Pictures
 from luthier.types import Finding, Picture, Refused
 
 BESIDE = "x"
 TEXT_TENSORS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
-Place = tuple[int, tuple[int, ...], str]
-"""Where in the file an array lies, its shape and its kind."""
 
 
 @dataclass
@@ -108,13 +107,6 @@ class ProcessedPictures(Pictures):
             self._tokens[key] = tokens
         self._known[picture] = key
 
-    def _written(self, array: np.ndarray) -> Place:
-        data = np.ascontiguousarray(array).tobytes()
-        self._file.seek(self._end)
-        self._file.write(data)
-        start, self._end = self._end, self._end + len(data)
-        return start, array.shape, array.dtype.str
-
     def places(self, key: str) -> list[int]:
         return self._tokens[key]
 
@@ -124,7 +116,7 @@ class ProcessedPictures(Pictures):
         self._file.flush()
         made = {}
         for name in self._arrays[keys[0]]:
-            found = [self._stored(self._arrays[key][name]) for key in keys]
+            found = [self._read(self._arrays[key][name]) for key in keys]
             most = np.max([one.shape[1:] for one in found], axis=0) if found[0].ndim > 1 else ()
             filled = [
                 np.pad(one, [(0, 0), *((0, int(n) - have) for n, have in zip(most, one.shape[1:], strict=True))])
@@ -132,10 +124,3 @@ class ProcessedPictures(Pictures):
             ]
             made[name] = torch.from_numpy(np.concatenate(filled))
         return made
-
-    def _stored(self, place: Place) -> np.ndarray:
-        import os
-
-        start, shape, kind = place
-        size = int(np.prod(shape)) * np.dtype(kind).itemsize
-        return np.frombuffer(os.pread(self._file.fileno(), size, start), dtype=kind).reshape(shape).copy()

@@ -13,9 +13,9 @@ from pydantic import Field
 
 from luthier.data.document import one_text
 from luthier.models.backbone import Backbone
-from luthier.models.illustrated import Illustrated
 from luthier.tasks.common import Ask, Encoder
-from luthier.tasks.pictures import bad_pictures, picture_example, told_pictures
+from luthier.tasks.pictures import picture_example, told_pictures
+from luthier.tasks.shown_turns import reader_of
 from luthier.tasks.source import UNLIMITED, FromSource, WritingOptions
 from luthier.types import Example, Features, Finding, Refused
 
@@ -51,25 +51,8 @@ class FromPicture(FromSource):
         return encode
 
     def row(self, backbone: Backbone, example: Example, target: str | None, limit: int) -> Features:
-        if not isinstance(backbone, Illustrated):
-            what = f"{backbone.name} writes from text alone, and these rows have pictures"
-            mend = "compose it with an image encoder: `model: {image: ..., text: ...}`"
-            raise Refused(Finding("model.no-pictures", "model.name", what, mend))
-        images = example.images or []
-        if findings := bad_pictures(backbone, example):
-            raise Refused(*findings)
         source = self.options.prefix + self.source(example)
-        if backbone.mark not in source:
-            source = backbone.mark * len(images) + source
-        room = limit - backbone.room_taken(images)
-        if room < len(images) + 2:
-            what = f"{len(images)} pictures of {limit - room + len(images)} tokens leave no room for text in {limit}"
-            raise Refused(Finding("data.picture-room", "image", what, "raise `max_length`, or give fewer `tokens`"))
-        made = one_text(backbone.tokenizer, source, self.options.separator, target, room, backbone.mark_id)
-        try:
-            return backbone.illustrated(made, images)
-        except Refused as refused:
-            raise Refused(*(replace(one, where=f"{example.source}:{one.where}") for one in refused.findings)) from None
+        return shown_source(backbone, example, source, self.options.separator, target, limit)
 
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
         """As for any source; rows are short, and many are written at a time."""
@@ -81,3 +64,24 @@ class FromPicture(FromSource):
     def shown(self, example: Example) -> tuple[str, str]:
         asked, target = super().shown(example)
         return " ".join([*told_pictures(example), asked]), target
+
+
+def shown_source(
+    backbone: Backbone, example: Example, source: str, separator: str, target: str | None, limit: int
+) -> Features:
+    """Pictures or sounds, where no mark says otherwise before the ``source``, and what is written of them. Raises
+    Refused where the model takes none, one can't be used, or there is no room for text beside them."""
+    reader, shown = reader_of(backbone, example)
+    if reader.mark not in source:
+        source = reader.mark * len(shown) + source
+    room = limit - reader.room_taken(shown)
+    if room < len(shown) + 2:
+        what = f"{len(shown)} {reader.shows} of {limit - room + len(shown)} tokens leave no room for text in {limit}"
+        mend = "raise `max_length`, or make fewer tokens of each (`tokens`, `pool`)"
+        place = f"{example.source}:{'image' if reader.shows == 'pictures' else 'audio'}"
+        raise Refused(Finding("data.picture-room", place, what, mend))
+    made = one_text(reader.tokenizer, source, separator, target, room, reader.mark_id)
+    try:
+        return reader.illustrated(made, shown)
+    except Refused as refused:
+        raise Refused(*(replace(one, where=f"{example.source}:{one.where}") for one in refused.findings)) from None

@@ -1,4 +1,4 @@
-"""Conversations with pictures: one row each, in which every picture has its tokens, and the prompt that asks."""
+"""Conversations with pictures or sounds: one row each, in which every one has its tokens, and the prompt that asks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from luthier.data.audio import AUDIO
 from luthier.data.rows import IMAGE
 from luthier.data.template import encode_chat
-from luthier.data.turns import MARK, read_turns
+from luthier.data.turns import MARK, MARKS, SOUND_MARK, read_turns
 from luthier.models.backbone import Backbone
 from luthier.models.illustrated import Illustrated
 from luthier.tasks.language import features_of
@@ -22,10 +23,7 @@ def shown_row(
     overlong: str,
 ) -> Features:  # fmt: skip
     """Raises Refused where the model reads no pictures, one can't be used, or a cut would take one away."""
-    reader = _reader(backbone)
-    if findings := bad_pictures(backbone, example):
-        raise Refused(*findings)
-    images = example.images or []
+    reader, images = reader_of(backbone, example)
     where = f"{example.source}:messages"
     encoded = encode_chat(backbone.tokenizer, messages, tools=example.tools, train_on=train_on, where=where)
     row = features_of(encoded, example) | {"full_length": len(encoded.input_ids)}
@@ -33,7 +31,7 @@ def shown_row(
     if overlong in ("truncate", "split") and row["full_length"] > room:
         kept = max(0, room)
         if overlong == "split" or reader.mark_id in row["input_ids"][kept:]:
-            what = f"is over {limit} tokens, and its pictures can't be cut"
+            what = f"is over {limit} tokens, and its {reader.shows} can't be cut"
             mend = "raise `max_length`, or set `overlong: drop`"
             raise Refused(Finding("data.picture-room", where, what, mend))
         row |= {name: row[name][:kept] for name in ("input_ids", "supervised")}
@@ -43,20 +41,27 @@ def shown_row(
 
 def shown_prompt(backbone: Backbone, example: Example, messages: Sequence[Message], ids: list[int]) -> Features:
     """The prompt with the pictures of the turns that ask; those of later turns are left out. Raises Refused."""
-    reader = _reader(backbone)
+    reader, images = reader_of(backbone, example)
+    count = sum(str(turn.get("content") or "").count(mark) for turn in messages for mark in MARKS)
+    return _illustrated(reader, {"input_ids": ids}, images[:count], f"{example.source}:messages")
+
+
+def reader_of(backbone: Backbone, example: Example) -> tuple[Illustrated, list[Any]]:
+    """The model, and the pictures or the sounds of a row. Raises Refused where it takes none of these, or one of them
+    can't be used."""
+    hears = backbone.sounds is not None
+    for kind, some, code in (("pictures", example.images, "model.no-pictures"), ("sounds", example.sounds, "model.no-sounds")):
+        if some and not (isinstance(backbone, Illustrated) and backbone.shows == kind):
+            what = f"{backbone.name} takes {'sounds' if hears else 'pictures'} beside text, and these rows have {kind}"
+            if not isinstance(backbone, Illustrated):
+                what = f"{backbone.name} reads text alone, and these rows have {kind}"
+            mend = "choose one that reads both (such as LLaVA or Gemma 3), or `model: {image: ..., text: ...}`"
+            mend = mend if kind == "pictures" else "compose it with an encoder of sounds: `model: {audio: ..., text: ...}`"
+            raise Refused(Finding(code, "model.name", what, mend))
+    assert isinstance(backbone, Illustrated)
     if findings := bad_pictures(backbone, example):
         raise Refused(*findings)
-    count = sum(str(turn.get("content") or "").count(MARK) for turn in messages)
-    images = (example.images or [])[:count]
-    return _illustrated(reader, {"input_ids": ids}, images, f"{example.source}:messages")
-
-
-def _reader(backbone: Backbone) -> Illustrated:
-    if not isinstance(backbone, Illustrated):
-        what = f"{backbone.name} reads text alone, and these rows have pictures"
-        mend = "choose one that reads both (such as LLaVA or Gemma 3), or `model: {image: ..., text: ...}`"
-        raise Refused(Finding("model.no-pictures", "model.name", what, mend))
-    return backbone
+    return backbone, [*(example.images or []), *(example.sounds or [])]
 
 
 def _illustrated(reader: Illustrated, row: Features, images: list[Any], where: str) -> Features:
@@ -67,7 +72,7 @@ def _illustrated(reader: Illustrated, row: Features, images: list[Any], where: s
 
 
 def asked_messages(turns: Any, row: dict[str, Any]) -> Example:
-    """What a person asks, with pictures in the parts of its turns or in a column of the row. Raises Refused."""
+    """What a person asks, with pictures or sounds in the parts of its turns or in a column of the row. Raises Refused."""
     findings: list[Finding] = []
     parts: list[Any] = []
 
@@ -78,11 +83,20 @@ def asked_messages(turns: Any, row: dict[str, Any]) -> Example:
     read = read_turns(turns, "messages", report, pictures=parts)
     if findings:
         raise Refused(*findings)
-    beside: Any = next((row[name] for name in IMAGE if row.get(name)), [])
-    found = [one for _, one in parts if one is not None] or (beside if isinstance(beside, list) else [beside])
-    images = [one if isinstance(one, bytes) else Path(str(one)) for one in found]
-    if images and not any(MARK in str(turn.get("content") or "") for turn in read):
+    images, sounds = (
+        _asked(read, mark, [one for of, _, one in parts if of == mark and one is not None], row, names)
+        for mark, names in ((MARK, IMAGE), (SOUND_MARK, AUDIO))
+    )
+    return Example(INLINE, messages=read, tools=row.get("tools"), images=images or None, sounds=sounds or None)
+
+
+def _asked(read: list[Message], mark: str, named: list[Any], row: dict[str, Any], names: Sequence[str]) -> list[Any]:
+    """The pictures, or the sounds, of what is asked; without a mark they stand before the first question."""
+    beside: Any = next((row[name] for name in names if row.get(name)), [])
+    several = named or (beside if isinstance(beside, list) else [beside])
+    found = [one if isinstance(one, bytes) else Path(str(one)) for one in several]
+    if found and not any(mark in str(turn.get("content") or "") for turn in read):
         first = next((turn for turn in read if turn["role"] == "user"), None)
         if first is not None:
-            first["content"] = MARK * len(images) + "\n" + str(first["content"])
-    return Example(INLINE, messages=read, tools=row.get("tools"), images=images or None)
+            first["content"] = mark * len(found) + "\n" + str(first["content"])
+    return found
