@@ -10,7 +10,6 @@ from luthier.data.files import kind
 from luthier.data.turns import MARK, MARKS, ROLES, SHAREGPT_ROLES, SOUND_MARK, check_order
 from luthier.types import Example, Message
 
-
 PLAIN_SOUND = "<audio>"
 """As LLaMA-Factory and ms-swift mark a sound; in rows without sounds it is what it says."""
 
@@ -51,7 +50,9 @@ def _shown(fields: Fields, name: str, roles: Mapping[str, str]) -> Example:
         found = _of_kind(fields, mark, [(at, named) for of, at, named in parts if of == mark], column)
         if found and not fields.findings:
             _check_marks(fields, example, mark, len(found), column)
-        example.images, example.sounds = (found or None, example.sounds) if mark == MARK else (example.images, found or None)
+        example.images, example.sounds = (
+            (found or None, example.sounds) if mark == MARK else (example.images, found or None)
+        )
     return example
 
 
@@ -65,7 +66,10 @@ def _of_kind(fields: Fields, mark: str, parts: list[tuple[str, Any]], column: st
     elif fields.get(kept) is not None:
         several = fields.get(kept)
         samples = mark == SOUND_MARK and isinstance(several, list) and several and isinstance(several[0], int | float)
-        found, unnamed = read(several if isinstance(several, list) and not samples else [several], fields.column(kept)), []
+        found, unnamed = (
+            read(several if isinstance(several, list) and not samples else [several], fields.column(kept)),
+            [],
+        )
         if not found and not fields.findings:
             fields.report("data.type", fields.column(kept), f"names no {noun}")
     for at in unnamed:

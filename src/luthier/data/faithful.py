@@ -34,9 +34,7 @@ def left_out(
             continue
         there = _squeezed(taught[index]) if index in taught else whole
         content = message.get("content")
-        if isinstance(content, str) and not all(
-            part in MARKS or _stands(part, there) for part in EACH.split(content)
-        ):
+        if isinstance(content, str) and not all(part in MARKS or _stands(part, there) for part in EACH.split(content)):
             findings.append(_finding(at, f"the {message['role']}'s text {_short(content)} as it stands"))
         for call in message.get("tool_calls") or [] if index in taught else []:
             called = call.get("function", call)

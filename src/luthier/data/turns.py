@@ -49,8 +49,8 @@ def read_turns(
     """Turns written as role and content, or as from and value, with the roles named in ours (``roles``).
 
     What else a turn holds (``tool_calls``, ``name``) is kept. Problems are reported under ``at[index].key``; the
-    turns that have none are returned. A part that is a picture or a sound becomes a mark in the text; this mark, its place
-    and what it names are added to ``pictures``, None where it names nothing.
+    turns that have none are returned. A part that is a picture or a sound becomes a mark in the text; this mark, its
+    place and what it names are added to ``pictures``, None where it names nothing.
     """
     if not isinstance(value, list):
         report("data.type", at, f"must be a list of turns, this is {kind(value)}", "")

@@ -1,5 +1,5 @@
-"""What the mechanisms share. What is said of pictures holds for sounds, each of which has hidden states of its own number:
-``lengths_I`` says how many of the P are its own, None where all are.
+"""What the mechanisms share. What is said of pictures holds for sounds, each of which has hidden states of its own
+number: ``lengths_I`` says how many of the P are its own, None where all are.
 
 Axes: I pictures, P hidden states of one, K rows, L columns, D width of pictures, E width of text.
 """

@@ -4,9 +4,9 @@
 
 LLaVA's way (Liu et al. 2023, arXiv 2304.08485, section 4.1), with an encoder as well as with a decoder. ``tokens``
 pools the P hidden states of a picture to fewer, by the mean of neighbours, or by learned queries that attend to them
-(``resample``; Alayrac et al. 2022, arXiv 2204.14198, section 3.1, with one layer). ``pool`` lays so many neighbours end to
-end, zeros behind the last, before they are projected: a sound's frames are many (Ma et al. 2024, arXiv 2402.08846, section
-3.1, with 5).
+(``resample``; Alayrac et al. 2022, arXiv 2204.14198, section 3.1, with one layer). ``pool`` lays so many
+neighbours end to end, zeros behind the last, before they are projected: a sound's frames are many (Ma et al. 2024,
+arXiv 2402.08846, section 3.1, with 5).
 
 Axes: I pictures, P hidden states of one, Q tokens made of one, K rows, L columns, D width of pictures, E of text.
 """
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from luthier.fusion.common import Drawn, Projector, Sizes, Text
 from luthier.options import Options as Section
-
 
 SOUND_POOL = 5
 

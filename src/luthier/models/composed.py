@@ -1,4 +1,4 @@
-"""An encoder of pictures or of sounds and a text model as one: a ``PreTrainedModel`` that saves and loads whole, by ``save_pretrained``.
+"""An encoder of pictures or of sounds and a text model as one: a ``PreTrainedModel`` that saves and loads whole.
 
     model = ComposedForSequenceClassification.from_pretrained(folder)
     model = ComposedForCausalLM.from_pretrained(folder)         # see models/writer.py

@@ -137,4 +137,8 @@ def writes_by(path: str) -> str:
 def objective_of(config: Any) -> str:
     from transformers.models.auto import modeling_auto as auto
 
-    return "next_token" if getattr(config, "listens", False) or type(config) in auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING else "ctc"
+    return (
+        "next_token"
+        if getattr(config, "listens", False) or type(config) in auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
+        else "ctc"
+    )

@@ -20,8 +20,8 @@ RULES = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
 
 @dataclass
 class Frames:
-    """Of a model that ``run`` gives features of one sound, (1, L) or (1, L, F), and takes (1, P, D) from: by the model's
-    own rule, or asked."""
+    """Of a model that ``run`` gives features of one sound, (1, L) or (1, L, F), and takes (1, P, D) from: by the
+    model's own rule, or asked."""
 
     model: PreTrainedModel
     sounds: Sounds

@@ -1,5 +1,6 @@
 """A model that reads rows of tokens in which pictures have their places: a mark in the text becomes the tokens that a
-picture is, wherever the row comes from, and none of them is cut or learned. With a model that hears, the same of sounds.
+picture is, wherever the row comes from, and none of them is cut or learned. With a model that hears, the same of
+sounds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model that reads text and pictures, or text and sounds, together: rows of text in which, or beside which, pictures are.
+"""A model that reads text and pictures, or text and sounds, together: rows of text in or beside which these are.
 
 Where pictures stand in the row, each is as many tokens as the model makes of it, at its mark in the text,
 or before the text where there is none; they are never cut off. Where they stand beside it, the row is the text alone.

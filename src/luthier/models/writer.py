@@ -1,5 +1,4 @@
-"""A composed model that writes: an encoder of pictures or sounds, a decoder, and what joins them, with the decoder's own
-head.
+"""A composed model that writes: an encoder of pictures or sounds, a decoder with its own head, and what joins them.
 
     model = ComposedForCausalLM.from_pretrained(folder)
     model.generate(input_ids=..., attention_mask=..., pixel_values=..., picture_rows=...)  # of sounds: their features

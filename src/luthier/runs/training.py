@@ -112,7 +112,7 @@ def _frozen_towers(prepared: Prepared) -> bool:
 
 
 def _still(prepared: Prepared) -> set[str]:
-    """The towers, by role, of a model of pictures or sounds beside text that are as they came, while something else trains."""
+    """The towers, by role, of a composed model that are as they came, while something else trains."""
     backbone = prepared.backbone
     if not isinstance(backbone, MultimodalBackbone) or trunk_is_frozen(backbone, prepared.adaptation):
         return set()

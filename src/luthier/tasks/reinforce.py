@@ -224,7 +224,9 @@ class Task(chat.Task):
         """As `chat`; of a row its prompt."""
         example = super().parse(given)
         messages = before_answer(example.messages)
-        return Example(example.source, messages=messages, tools=example.tools, images=example.images, sounds=example.sounds)
+        return Example(
+            example.source, messages=messages, tools=example.tools, images=example.images, sounds=example.sounds
+        )
 
     def shown(self, example: Example) -> tuple[str, str]:
         return answers.shown_prompt(before_answer(asked(example))), expected(example)

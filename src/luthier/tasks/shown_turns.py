@@ -50,13 +50,18 @@ def reader_of(backbone: Backbone, example: Example) -> tuple[Illustrated, list[A
     """The model, and the pictures or the sounds of a row. Raises Refused where it takes none of these, or one of them
     can't be used."""
     hears = backbone.sounds is not None
-    for kind, some, code in (("pictures", example.images, "model.no-pictures"), ("sounds", example.sounds, "model.no-sounds")):
+    for kind, some, code in (
+        ("pictures", example.images, "model.no-pictures"),
+        ("sounds", example.sounds, "model.no-sounds"),
+    ):
         if some and not (isinstance(backbone, Illustrated) and backbone.shows == kind):
             what = f"{backbone.name} takes {'sounds' if hears else 'pictures'} beside text, and these rows have {kind}"
             if not isinstance(backbone, Illustrated):
                 what = f"{backbone.name} reads text alone, and these rows have {kind}"
             mend = "choose one that reads both (such as LLaVA or Gemma 3), or `model: {image: ..., text: ...}`"
-            mend = mend if kind == "pictures" else "compose it with an encoder of sounds: `model: {audio: ..., text: ...}`"
+            mend = (
+                mend if kind == "pictures" else "compose it with an encoder of sounds: `model: {audio: ..., text: ...}`"
+            )
             raise Refused(Finding(code, "model.name", what, mend))
     assert isinstance(backbone, Illustrated)
     if findings := bad_pictures(backbone, example):
@@ -72,7 +77,7 @@ def _illustrated(reader: Illustrated, row: Features, images: list[Any], where: s
 
 
 def asked_messages(turns: Any, row: dict[str, Any]) -> Example:
-    """What a person asks, with pictures or sounds in the parts of its turns or in a column of the row. Raises Refused."""
+    """What a person asks, with what is shown in the parts of its turns or in a column of the row. Raises Refused."""
     findings: list[Finding] = []
     parts: list[Any] = []
 

@@ -1,5 +1,5 @@
-"""Write down what is said: letter by letter from the frames of an encoder (CTC), or token by token by a decoder, its own
-(Whisper) or a language model that it is joined with."""
+"""Write down what is said: letter by letter from the frames of an encoder (CTC), or token by token by a decoder, its
+own (Whisper) or a language model that it is joined with."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class Task:
         self.saved, self.limit = {}, limit
 
         def encode(example: Example) -> list[Features]:
-            row = self._asked(backbone, example, (example.targets or [None])[0])
+            row = self._asked(backbone, example, next(iter(example.targets or []), None))
             return [row | {"weight": example.weight}]
 
         return encode
