@@ -249,3 +249,36 @@ def test_pictures_and_sounds_are_not_mixed_up(towers: dict[str, str], folder: Pa
     assert "model.no-pictures" in {finding.code for finding in findings if finding.severity == "error"}
     findings, _ = luthier.check(**keys | {"model": towers["text"]})
     assert "model.no-sounds" in {finding.code for finding in findings if finding.severity == "error"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "said"), [("clap", "match", "similarity"), ("qwen2_audio", "chat", "projection")]
+)
+def test_pretrained_models_of_both_are_refused(kind: str, task: str, said: str, folder: Path, tmp_path: Path) -> None:
+    """By what their configs have; the way round is told."""
+    import transformers
+
+    tokenizer = tiny.tokenizer(encoder=False)
+    torch.manual_seed(0)
+    if kind == "clap":
+        text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        ear = {"hidden_size": 32, "patch_embeds_hidden_size": 16, "depths": [1, 1], "num_attention_heads": [1, 2]}
+        ear |= {"window_size": 4, "spec_size": 64, "num_mel_bins": 16}
+        config: Any = transformers.ClapConfig(text_config=text, audio_config=ear, projection_dim=16)
+        transformers.ClapModel(config).save_pretrained(tmp_path / kind)
+    else:
+        text = {"model_type": "qwen2", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        text |= {"num_key_value_heads": 2, "intermediate_size": 16, "vocab_size": len(tokenizer)}
+        ear = {"model_type": "qwen2_audio_encoder", "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2}
+        config = transformers.Qwen2AudioConfig(audio_config=ear | {"encoder_ffn_dim": 16}, text_config=text)
+        transformers.Qwen2AudioForConditionalGeneration(config).save_pretrained(tmp_path / kind)
+    tokenizer.save_pretrained(tmp_path / kind)
+    rows = [{"audio": str(folder / f"s/{i}.wav"), "text": WORDS[i % 2]} for i in range(6)]
+    if task == "chat":
+        rows = [{"messages": [{"role": "user", "content": [heard(i, folder)]},
+                              {"role": "assistant", "content": WORDS[i % 2]}]} for i in range(6)]  # fmt: skip
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
+    findings, _ = luthier.check(task=task, model=str(tmp_path / kind), data=data, method="lora", out=str(tmp_path))
+    (found,) = [finding for finding in findings if finding.severity == "error"]
+    assert found.code == "model.no-sounds"
+    assert f"fuse: {said}" in found.mend

@@ -33,6 +33,19 @@ def hears(config: Any) -> bool:
     return any(type(config) in kind for kind in kinds)
 
 
+def refuse_both(config: Any) -> None:
+    """Raises Refused for a pretrained model of sounds and text together, as CLAP or Qwen2-Audio: sounds are heard by
+    encoders of their own."""
+    parts = getattr(config, "sub_configs", {})
+    if not {"audio_config", "text_config"} <= {*parts} or "vision_config" in parts:
+        return
+    compares = getattr(config, "projection_dim", None) is not None
+    fuse, done = ("similarity", "compare sounds with texts") if compares else ("projection", "hear and write")
+    what = f"pretrained models that {done} ({config.model_type}) are not opened"
+    mend = f"join an encoder of sounds with a text model: `model: {{audio: ..., text: ..., fuse: {fuse}}}`"
+    raise Refused(Finding("model.no-sounds", "model.name", what, mend))
+
+
 def ears_class(needs: str, config: Any) -> Any:
     """The class of transformers with the head that ``needs`` asks for. Raises Refused where there is none."""
     import transformers
