@@ -43,8 +43,6 @@ WRITES: dict[str, Any] = {
     "epochs": 8, "batch_size": 16, "transcribe": {"max_new_tokens": 6, "separator": ":"},
 }  # fmt: skip
 MODEL = {"name": "starter:ears", "init": "random"}
-
-
 MIXED = "a fifth, speakers mixed"
 
 
@@ -131,12 +129,9 @@ def main() -> None:
         made = small(given.part, out) if "_" in given.part else digits(given.part, out, given.folds, given.seeds, known)
         for row in made:
             found.append(row)
-            told = {
-                "model": "starter:ears",
-                "sound": CHANGED,
-                "keys": {"write": WRITES, **DIGITS}.get(given.part, {}),
-                "rows": found,
-            }
+            keys = {"write": WRITES, **DIGITS}.get(given.part)
+            changed = {"sound": CHANGED, "keys": keys} if keys else {}
+            told = {"model": "starter:ears", **changed, "rows": found}
             file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from luthier.data.fields import Fields
 from luthier.data.files import kind
-from luthier.data.turns import MARK, MARKS, ROLES, SHAREGPT_ROLES, SOUND_MARK, check_order
+from luthier.data.turns import MARK, MARKS, ROLES, SHAREGPT_ROLES, SOUND_MARK, check_order, mark_first, marks
 from luthier.types import Example, Message
 
 PLAIN_SOUND = "<audio>"
@@ -78,12 +78,12 @@ def _of_kind(fields: Fields, mark: str, parts: list[tuple[str, Any]], column: st
 
 
 def _check_marks(fields: Fields, example: Example, mark: str, count: int, column: str) -> None:
-    marks = sum(str(turn.get("content") or "").count(mark) for turn in example.messages or [])
-    if marks == 0:
-        first = next(turn for turn in example.messages or [] if turn["role"] == "user")
-        first["content"] = mark * count + "\n" + first["content"]
-    elif marks != count:
-        what = f"has {marks} marks {mark}, and the row {count} {'pictures' if mark == MARK else 'sounds'}"
+    turns = example.messages or []
+    found = marks(turns, mark)
+    if found == 0:
+        mark_first(turns, count, mark)
+    elif found != count:
+        what = f"has {found} marks {mark}, and the row {count} {'pictures' if mark == MARK else 'sounds'}"
         fields.report("data.picture-marks", column, what, "write one mark for each, or none")
 
 

@@ -18,12 +18,24 @@ ROLES = {role: role for role in ("system", "user", "assistant", "tool")}
 SHAREGPT_ROLES = ROLES | {"human": "user", "gpt": "assistant", "function": "tool", "observation": "tool"}
 SHAREGPT_ROLES |= {"function_call": "assistant"}
 KINDRED = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant"}
+KINDRED |= {"developer": "system", "function": "tool", "observation": "tool", "chatgpt": "assistant"}
 MARK, SOUND_MARK = "<image>", "<|audio|>"
 """Where a picture or a sound stands in a turn's text, whatever the model's own word for that is."""
 MARKS = {MARK: "image", SOUND_MARK: "audio"}
 """What kind of part each stands for."""
 PARTS = {kind + ending: mark for mark, kind in MARKS.items() for ending in ("", "_url")}
-KINDRED |= {"developer": "system", "function": "tool", "observation": "tool", "chatgpt": "assistant"}
+
+
+def marks(turns: Sequence[Message], mark: str = MARK) -> int:
+    """How many pictures, or what else the ``mark`` stands for, their texts name."""
+    return sum(str(turn.get("content") or "").count(mark) for turn in turns)
+
+
+def mark_first(turns: Sequence[Message], count: int, mark: str = MARK) -> None:
+    """Let as many stand before the first question, where there is one."""
+    first = next((turn for turn in turns if turn["role"] == "user"), None)
+    if first is not None:
+        first["content"] = mark * count + "\n" + str(first["content"])
 
 
 def before_answer(messages: Sequence[Message] | None) -> list[Message]:

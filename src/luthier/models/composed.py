@@ -30,9 +30,10 @@ from luthier.data.turns import MARK, SOUND_MARK
 from luthier.fusion import FUSIONS
 from luthier.fusion.common import Drawn, Inside, Sizes
 from luthier.models.blocks import blocks_of
-from luthier.models.recordings import by_length
+from luthier.models.recordings import lengths_of
 
 IMAGE_TOKEN, SOUND_TOKEN = MARK, SOUND_MARK
+"""The mark of a picture, or of a sound, in a text is a token of a composed model."""
 
 
 class ComposedConfig(PreTrainedConfig):
@@ -140,12 +141,14 @@ class ComposedModel(ComposedPreTrainedModel):
         """
         if not self.config.listens:
             return self.pictures(pixel_values), None
-        groups = [(at, self.pictures(features)) for at, features in by_length(pixel_values)]
-        most = max(states.shape[1] for _, states in groups)
-        lengths = torch.cat([torch.full((len(at),), states.shape[1], device=at.device) for at, states in groups])
-        order = torch.cat([at for at, _ in groups]).argsort()
-        states = [nn.functional.pad(states, (0, 0, 0, most - states.shape[1])) for _, states in groups]
-        return torch.cat(states)[order], lengths[order]
+        steps_I = lengths_of(pixel_values)
+        found: dict[int, Tensor] = {}
+        for steps in sorted(set(steps_I.tolist())):
+            at = (steps_I == steps).nonzero()[:, 0]
+            found |= zip(at.tolist(), self.pictures(pixel_values[at, :steps]), strict=True)
+        states = [found[one] for one in range(len(steps_I))]
+        own_I = torch.tensor([len(one) for one in states], device=pixel_values.device)
+        return nn.utils.rnn.pad_sequence(states, batch_first=True), own_I
 
     def forward(
         self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, pixel_values: Tensor | None = None,

@@ -81,8 +81,6 @@ def _backbone(
     if sounds is not None:
         kind = SpeechBackbone if needs == "token_logits" else HearingBackbone
         return kind(model, tokenizer, name, path, needs, fresh, sounds=sounds)
-    if isinstance(pictures, ProcessedPictures):
-        return VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
     if pictures is None:
         return Backbone(model, tokenizer, name, path, needs, fresh)
     if isinstance(pictures, ProcessedPictures):

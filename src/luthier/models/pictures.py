@@ -8,7 +8,6 @@ Axes: I pictures, C channels, H height, W width.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,7 +22,8 @@ from torch import Tensor
 
 from luthier.data.augment import Augment, Draw
 from luthier.data.pictures import BadPicture, decode
-from luthier.models.kept import Kept, Place
+from luthier.models.kept import Kept
+from luthier.models.scratch import Place, key_of
 from luthier.types import Features, Picture
 
 RAW = {"do_rescale": False, "do_normalize": False}
@@ -57,11 +57,14 @@ class Pictures(Kept):
     def key(self, picture: Picture) -> str:
         """What names its pixels in a row's features. Raises BadPicture."""
         if picture not in self._known:
-            self._keep(picture, self._made(picture))
+            self._take(picture)
         known = self._known[picture]
         if isinstance(known, BadPicture):
             raise known
         return known
+
+    def _take(self, picture: Picture) -> None:
+        self._keep(picture, self._made(picture))
 
     def _made(self, picture: Picture) -> tuple[np.ndarray, list[str]] | BadPicture:
         try:
@@ -79,10 +82,9 @@ class Pictures(Kept):
         self.converted.update(notes)
         small = pixels_CHW.astype(np.uint8)
         pixels_CHW = small if np.array_equal(small, pixels_CHW) else pixels_CHW.astype(np.float32)
-        data = np.ascontiguousarray(pixels_CHW).tobytes()
-        key = hashlib.sha256(data + str(pixels_CHW.shape).encode()).hexdigest()[:24]
+        key = key_of(pixels_CHW)
         if key not in self._places:
-            self._places[key] = self._written(pixels_CHW)
+            self._places[key] = self._scratch.write(pixels_CHW)
         self._known[picture] = key
 
     def shown(self, rows: Sequence[Features]) -> list[Shown]:
@@ -95,8 +97,7 @@ class Pictures(Kept):
 
     def pixels(self, shown: Sequence[Shown]) -> Tensor:
         """(I, C, H, W), as the model takes them."""
-        self._file.flush()
-        raw = [self._varied(self._read(self._places[key]), draw) for key, draw in shown]
+        raw = [self._varied(self._scratch.read(self._places[key]), draw) for key, draw in shown]
         made = self.processor(raw, return_tensors="pt", input_data_format="channels_first", **MADE)
         return torch.as_tensor(made["pixel_values"])
 

@@ -13,10 +13,9 @@ from pydantic import Field
 
 from luthier.data.document import one_text
 from luthier.models.backbone import Backbone
-from luthier.tasks.common import Ask, Encoder
-from luthier.tasks.pictures import picture_example, told_pictures
-from luthier.tasks.shown_turns import reader_of
-from luthier.tasks.source import UNLIMITED, FromSource, WritingOptions
+from luthier.tasks.common import Ask
+from luthier.tasks.pictures import in_places, picture_example, read_among_words, told_pictures
+from luthier.tasks.source import FromSource, WritingOptions
 from luthier.types import Example, Features, Finding, Refused
 
 
@@ -26,29 +25,12 @@ class PictureOptions(WritingOptions):
 
 
 class FromPicture(FromSource):
-    writes_from_source = True
-
     def __init__(self, options: Any):
         super().__init__(options)
         self.scored = options.scored
 
     def source(self, example: Example) -> str:
         return (example.text or "").strip() or self.options.prompt
-
-    def learned(self, example: Example) -> list[str]:
-        """Those of the references that are learned, a row for each: together they weigh as one."""
-        return self.references(example)[:1]
-
-    def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
-        self.limit = limit
-
-        def encode(example: Example) -> list[Features]:
-            cut = limit if overlong == "truncate" else UNLIMITED
-            targets: list[str | None] = [*self.learned(example)] or [None]
-            rows = [self.row(backbone, example, target, cut) for target in targets]
-            return [row | {"weight": example.weight / len(rows)} for row in rows]
-
-        return encode
 
     def row(self, backbone: Backbone, example: Example, target: str | None, limit: int) -> Features:
         source = self.options.prefix + self.source(example)
@@ -71,7 +53,7 @@ def shown_source(
 ) -> Features:
     """Pictures or sounds, where no mark says otherwise before the ``source``, and what is written of them. Raises
     Refused where the model takes none, one can't be used, or there is no room for text beside them."""
-    reader, shown = reader_of(backbone, example)
+    reader, shown = read_among_words(backbone, example)
     if reader.mark not in source:
         source = reader.mark * len(shown) + source
     room = limit - reader.room_taken(shown)
@@ -81,7 +63,4 @@ def shown_source(
         place = f"{example.source}:{'image' if reader.shows == 'pictures' else 'audio'}"
         raise Refused(Finding("data.picture-room", place, what, mend))
     made = one_text(reader.tokenizer, source, separator, target, room, reader.mark_id)
-    try:
-        return reader.illustrated(made, shown)
-    except Refused as refused:
-        raise Refused(*(replace(one, where=f"{example.source}:{one.where}") for one in refused.findings)) from None
+    return in_places(reader, made, shown, f"{example.source}:text")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from luthier.data.audio import AUDIO
 from luthier.data.rows import IMAGE
 from luthier.data.template import encode_chat
-from luthier.data.turns import MARK, MARKS, SOUND_MARK, read_turns
+from luthier.data.turns import MARK, MARKS, SOUND_MARK, mark_first, marks, read_turns
 from luthier.models.backbone import Backbone
-from luthier.models.illustrated import Illustrated
 from luthier.tasks.language import features_of
-from luthier.tasks.pictures import bad_pictures
+from luthier.tasks.pictures import given_pictures, in_places, pictures_of, read_among_words
 from luthier.types import INLINE, Example, Features, Finding, Message, Refused
 
 
@@ -23,7 +20,7 @@ def shown_row(
     overlong: str,
 ) -> Features:  # fmt: skip
     """Raises Refused where the model reads no pictures, one can't be used, or a cut would take one away."""
-    reader, images = reader_of(backbone, example)
+    reader, images = read_among_words(backbone, example)
     where = f"{example.source}:messages"
     encoded = encode_chat(backbone.tokenizer, messages, tools=example.tools, train_on=train_on, where=where)
     row = features_of(encoded, example) | {"full_length": len(encoded.input_ids)}
@@ -36,44 +33,14 @@ def shown_row(
             raise Refused(Finding("data.picture-room", where, what, mend))
         row |= {name: row[name][:kept] for name in ("input_ids", "supervised")}
         row["turn_ends"] = [end if end < kept else -1 for end in row["turn_ends"]]
-    return _illustrated(reader, row, images, where)
+    return in_places(reader, row, images, where)
 
 
 def shown_prompt(backbone: Backbone, example: Example, messages: Sequence[Message], ids: list[int]) -> Features:
     """The prompt with the pictures of the turns that ask; those of later turns are left out. Raises Refused."""
-    reader, images = reader_of(backbone, example)
-    count = sum(str(turn.get("content") or "").count(mark) for turn in messages for mark in MARKS)
-    return _illustrated(reader, {"input_ids": ids}, images[:count], f"{example.source}:messages")
-
-
-def reader_of(backbone: Backbone, example: Example) -> tuple[Illustrated, list[Any]]:
-    """The model, and the pictures or the sounds of a row. Raises Refused where it takes none of these, or one of them
-    can't be used."""
-    hears = backbone.sounds is not None
-    for kind, some, code in (
-        ("pictures", example.images, "model.no-pictures"),
-        ("sounds", example.sounds, "model.no-sounds"),
-    ):
-        if some and not (isinstance(backbone, Illustrated) and backbone.shows == kind):
-            what = f"{backbone.name} takes {'sounds' if hears else 'pictures'} beside text, and these rows have {kind}"
-            if not isinstance(backbone, Illustrated):
-                what = f"{backbone.name} reads text alone, and these rows have {kind}"
-            mend = "choose one that reads both (such as LLaVA or Gemma 3), or `model: {image: ..., text: ...}`"
-            mend = (
-                mend if kind == "pictures" else "compose it with an encoder of sounds: `model: {audio: ..., text: ...}`"
-            )
-            raise Refused(Finding(code, "model.name", what, mend))
-    assert isinstance(backbone, Illustrated)
-    if findings := bad_pictures(backbone, example):
-        raise Refused(*findings)
-    return backbone, [*(example.images or []), *(example.sounds or [])]
-
-
-def _illustrated(reader: Illustrated, row: Features, images: list[Any], where: str) -> Features:
-    try:
-        return reader.illustrated(row, images)
-    except Refused as refused:
-        raise Refused(*(replace(one, where=where) for one in refused.findings)) from None
+    reader, images = read_among_words(backbone, example)
+    count = sum(marks(messages, mark) for mark in MARKS)
+    return in_places(reader, {"input_ids": ids}, images[:count], f"{example.source}:messages")
 
 
 def asked_messages(turns: Any, row: dict[str, Any]) -> Example:
@@ -97,11 +64,7 @@ def asked_messages(turns: Any, row: dict[str, Any]) -> Example:
 
 def _asked(read: list[Message], mark: str, named: list[Any], row: dict[str, Any], names: Sequence[str]) -> list[Any]:
     """The pictures, or the sounds, of what is asked; without a mark they stand before the first question."""
-    beside: Any = next((row[name] for name in names if row.get(name)), [])
-    several = named or (beside if isinstance(beside, list) else [beside])
-    found = [one if isinstance(one, bytes) else Path(str(one)) for one in several]
-    if found and not any(mark in str(turn.get("content") or "") for turn in read):
-        first = next((turn for turn in read if turn["role"] == "user"), None)
-        if first is not None:
-            first["content"] = mark * len(found) + "\n" + str(first["content"])
+    found = given_pictures(named) or pictures_of(row, names)
+    if found and not marks(read, mark):
+        mark_first(read, len(found), mark)
     return found
