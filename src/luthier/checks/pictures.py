@@ -21,16 +21,19 @@ ANSWERS = ("sequence_logits", "action_flow")
 
 
 def pictures_seen(prepared: Prepared) -> list[Finding]:
-    """Other pictures in the same rows give another loss; a model that does not look at them is refused."""
+    """Other pictures or sounds in the same rows give another loss; a model that does not heed them is refused."""
     rows = [row for row in prepared.train.rows if row.get("pictures")][:TRIED]
     if len({key for row in rows for key in row["pictures"]}) < 2:
         return []
     batch = prepared.objective.collate(rows)
     changed = prepared.objective.collate(rows)
-    changed.tensors["pixel_values"] = changed["pixel_values"].roll(1, dims=0)
+    for name in ("pixel_values", "picture_lengths"):
+        if name in changed.tensors:
+            changed.tensors[name] = changed[name].roll(1, dims=0)
     first, second = (_loss(prepared, rows, one) for one in (batch, changed))
-    why = "the model does not look at them: it would learn from the text alone"
-    return [_unheeded(prepared, rows, first, "model.image-blind", "pictures", why)] if first == second else []
+    kind, heed = ("sounds", "listen to") if prepared.backbone.sounds is not None else ("pictures", "look at")
+    why = f"the model does not {heed} them: it would learn from the text alone"
+    return [_unheeded(prepared, rows, first, "model.image-blind", kind, why)] if first == second else []
 
 
 def places_kept(prepared: Prepared) -> list[Finding]:
@@ -45,8 +48,8 @@ def places_kept(prepared: Prepared) -> list[Finding]:
         learned = "supervised" in row and any(row["supervised"][place] for place in at)
         if learned or len(at) != wanted:
             source = prepared.train.examples[row["row"]].source
-            what = f"{len(at)} places of pictures stand in this row, where its pictures make {wanted}"
-            what = "a place of a picture would be learned as if it were written" if learned else what
+            what = f"{len(at)} places of {backbone.shows} stand in this row, where these make {wanted}"
+            what = f"a place of {backbone.shows} would be learned as if it were written" if learned else what
             findings.append(Finding("data.picture-places", str(source), what, "raise `max_length`"))
     return findings
 

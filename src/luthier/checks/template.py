@@ -6,8 +6,8 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from luthier.data.parts import EACH
 from luthier.data.render import code_of, render
-from luthier.data.turns import MARK
 from luthier.types import Finding, Refused
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def markers_in_words(prepared: Prepared) -> list[Finding]:
     for example in examples:
         for index, turn in enumerate(example.messages or []):
             said = str(turn.get("content") or "")
-            if match := spelled.search(said.replace(MARK, "") if example.images else said):
+            if match := spelled.search(EACH.sub("", said) if example.images or example.sounds else said):
                 found.append((f"{example.source}:messages[{index}]", match.group()))
                 break
     if not found:

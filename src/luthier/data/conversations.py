@@ -7,8 +7,11 @@ from typing import Any
 
 from luthier.data.fields import Fields
 from luthier.data.files import kind
-from luthier.data.turns import MARK, ROLES, SHAREGPT_ROLES, check_order, mark_first, marks
+from luthier.data.turns import MARK, MARKS, ROLES, SHAREGPT_ROLES, SOUND_MARK, check_order, mark_first, marks
 from luthier.types import Example, Message
+
+PLAIN_SOUND = "<audio>"
+"""As LLaMA-Factory and ms-swift mark a sound; in rows without sounds it is what it says."""
 
 
 def conversation(fields: Fields, turns: list[Message], at: str, tools: list[dict[str, Any]] | None = None) -> Example:
@@ -26,40 +29,62 @@ def exchange(fields: Fields, user: list[str], answer: str) -> Example:
 
 
 def messages(fields: Fields) -> Example:
-    return _with_pictures(fields, "messages", ROLES)
+    return _shown(fields, "messages", ROLES)
 
 
 def sharegpt(fields: Fields) -> Example:
-    return _with_pictures(fields, "conversations", SHAREGPT_ROLES)
+    return _shown(fields, "conversations", SHAREGPT_ROLES)
 
 
-def _with_pictures(fields: Fields, name: str, roles: Mapping[str, str]) -> Example:
-    """Turns in which pictures may stand: as parts that name them, or, in the order of the parts or of the marks
-    ``<image>`` in the texts, from a column of their own; without a mark all of these stand before the first question.
+def _shown(fields: Fields, name: str, roles: Mapping[str, str]) -> Example:
+    """Turns in which pictures and sounds may stand: as parts that name them, or, in the order of the parts or of the
+    marks in the texts, from a column of their own; without a mark all of these stand before the first question.
     """
-    parts: list[tuple[str, Any]] = []
+    parts: list[tuple[str, str, Any]] = []
     turns, column = fields.turns(name, roles, parts), fields.column(name)
     example = conversation(fields, turns, column, fields.tools())
-    unnamed = [at for at, one in parts if one is None]
-    if len(unnamed) < len(parts):
-        example.images = fields.as_pictures([one for _, one in parts if one is not None], column)
-    elif fields.get("images") is not None:
-        example.images, unnamed = fields.pictures("images"), []
-    for at in unnamed:
-        fields.report("data.type", at, "has a picture that is not named", "name it in its part, as the others are")
-    if example.images and not fields.findings:
-        _check_marks(fields, example, column)
+    if fields.get("sounds") is not None:
+        for turn in turns:
+            turn["content"] = turn["content"] and str(turn["content"]).replace(PLAIN_SOUND, SOUND_MARK)
+    for mark in MARKS:
+        found = _of_kind(fields, mark, [(at, named) for of, at, named in parts if of == mark], column)
+        if found and not fields.findings:
+            _check_marks(fields, example, mark, len(found), column)
+        example.images, example.sounds = (
+            (found or None, example.sounds) if mark == MARK else (example.images, found or None)
+        )
     return example
 
 
-def _check_marks(fields: Fields, example: Example, column: str) -> None:
-    turns, pictures = example.messages or [], len(example.images or [])
-    found = marks(turns)
+def _of_kind(fields: Fields, mark: str, parts: list[tuple[str, Any]], column: str) -> list[Any]:
+    """The pictures, or the sounds, of a conversation: those that its parts name, or those of the row's own column."""
+    read, kept = (fields.as_pictures, "images") if mark == MARK else (fields.as_sounds, "sounds")
+    noun, unnamed = "picture" if mark == MARK else "sound", [at for at, one in parts if one is None]
+    found: list[Any] = []
+    if len(unnamed) < len(parts):
+        found = read([one for _, one in parts if one is not None], column)
+    elif fields.get(kept) is not None:
+        several = fields.get(kept)
+        samples = mark == SOUND_MARK and isinstance(several, list) and several and isinstance(several[0], int | float)
+        found, unnamed = (
+            read(several if isinstance(several, list) and not samples else [several], fields.column(kept)),
+            [],
+        )
+        if not found and not fields.findings:
+            fields.report("data.type", fields.column(kept), f"names no {noun}")
+    for at in unnamed:
+        fields.report("data.type", at, f"has a {noun} that is not named", "name it in its part, as the others are")
+    return found
+
+
+def _check_marks(fields: Fields, example: Example, mark: str, count: int, column: str) -> None:
+    turns = example.messages or []
+    found = marks(turns, mark)
     if found == 0:
-        mark_first(turns, pictures)
-    elif found != pictures:
-        what = f"has {found} marks {MARK}, and the row {pictures} pictures"
-        fields.report("data.picture-marks", column, what, "write one mark for each picture, or none")
+        mark_first(turns, count, mark)
+    elif found != count:
+        what = f"has {found} marks {mark}, and the row {count} {'pictures' if mark == MARK else 'sounds'}"
+        fields.report("data.picture-marks", column, what, "write one mark for each, or none")
 
 
 def alpaca(fields: Fields) -> Example:

@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from luthier.data.turns import MARK
+from luthier.data.parts import EACH
+from luthier.data.turns import MARKS
 from luthier.types import Finding, Message
 
 SHOWN = 60
@@ -33,7 +34,7 @@ def left_out(
             continue
         there = _squeezed(taught[index]) if index in taught else whole
         content = message.get("content")
-        if isinstance(content, str) and not all(_stands(part, there) for part in content.split(MARK)):
+        if isinstance(content, str) and not all(part in MARKS or _stands(part, there) for part in EACH.split(content)):
             findings.append(_finding(at, f"the {message['role']}'s text {_short(content)} as it stands"))
         for call in message.get("tool_calls") or [] if index in taught else []:
             called = call.get("function", call)

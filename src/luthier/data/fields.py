@@ -109,9 +109,14 @@ class Fields:
                 self.report("data.type", at, f"must be the path of a picture, this is {kind(one)}")
         return found
 
-    def sounds(self, name: str) -> list[Sound]:
-        """One sound: a path, the bytes of a file, or an array with its rate, as data sets on a hub hold them."""
-        value = self.get(name)
+    def as_sounds(self, values: list[Any], at: str) -> list[Sound]:
+        """Each of them as ``sounds`` reads one, or reported."""
+        return [sound for one in values for sound in self.sounds(at, one)]
+
+    def sounds(self, name: str, value: Any = None) -> list[Sound]:
+        """One sound, that of a column where no ``value`` is given: a path, the bytes of a file, or an array with its
+        rate, as data sets on a hub hold them."""
+        value = self.get(name) if value is None else value
         if isinstance(value, dict) and value.get("array") is not None:
             return self._waveform(name, value["array"], value.get("sampling_rate"))
         if isinstance(value, dict):

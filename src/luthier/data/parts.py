@@ -1,4 +1,4 @@
-"""Texts with marks of pictures, as a chat template wants them: as they are, or as lists of parts.
+"""Texts with marks of pictures and sounds, as a chat template wants them: as they are, or as lists of parts.
 
     "<image>\\nWhat is it?"   →   [{"type": "image"}, {"type": "text", "text": "\\nWhat is it?"}]
 
@@ -7,15 +7,17 @@ Which, is asked of the template: it must write a text that it is given in parts,
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.turns import MARK
+from luthier.data.turns import MARKS
 from luthier.types import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+EACH = re.compile(f"({'|'.join(map(re.escape, MARKS))})")
 PROBE = "zxqpartqxz"
 
 
@@ -26,7 +28,7 @@ def in_parts(tokenizer: PreTrainedTokenizerBase, turns: list[Message]) -> list[M
         return turns
     return [
         turn | {"content": _parts(turn["content"])}
-        if isinstance(turn.get("content"), str) and (takes == "parts" or MARK in turn["content"])
+        if isinstance(turn.get("content"), str) and (takes == "parts" or any(mark in turn["content"] for mark in MARKS))
         else turn
         for turn in turns
     ]
@@ -34,9 +36,9 @@ def in_parts(tokenizer: PreTrainedTokenizerBase, turns: list[Message]) -> list[M
 
 def _parts(text: str) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
-    for at, part in enumerate(text.split(MARK)):
-        made += [{"type": "image"}] if at else []
-        made += [{"type": "text", "text": part}] if part else []
+    for part in re.split(EACH, text):
+        if part:
+            made.append({"type": MARKS[part]} if part in MARKS else {"type": "text", "text": part})
     return made or [{"type": "text", "text": ""}]
 
 

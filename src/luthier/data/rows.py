@@ -64,7 +64,7 @@ from luthier.types import Example, Finding, Source
 
 IMAGE = ("image", "picture", "images", "file_name", "image_name")
 TALK = {"system": ("system",), "tools": ("tools",)}
-SHOW = TALK | {"images": IMAGE}
+SHOW = TALK | {"images": IMAGE, "sounds": (*audio.AUDIO, "audios", "sounds")}
 
 # In the order in which they are tried, those that a task takes before all others: a row with a text and a label is
 # never taken for plain text.

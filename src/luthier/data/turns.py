@@ -19,20 +19,23 @@ SHAREGPT_ROLES = ROLES | {"human": "user", "gpt": "assistant", "function": "tool
 SHAREGPT_ROLES |= {"function_call": "assistant"}
 KINDRED = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant"}
 KINDRED |= {"developer": "system", "function": "tool", "observation": "tool", "chatgpt": "assistant"}
-MARK = "<image>"
-"""Where a picture stands in a turn's text, whatever the model's own word for that is."""
+MARK, SOUND_MARK = "<image>", "<|audio|>"
+"""Where a picture or a sound stands in a turn's text, whatever the model's own word for that is."""
+MARKS = {MARK: "image", SOUND_MARK: "audio"}
+"""What kind of part each stands for."""
+PARTS = {kind + ending: mark for mark, kind in MARKS.items() for ending in ("", "_url")}
 
 
-def marks(turns: Sequence[Message]) -> int:
-    """How many pictures their texts name."""
-    return sum(str(turn.get("content") or "").count(MARK) for turn in turns)
+def marks(turns: Sequence[Message], mark: str = MARK) -> int:
+    """How many pictures, or what else the ``mark`` stands for, their texts name."""
+    return sum(str(turn.get("content") or "").count(mark) for turn in turns)
 
 
-def mark_first(turns: Sequence[Message], pictures: int) -> None:
-    """Let as many pictures stand before the first question, where there is one."""
+def mark_first(turns: Sequence[Message], count: int, mark: str = MARK) -> None:
+    """Let as many stand before the first question, where there is one."""
     first = next((turn for turn in turns if turn["role"] == "user"), None)
     if first is not None:
-        first["content"] = MARK * pictures + "\n" + str(first["content"])
+        first["content"] = mark * count + "\n" + str(first["content"])
 
 
 def before_answer(messages: Sequence[Message] | None) -> list[Message]:
@@ -58,8 +61,8 @@ def read_turns(
     """Turns written as role and content, or as from and value, with the roles named in ours (``roles``).
 
     What else a turn holds (``tool_calls``, ``name``) is kept. Problems are reported under ``at[index].key``; the
-    turns that have none are returned. A part that is a picture becomes a mark in the text; its place and
-    what it names are added to ``pictures``, None where it names nothing.
+    turns that have none are returned. A part that is a picture or a sound becomes a mark in the text; this mark, its
+    place and what it names are added to ``pictures``, None where it names nothing.
     """
     if not isinstance(value, list):
         report("data.type", at, f"must be a list of turns, this is {kind(value)}", "")
@@ -116,13 +119,15 @@ def _joined(content: Any, at: str, report: Report, pictures: list[Any] | None) -
         kind_of = str(part.get("type"))
         if kind_of == "text":
             text += str(part.get("text", ""))
-        elif kind_of in ("image", "image_url") and pictures is not None:
-            named = next((part[key] for key in ("image", "path", "url", "image_url") if part.get(key)), None)
-            named = named.get("url") if kind_of == "image_url" and isinstance(named, dict) else named
-            pictures.append((at, named))
-            text += MARK
+        elif kind_of in PARTS and pictures is not None:
+            mark = PARTS[kind_of]
+            keys = (MARKS[mark], "path", "url", f"{MARKS[mark]}_url")
+            named = next((part[key] for key in keys if part.get(key) is not None), None)
+            named = named.get("url") if kind_of.endswith("_url") and isinstance(named, dict) else named
+            pictures.append((mark, at, named))
+            text += mark
         else:
-            report("data.type", at, f"has a part of type {kind_of}: text and pictures are read", "")
+            report("data.type", at, f"has a part of type {kind_of}: text, pictures and sounds are read", "")
             return _BAD
     return text
 

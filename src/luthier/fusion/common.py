@@ -1,4 +1,5 @@
-"""What the mechanisms share.
+"""What the mechanisms share. What is said of pictures holds for sounds, each of which has hidden states of its own
+number: ``lengths_I`` says how many of the P are its own, None where all are.
 
 Axes: I pictures, P hidden states of one, K rows, L columns, D width of pictures, E width of text.
 """
@@ -18,13 +19,14 @@ Text = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a mechanism is built for: widths of both sides, the hidden states of one picture, and the blocks of a text
-    model that writes (0 of an encoder)."""
+    """What a mechanism is built for: widths of both sides, the hidden states of one picture, the blocks of a text model
+    that writes (0 of an encoder), and whether sounds stand in the place of pictures."""
 
     pictures: int
     text: int
     tokens: int
     blocks: int = 0
+    sounds: bool = False
 
 
 class Drawn(nn.Module):
@@ -48,7 +50,17 @@ def mean_by_row(values_ID: Tensor, rows_I: Tensor, rows: int) -> Tensor:
     return summed_KD / counts_K.clamp(min=1)[:, None]
 
 
-def by_row(values_IPD: Tensor, rows_I: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def mean_of(states_IPD: Tensor, lengths_I: Tensor | None) -> Tensor:
+    """(I, D): the mean of each picture's hidden states."""
+    if lengths_I is None:
+        return states_IPD.mean(1)
+    own_IP1 = (torch.arange(states_IPD.shape[1], device=states_IPD.device) < lengths_I[:, None])[..., None]
+    return (states_IPD * own_IP1).sum(1) / lengths_I[:, None]
+
+
+def by_row(
+    values_IPD: Tensor, rows_I: Tensor, rows: int, lengths_I: Tensor | None = None
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(K, M · P, D) and a mask (K, M · P): the pictures of each row end to end, M the most that a row has.
 
     ``rows_I`` is in order, as rows are.
@@ -59,8 +71,11 @@ def by_row(values_IPD: Tensor, rows_I: Tensor, rows: int) -> tuple[Tensor, Tenso
     place_I = torch.arange(len(rows_I), device=rows_I.device) - first_K[rows_I]
     _, states, width = values_IPD.shape
     laid = values_IPD.new_zeros(rows * most, states, width).index_copy(0, rows_I * most + place_I, values_IPD)
-    mask_KM = torch.arange(most, device=rows_I.device) < counts_K[:, None]
-    return laid.view(rows, -1, width), mask_KM.repeat_interleave(states, dim=1)
+    own_IP = torch.ones(len(rows_I), states, dtype=torch.bool, device=rows_I.device)
+    if lengths_I is not None:
+        own_IP = torch.arange(states, device=rows_I.device) < lengths_I[:, None]
+    mask = own_IP.new_zeros(rows * most, states).index_copy(0, rows_I * most + place_I, own_IP)
+    return laid.view(rows, -1, width), mask.view(rows, -1)
 
 
 class Projector(nn.Module):

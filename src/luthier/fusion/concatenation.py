@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from luthier.fusion import projection
-from luthier.fusion.common import Projector, Sizes, Text, mean_by_row
+from luthier.fusion.common import Projector, Sizes, Text, mean_by_row, mean_of
 from luthier.options import Options as Section
 
 
@@ -47,8 +47,11 @@ class Late(nn.Module):
         self.project = Projector(sizes.pictures, sizes.text, 1)
         self.mix = Projector(joined, sizes.text, layers) if layers else nn.Identity()
 
-    def forward(self, text: Text, inputs: dict[str, Any], pictures_IPD: Tensor, rows_I: Tensor) -> Tensor:
+    def forward(
+        self, text: Text, inputs: dict[str, Any], pictures_IPD: Tensor, rows_I: Tensor, lengths_I: Tensor | None = None
+    ) -> Tensor:
         inputs.pop("places_KL", None)
         hidden_KLE = text(**inputs).last_hidden_state
-        pooled_KE = mean_by_row(self.project(pictures_IPD.mean(1)), rows_I, len(hidden_KLE)).to(hidden_KLE.dtype)
+        mean_ID = mean_of(pictures_IPD, lengths_I)
+        pooled_KE = mean_by_row(self.project(mean_ID), rows_I, len(hidden_KLE)).to(hidden_KLE.dtype)
         return self.mix(torch.cat([hidden_KLE, pooled_KE[:, None].expand_as(hidden_KLE)], dim=-1))

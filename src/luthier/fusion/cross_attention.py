@@ -78,11 +78,13 @@ class Gates(Inside):
                 for gate, value in zip(gates, before, strict=True):
                     gate.copy_(value)
 
-    def forward(self, text: Text, inputs: dict[str, Any], pictures_IPD: Tensor, rows_I: Tensor) -> Tensor:
+    def forward(
+        self, text: Text, inputs: dict[str, Any], pictures_IPD: Tensor, rows_I: Tensor, lengths_I: Tensor | None = None
+    ) -> Tensor:
         inputs.pop("places_KL", None)
         rows = len(inputs["inputs_embeds"])
         if len(rows_I):
-            inputs[SEEN] = by_row(self.project(pictures_IPD), rows_I, rows)
+            inputs[SEEN] = by_row(self.project(pictures_IPD), rows_I, rows, lengths_I)
         return text(**inputs).last_hidden_state
 
 
@@ -152,12 +154,15 @@ class OnTop(nn.Module):
             for _ in range(options.layers)
         )
 
-    def forward(self, text: Text, inputs: dict[str, Any], pictures_IPD: Tensor, rows_I: Tensor) -> Tensor:
+    def forward(
+        self, text: Text, inputs: dict[str, Any], pictures_IPD: Tensor, rows_I: Tensor, lengths_I: Tensor | None = None
+    ) -> Tensor:
         inputs.pop("places_KL", None)
         mask_KL = inputs.get("attention_mask")
         pads_KL = None if mask_KL is None else mask_KL == 0
         hidden_KLE = text(**inputs).last_hidden_state
-        seen_KME, mask_KM = by_row(self.project(pictures_IPD).to(hidden_KLE.dtype), rows_I, len(hidden_KLE))
+        projected_IPE = self.project(pictures_IPD).to(hidden_KLE.dtype)
+        seen_KME, mask_KM = by_row(projected_IPE, rows_I, len(hidden_KLE), lengths_I)
         mask_KM = mask_KM | ~mask_KM.any(1, keepdim=True)  # a row without pictures looks at zeros
         for layer in self.layers:
             hidden_KLE = layer(hidden_KLE, seen_KME, tgt_key_padding_mask=pads_KL, memory_key_padding_mask=~mask_KM)

@@ -1,4 +1,4 @@
-"""Make one model folder of an image encoder and a text model: the towers' weights, and no others.
+"""Make one model folder of an encoder of pictures or of sounds and a text model: the towers' weights, and no others.
 
 What joins them, a tower that is but a config, and a new head are not in the folder: they are drawn when it is opened,
 under the seed of the run.
@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from luthier.fusion import FUSIONS
-from luthier.models.composed import IMAGE_TOKEN, ComposedConfig, ComposedModel, as_sequence, writes
-from luthier.models.ears import audio_tower
+from luthier.models.composed import IMAGE_TOKEN, SOUND_TOKEN, ComposedConfig, ComposedModel, as_sequence, ear_of, writes
+from luthier.models.ears import hears, open_sounds
+from luthier.models.frames import still
 from luthier.models.modes import evaluating
 from luthier.models.pictures import Pictures
 from luthier.models.writer import ComposedForCausalLM
@@ -36,26 +37,27 @@ def compose(
     import transformers
 
     findings = option_findings(fuse, options)
-    if listens and fuse != "similarity":
-        what, mend = f"sounds and texts are joined by `similarity` alone, not by {fuse!r}", "set `fuse: similarity`"
-        findings.append(Finding("recipe.fuse", "model.fuse", what, mend))
     if findings:
         raise Refused(*findings)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    eyes, processor, blank = audio_tower(image) if listens else _image_tower(image)
+    eyes, processor, blank = _audio_tower(image) if listens else _image_tower(image)
     reader, tokenizer = _text_tower(text)
     with evaluating(eyes), torch.no_grad():
         states_1PD = as_sequence(eyes(blank).last_hidden_state)
-    if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
+    if listens and fuse != "similarity" and not writes(reader.config):
+        what = f"sounds are joined by {fuse!r} with a model that writes, and {text} is an encoder"
+        raise Refused(Finding("recipe.fuse", "model.fuse", what, "choose a decoder, or set `fuse: similarity`"))
+    mark = SOUND_TOKEN if listens else IMAGE_TOKEN
+    if mark not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [mark]}, replace_extra_special_tokens=False)
     if len(tokenizer) > len(reader.get_input_embeddings().weight):
         reader.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     head = reader.get_output_embeddings() if writes(reader.config) else None
     config = ComposedConfig(
         image_config=eyes.config, text_config=reader.config, picture_tokens=states_1PD.shape[1],
         picture_width=states_1PD.shape[2], fusion=fuse, fusion_options=options,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_token_id=tokenizer.convert_tokens_to_ids(mark),
         classifier_reads="last" if getattr(reader.config, "is_decoder", False) or head else "mean",
         logit_softcap=getattr(reader.config, "final_logit_softcapping", None),
         tie_word_embeddings=bool(head and reader.config.tie_word_embeddings), listens=listens,
@@ -123,6 +125,18 @@ def _image_tower(path: str) -> tuple[nn.Module, Any, Any]:
     model = _opened(path, transformers.AutoModel)
     processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
     return (model.vision_model if hasattr(config, "vision_config") else model), processor, Pictures(processor).blank
+
+
+def _audio_tower(path: str) -> tuple[nn.Module, Any, Any]:
+    """The part of a model that hears. Raises Refused for one that hears nothing."""
+    import transformers
+
+    if not hears(transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)):
+        what, mend = f"{path} is no encoder of sounds", "choose one such as Wav2Vec2, HuBERT, AST or Whisper"
+        raise Refused(Finding("model.no-sounds", "model.audio", what, mend))
+    model, sounds = _opened(path, transformers.AutoModel), open_sounds(path)
+    still(model)
+    return ear_of(model), sounds.processor, sounds.blank()[None]
 
 
 def _text_tower(path: str) -> tuple[Any, Any]:

@@ -1,10 +1,11 @@
-"""An image encoder and a text model as one: a ``PreTrainedModel`` that saves and loads whole, by ``save_pretrained``.
+"""An encoder of pictures or of sounds and a text model as one: a ``PreTrainedModel`` that saves and loads whole.
 
     model = ComposedForSequenceClassification.from_pretrained(folder)
     model = ComposedForCausalLM.from_pretrained(folder)         # see models/writer.py
 
 Its trunk gives hidden states of rows of text in which pictures are: the image tower's hidden states and the text tower
-meet in one of the mechanisms of ``luthier.fusion``, which is a part of the trunk.
+meet in one of the mechanisms of ``luthier.fusion``, which is a part of the trunk. Where the first tower hears, sounds
+stand wherever pictures are spoken of, each of a length of its own.
 
 Axes: I pictures, P hidden states of one, K rows, L columns, E width of the fused states, C classes, V vocabulary.
 """
@@ -25,13 +26,14 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
-from luthier.data.turns import MARK
+from luthier.data.turns import MARK, SOUND_MARK
 from luthier.fusion import FUSIONS
 from luthier.fusion.common import Drawn, Inside, Sizes
 from luthier.models.blocks import blocks_of
+from luthier.models.recordings import lengths_of
 
-IMAGE_TOKEN = MARK
-"""The mark of a picture in a text is a token of a composed model."""
+IMAGE_TOKEN, SOUND_TOKEN = MARK, SOUND_MARK
+"""The mark of a picture, or of a sound, in a text is a token of a composed model."""
 
 
 class ComposedConfig(PreTrainedConfig):
@@ -101,13 +103,15 @@ class ComposedModel(ComposedPreTrainedModel):
     def __init__(self, config: ComposedConfig):
         super().__init__(config)
         self.image = AutoModel.from_config(config.image_config)
+        if config.listens:
+            self.image = ear_of(self.image)
         self.text = AutoModel.from_config(config.text_config)
         for tower in (self.image, self.text):  # hidden states are fused, not what a pooler makes of them
             if getattr(tower, "pooler", None) is not None and any(True for _ in tower.pooler.parameters()):
                 tower.pooler = None
         blocks = [self.text.get_submodule(name) for name in blocks_of(self.text)] if writes(config.text_config) else []
         width = config.text_config.get_text_config().hidden_size
-        sizes = Sizes(config.picture_width, width, config.picture_tokens, len(blocks))
+        sizes = Sizes(config.picture_width, width, config.picture_tokens, len(blocks), config.listens)
         module = FUSIONS.load(config.fusion)
         self.fusion = module.Fusion(module.Options(**(config.fusion_options or {})), sizes)
         if isinstance(self.fusion, Inside):
@@ -122,19 +126,38 @@ class ComposedModel(ComposedPreTrainedModel):
 
     def towers(self) -> dict[str, nn.Module]:
         """The stacks by role."""
-        return {"image": self.image, "text": self.text}
+        return {"audio" if self.config.listens else "image": self.image, "text": self.text}
 
     def pictures(self, pixel_values: Tensor) -> Tensor:
-        """(I, C, H, W) → (I, P, D)."""
-        return as_sequence(self.image(pixel_values=pixel_values).last_hidden_state)
+        """(I, C, H, W), or features of sounds of one length, → (I, P, D)."""
+        given = [pixel_values] if self.config.listens else []
+        named = {} if given else {"pixel_values": pixel_values}
+        return as_sequence(self.image(*given, **named).last_hidden_state)
+
+    def seen(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(I, P, D), zeros behind the shorter ones, and how many of each are its own (I,), None where all are.
+
+        Features of sounds are (I, L) or (I, L, F), NaN behind the shorter ones; those of one length run together.
+        """
+        if not self.config.listens:
+            return self.pictures(pixel_values), None
+        steps_I = lengths_of(pixel_values)
+        found: dict[int, Tensor] = {}
+        for steps in sorted(set(steps_I.tolist())):
+            at = (steps_I == steps).nonzero()[:, 0]
+            found |= zip(at.tolist(), self.pictures(pixel_values[at, :steps]), strict=True)
+        states = [found[one] for one in range(len(steps_I))]
+        own_I = torch.tensor([len(one) for one in states], device=pixel_values.device)
+        return nn.utils.rnn.pad_sequence(states, batch_first=True), own_I
 
     def forward(
         self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, pixel_values: Tensor | None = None,
-        picture_rows: Tensor | None = None, picture_states: Tensor | None = None, text_states: Tensor | None = None,
-        **inputs: Any,
+        picture_rows: Tensor | None = None, picture_states: Tensor | None = None,
+        picture_lengths: Tensor | None = None, text_states: Tensor | None = None, **inputs: Any,
     ) -> BaseModelOutput:  # fmt: skip
         """``pixel_values`` of all pictures in the order of the rows, or the hidden ``picture_states`` (I, P, D) that
-        were made of them before; ``picture_rows`` (I,) the row of each. ``text_states`` (K, L, E) are what the text
+        were made of them before; ``picture_rows`` (I,) the row of each; of sounds ``picture_lengths`` (I,), how many
+        hidden states are read, all where they are not given. ``text_states`` (K, L, E) are what the text
         tower made of the rows before, for a mechanism that reads no more of it than that."""
         embed = self.get_input_embeddings()
         marker_E = embed(torch.tensor(self.config.image_token_id, device=self.device))
@@ -144,7 +167,8 @@ class ComposedModel(ComposedPreTrainedModel):
             places_KL = (inputs_embeds == marker_E).all(-1)
         inputs["inputs_embeds"] = inputs_embeds
         if picture_states is None and pixel_values is not None:
-            picture_states = self.pictures(pixel_values)
+            picture_states, own_I = self.seen(pixel_values)
+            picture_lengths = own_I if picture_lengths is None else picture_lengths
         if picture_states is None:
             shape = 0, self.config.picture_tokens, self.config.picture_width
             states_IPD, rows_I = inputs_embeds.new_zeros(shape), torch.zeros(0, dtype=torch.long, device=self.device)
@@ -154,7 +178,7 @@ class ComposedModel(ComposedPreTrainedModel):
             rows_I = torch.arange(len(states_IPD), device=self.device) if picture_rows is None else picture_rows
         inputs["places_KL"] = places_KL
         text: Any = self.text if text_states is None else lambda **_: BaseModelOutput(last_hidden_state=text_states)
-        return BaseModelOutput(last_hidden_state=self.fusion(text, inputs, states_IPD, rows_I))
+        return BaseModelOutput(last_hidden_state=self.fusion(text, inputs, states_IPD, rows_I, picture_lengths))
 
 
 class ComposedForSequenceClassification(ComposedPreTrainedModel):
@@ -197,6 +221,13 @@ def pooled(hidden_KLE: Tensor, mask_KL: Tensor, reads: str) -> Tensor:
     columns_L = torch.arange(mask_KL.shape[1], device=mask_KL.device)
     at_K = mask_KL.argmax(1) if reads == "first" else (mask_KL * columns_L).argmax(1)
     return hidden_KLE[torch.arange(len(hidden_KLE), device=hidden_KLE.device), at_K]
+
+
+def ear_of(model: Any) -> Any:
+    """What hears of a model: of an encoder-decoder the encoder, and what a head of letters stands on."""
+    from luthier.models.stacks import trunk_name
+
+    return model.get_encoder() if model.config.is_encoder_decoder else model.get_submodule(trunk_name(model))
 
 
 def as_sequence(states: Tensor) -> Tensor:

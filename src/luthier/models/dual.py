@@ -24,6 +24,7 @@ from luthier.data.lengths import cut_text, split
 from luthier.models.backbone import Backbone
 from luthier.models.composed import ComposedConfig
 from luthier.models.dual_encoder import ComposedDualEncoder
+from luthier.models.frames import still
 from luthier.models.modes import evaluating
 from luthier.models.pictures import Pictures
 from luthier.models.recordings import Recordings
@@ -54,12 +55,13 @@ class DualBackbone(Backbone):
 
     def __post_init__(self) -> None:
         towers = stacks(self.model)
-        if self.logit("logit_scale") is None or towers.keys() != {"image", "text"}:
+        still(self.model)
+        if self.logit("logit_scale") is None or towers.keys() not in ({"image", "text"}, {"audio", "text"}):
             what = f"{self.name} gives no vectors of pictures and texts that are trained to be alike"
             mend = "choose a model such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"
             raise Refused(Finding("model.no-vectors", "model.name", what, mend))
         with evaluating(self.model), torch.no_grad():
-            states = towers["image"](self.pictures.blank.to(self.device)).last_hidden_state
+            states = next(iter(towers.values()))(self.pictures.blank.to(self.device)).last_hidden_state
         self.pictures.tokens = states[0].numel() // states.shape[1 if states.dim() == 4 else 2]
         if isinstance(self.pictures, Recordings):
             self.sounds = self.pictures.sounds

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 
+from luthier.fusion.common import mean_of
 from luthier.models.composed import ComposedConfig, ComposedModel, ComposedPreTrainedModel, mask_of, pooled
-from luthier.models.packing import by_length
-from luthier.models.recordings import lengths_of
 
 TEMPERATURE = 0.07  # Radford et al. 2021 (arXiv 2103.00020), section 2.5
 
@@ -41,22 +40,9 @@ class ComposedDualEncoder(ComposedPreTrainedModel):
 
     def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
         """``pooler_output`` (I, S)."""
-        if self.config.listens:
-            return self._heard(pixel_values)
-        states_IPD = self.model.pictures(pixel_values)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=states_IPD, pooler_output=self.model.fusion.image(states_IPD)
-        )
-
-    def _heard(self, features: Tensor) -> BaseModelOutputWithPooling:
-        """Of sounds, those of one length together."""
-        pooled_I1D = by_length(
-            lengths_of(features),
-            lambda at, length: self.model.image(features[at, :length]).last_hidden_state.mean(1, keepdim=True),
-        )
-        return BaseModelOutputWithPooling(
-            last_hidden_state=pooled_I1D, pooler_output=self.model.fusion.image(pooled_I1D)
-        )
+        states_IPD, lengths_I = self.model.seen(pixel_values)
+        read = states_IPD if lengths_I is None else mean_of(states_IPD, lengths_I)[:, None]
+        return BaseModelOutputWithPooling(last_hidden_state=states_IPD, pooler_output=self.model.fusion.image(read))
 
     def get_text_features(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,

@@ -33,6 +33,19 @@ def hears(config: Any) -> bool:
     return any(type(config) in kind for kind in kinds)
 
 
+def refuse_both(config: Any) -> None:
+    """Raises Refused for a pretrained model of sounds and text together, as CLAP or Qwen2-Audio: sounds are heard by
+    encoders of their own."""
+    parts = getattr(config, "sub_configs", {})
+    if not {"audio_config", "text_config"} <= {*parts} or "vision_config" in parts:
+        return
+    compares = getattr(config, "projection_dim", None) is not None
+    fuse, done = ("similarity", "compare sounds with texts") if compares else ("projection", "hear and write")
+    what = f"pretrained models that {done} ({config.model_type}) are not opened"
+    mend = f"join an encoder of sounds with a text model: `model: {{audio: ..., text: ..., fuse: {fuse}}}`"
+    raise Refused(Finding("model.no-sounds", "model.name", what, mend))
+
+
 def ears_class(needs: str, config: Any) -> Any:
     """The class of transformers with the head that ``needs`` asks for. Raises Refused where there is none."""
     import transformers
@@ -125,6 +138,9 @@ def writes_by(path: str) -> str:
     """By which objective a model of this folder or id learns to write what it hears."""
     import transformers
 
+    from luthier.models.composed import register
+
+    register()
     try:
         return objective_of(transformers.AutoConfig.from_pretrained(path, trust_remote_code=False))
     except (OSError, ValueError):  # told when it is opened
@@ -134,20 +150,8 @@ def writes_by(path: str) -> str:
 def objective_of(config: Any) -> str:
     from transformers.models.auto import modeling_auto as auto
 
-    return "next_token" if type(config) in auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING else "ctc"
-
-
-def audio_tower(path: str) -> tuple[Any, Any, Any]:
-    """A model that hears without its head, its feature extractor, and a sound for it. Raises Refused for a model that
-    hears nothing, or whose encoder stands beside a decoder."""
-    import torch
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-    if not hears(config) or config.is_encoder_decoder:
-        what = f"{path} is no encoder of sounds"
-        raise Refused(Finding("model.no-sounds", "model.audio", what, "choose one such as Wav2Vec2, HuBERT or AST"))
-    config.apply_spec_augment, config.layerdrop = False, 0.0
-    model = transformers.AutoModel.from_pretrained(path, config=config, trust_remote_code=False, dtype=torch.float32)
-    sounds = open_sounds(path)
-    return model, sounds.processor, sounds.blank()[None]
+    return (
+        "next_token"
+        if getattr(config, "listens", False) or type(config) in auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
+        else "ctc"
+    )

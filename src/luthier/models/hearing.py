@@ -11,7 +11,7 @@ Axes: K rows, L frames of the longest, T = K · L, D width, C classes or letters
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from luthier.data.sounds import BadSound
 from luthier.models.backbone import Backbone
+from luthier.models.frames import Frames, still
 from luthier.models.heads import sound_logits
 from luthier.models.hiding import frame_masks, masked
 from luthier.models.modes import evaluating
@@ -42,17 +43,10 @@ class HearingBackbone(Wordless):
     pooled: bool = False
     apart: bool = False
     """Whether sounds of different lengths must not lie in one batch."""
-    _frames: dict[int, int] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        config = self.model.config
-        for name, value in (("apply_spec_augment", False), ("layerdrop", 0.0)):
-            if hasattr(config, name):
-                setattr(config, name, value)
-        for module in self.model.modules():
-            if "masked_spec_embed" in module._parameters:  # it stands for what is hidden, and learns nothing
-                held = module._parameters.pop("masked_spec_embed")
-                module.register_buffer("masked_spec_embed", held.detach() if held is not None else None)
+        still(self.model)
+        self._frames = Frames(self.model, self.sounds, self._run)
         if self.needs == "sequence_logits" and not self._head_agrees():
             self.pooled = True
             if not self._head_agrees():
@@ -138,21 +132,8 @@ class HearingBackbone(Wordless):
         return (four - two) / 2
 
     def frames(self, steps: int) -> int:
-        """How many hidden states the model gives for features of so many steps: by its own rule, or asked."""
-        if self.pooled:
-            return 1
-        if self.sounds.capacity is not None:
-            steps = 0  # always as many
-        if steps not in self._frames:
-            rule = next((rule for name in RULES if (rule := getattr(self.model, name, None)) is not None), None)
-            self._frames[steps] = int(rule(torch.tensor([steps]))) if rule and steps else self._asked(steps)
-        return self._frames[steps]
-
-    def _asked(self, steps: int) -> int:
-        blank = self.sounds.blank()
-        features = (torch.zeros(1, steps, *blank.shape[1:]) if steps else blank[None]).to(self.device)
-        with evaluating(self.model), torch.no_grad():
-            return self._run(features).shape[1]
+        """How many hidden states the model gives for features of so many steps."""
+        return 1 if self.pooled else self._frames(steps)
 
     def sound_row(self, clip: Clip, limit: int | None) -> Features:
         """``input_ids`` (one for each hidden state, read by nothing) and the key of the ``sounds``; cut to ``limit``
@@ -260,6 +241,3 @@ class HearingBackbone(Wordless):
         super().read_as(other)
         assert other.sounds is not None
         self.sounds = other.sounds
-
-
-RULES = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")

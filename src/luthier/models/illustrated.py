@@ -1,5 +1,6 @@
 """A model that reads rows of tokens in which pictures have their places: a mark in the text becomes the tokens that a
-picture is, wherever the row comes from, and none of them is cut or learned.
+picture is, wherever the row comes from, and none of them is cut or learned. With a model that hears, the same of
+sounds.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ from torch import Tensor
 
 from luthier.models.backbone import Backbone
 from luthier.models.pictures import Pictures
+from luthier.models.recordings import Recordings
 from luthier.types import Batch, Features, Finding, Picture, Refused
 
 
 @dataclass(kw_only=True)
 class Illustrated(Backbone):
-    pictures: Pictures  # type: ignore[misc]
+    pictures: Pictures | Recordings  # type: ignore[misc,assignment]
+
+    @property
+    def shows(self) -> str:
+        """What stands in its rows: pictures or sounds."""
+        return "pictures" if self.sounds is None else "sounds"
 
     @property
     def mark(self) -> str:
@@ -58,10 +65,10 @@ class Illustrated(Backbone):
         at = [place for place, token in enumerate(row["input_ids"]) if token == self.mark_id]
         supervised = row.get("supervised", [False] * len(row["input_ids"]))
         if len(at) != len(pictures) or any(supervised[place] for place in at):
-            what = f"the text has {len(at)} marks {self.mark}, and the row {len(pictures)} pictures"
+            what = f"the text has {len(at)} marks {self.mark}, and the row {len(pictures)} {self.shows}"
             if len(at) == len(pictures):
-                what = f"an answer spells {self.mark}, which stands for a picture: none can be written"
-            raise Refused(Finding("data.picture-marks", "text", what, "write one mark for each picture, or none"))
+                what = f"an answer spells {self.mark}, which stands for what it is shown: none can be written"
+            raise Refused(Finding("data.picture-marks", "text", what, "write one mark for each, or none"))
         keys = [self.pictures.key(one) for one in pictures]
         of_place = dict(zip(at, (self.places(key) for key in keys), strict=True))
         grown: list[tuple[int, bool]] = []

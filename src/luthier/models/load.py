@@ -166,10 +166,11 @@ def auto_class(needs: str, config: Any) -> Any:
     from luthier.models.composed import ComposedConfig
     from luthier.models.dual import compares
     from luthier.models.dual_encoder import ComposedDualEncoder
-    from luthier.models.ears import ears_class, hears
+    from luthier.models.ears import ears_class, hears, refuse_both
     from luthier.models.images import reads_pictures_alone
     from luthier.models.towers import writes_of_pictures
 
+    refuse_both(config)
     if hears(config):
         return ears_class(needs, config)
     composed = isinstance(config, ComposedConfig)

@@ -1,6 +1,6 @@
-"""A model that reads text and pictures together: rows of text in which, or beside which, pictures are.
+"""A model that reads text and pictures, or text and sounds, together: rows of text in or beside which these are.
 
-Where pictures stand in the row, each is as many tokens as the model makes of it, at the mark ``<image>`` in the text,
+Where pictures stand in the row, each is as many tokens as the model makes of it, at its mark in the text,
 or before the text where there is none; they are never cut off. Where they stand beside it, the row is the text alone.
 
 Axes: I pictures, K rows, L columns.
@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from luthier.data.lengths import cut_text
 from luthier.fusion.common import Inside
 from luthier.fusion.cross_attention import Gates
-from luthier.models.composed import IMAGE_TOKEN
+from luthier.models.composed import IMAGE_TOKEN, SOUND_TOKEN
+from luthier.models.frames import Frames, still
 from luthier.models.illustrated import Illustrated
 from luthier.models.packing import laid_out_by_row
+from luthier.models.recordings import Recordings
 from luthier.types import Batch, Features, Finding, Picture, Refused
 
-MEDIA = ("pixel_values", "picture_states", "picture_rows", "text_states")
+MEDIA = ("pixel_values", "picture_states", "picture_rows", "picture_lengths", "text_states")
 
 
 @dataclass(kw_only=True)
@@ -36,7 +38,26 @@ class MultimodalBackbone(Illustrated):
             what += "it can't be written from"
             mend = "use `projection`, `{concatenation: {when: early}}`, or `cross_attention` with a decoder"
             raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
-        self.pictures.tokens = self.fusion.tokens if self.in_row else self.model.config.picture_tokens
+        config, trunk = self.model.config, self.trunk
+        if isinstance(self.pictures, Recordings):
+            self._listen(self.pictures, trunk)
+        self.pictures.tokens = self.fusion.tokens(config.picture_tokens) if self.in_row else config.picture_tokens
+
+    def _listen(self, recordings: Recordings, trunk: Any) -> None:
+        """Raises Refused where it is not to write."""
+        if self.needs != "token_logits":
+            what = "sounds and a text model are joined in order to write"
+            mend = "use `task: transcribe` or `chat`, or `fuse: similarity` with `task: match`"
+            raise Refused(Finding("model.no-sounds", "model.fuse", what, mend))
+        self.sounds = recordings.sounds
+        still(self.model)
+        recordings.frames = Frames(trunk.image, recordings.sounds, trunk.pictures)
+        recordings.in_time = bool(self.model.config.image_config.is_encoder_decoder)
+
+    @property
+    def first_role(self) -> str:
+        """Of the tower that is not the text's."""
+        return "audio" if isinstance(self.pictures, Recordings) else "vision"
 
     @property
     def fusion(self) -> Any:
@@ -58,7 +79,7 @@ class MultimodalBackbone(Illustrated):
     def at_work(self) -> None:
         super().at_work()
         trunk: Any = self.trunk
-        trunk.pictures(self.pictures.blank.to(self.device))
+        trunk.seen(self.pictures.blank.to(self.device))
 
     def picture_row(self, pictures: list[Picture], text: str | None, limit: int | None) -> Features:
         """``input_ids``, cut to ``limit`` where there is one, ``pictures`` and what they ``cost`` beyond these tokens.
@@ -83,17 +104,21 @@ class MultimodalBackbone(Illustrated):
 
     @property
     def mark(self) -> str:
-        return IMAGE_TOKEN
+        return SOUND_TOKEN if isinstance(self.pictures, Recordings) else IMAGE_TOKEN
 
     @property
     def mark_id(self) -> int:
         return int(self.model.config.image_token_id)
 
     def places(self, key: str) -> list[int]:
-        return [self.mark_id] * self.pictures.tokens if self.in_row else []
+        return [self.mark_id] * self.fusion.tokens(self.states_of(key)) if self.in_row else []
+
+    def states_of(self, key: str) -> int:
+        """How many hidden states a picture or a sound has."""
+        return self.pictures.length(key) if isinstance(self.pictures, Recordings) else self.model.config.picture_tokens
 
     def cost_of(self, keys: list[str], taken: int) -> int:
-        return max(0, self.model.config.picture_tokens * len(keys) - taken)
+        return max(0, sum(map(self.states_of, keys)) - taken)
 
     def _with_places(self, ids: list[int], parts: list[str], each: int, count: int) -> list[int]:
         """Placeholders where the marks stood, or after what opens a text."""
@@ -138,17 +163,22 @@ class MultimodalBackbone(Illustrated):
         shown = self.pictures.shown(rows)
         if not shown:
             return {}
-        of_rows = torch.tensor([at for at, row in enumerate(rows) for _ in row.get("pictures", ())])
-        if self.pictures.remembers(keys := [key for key, _ in shown]):
-            return {"picture_states": self.pictures.states(keys), "picture_rows": of_rows}
-        return {"pixel_values": self.pictures.pixels(shown), "picture_rows": of_rows}
+        keys = [key for key, _ in shown]
+        made = {"picture_rows": torch.tensor([at for at, row in enumerate(rows) for _ in row.get("pictures", ())])}
+        if isinstance(self.pictures, Recordings):
+            made["picture_lengths"] = torch.tensor([self.states_of(key) for key in keys])
+        if self.pictures.remembers(keys):
+            return made | {"picture_states": self.pictures.states(keys)}
+        return made | {"pixel_values": self.pictures.pixels(shown)}
 
     def remember(self, rows: list[Features], batch: Batch, frozen: set[str]) -> None:
         """Keep what the towers make of the pictures and texts of a batch: of those, by role, that do not train."""
         trunk: Any = self.trunk
-        if "vision" in frozen and "pixel_values" in batch.tensors:
+        if self.first_role in frozen and "pixel_values" in batch.tensors:
             keys = [key for row in rows for key in row.get("pictures", ())]
-            self.pictures.remember(keys, trunk.pictures(batch["pixel_values"]))
+            states_IPD, _ = trunk.seen(batch["pixel_values"])
+            own = [self.states_of(key) for key in keys]
+            self.pictures.remember(keys, [states[:length] for states, length in zip(states_IPD, own, strict=True)])
         if "text" in frozen:
             mask_KL = batch["attention_mask"]
             states_KLE = trunk.text(input_ids=batch["input_ids"], attention_mask=mask_KL).last_hidden_state

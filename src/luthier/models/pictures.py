@@ -22,7 +22,8 @@ from torch import Tensor
 
 from luthier.data.augment import Augment, Draw
 from luthier.data.pictures import BadPicture, decode
-from luthier.models.scratch import Place, Scratch, key_of
+from luthier.models.kept import Kept
+from luthier.models.scratch import Place, key_of
 from luthier.types import Features, Picture
 
 RAW = {"do_rescale": False, "do_normalize": False}
@@ -33,7 +34,7 @@ Shown = tuple[str, Draw | None]
 
 
 @dataclass
-class Pictures:
+class Pictures(Kept):
     """``tokens`` is how many hidden states the model gives for one; ``converted`` counts what decoding changed."""
 
     processor: Any
@@ -42,10 +43,9 @@ class Pictures:
     converted: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self._scratch = Scratch()
+        super().__post_init__()
         self._places: dict[str, Place] = {}
         self._known: dict[Picture, str | BadPicture] = {}
-        self._states: dict[str, Place] = {}
 
     def prepare(self, pictures: Iterable[Picture]) -> None:
         """Decode those that are new, in threads: Pillow works outside the interpreter's lock."""
@@ -86,19 +86,6 @@ class Pictures:
         if key not in self._places:
             self._places[key] = self._scratch.write(pixels_CHW)
         self._known[picture] = key
-
-    def remember(self, keys: Sequence[str], states_IPD: Tensor) -> None:
-        """Keep what a tower that does not train makes of them, beside their pixels."""
-        for key, states_PD in zip(keys, states_IPD.float().cpu(), strict=True):
-            if key not in self._states:
-                self._states[key] = self._scratch.write(states_PD.numpy())
-
-    def remembers(self, keys: Sequence[str]) -> bool:
-        return bool(self._states) and self._states.keys() >= {*keys}
-
-    def states(self, keys: Sequence[str]) -> Tensor:
-        """(I, P, D), as they were kept."""
-        return torch.stack([torch.from_numpy(self._scratch.read(self._states[key]).copy()) for key in keys])
 
     def shown(self, rows: Sequence[Features]) -> list[Shown]:
         """The pictures of rows, in their order: keys, and how each is varied, which depends on row and epoch."""

@@ -1,15 +1,15 @@
-"""The sounds of rows for a model that compares them with texts: what ``Pictures`` are for one that compares pictures.
+"""The sounds of rows for a model in which they stand where pictures do: what ``Pictures`` are for one that sees.
 
 Sounds are of different lengths: a batch of them is padded with NaN, so that the model knows where each ends, and runs
-those of one length together (see ``models/dual_encoder.py``).
+those of one length together (see ``ComposedModel.seen``).
 
-Axes: I sounds, L steps of the longest, F values a step.
+Axes: I sounds, L steps of the longest, F values a step, P hidden states.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,26 @@ from torch import Tensor
 
 from luthier.data.pictures import BadPicture
 from luthier.data.sounds import BadSound
+from luthier.models.kept import Kept
 from luthier.models.pictures import Shown
-from luthier.models.sounds import Clip, Sounds
+from luthier.models.sounds import Clip, Heard, Sounds
 from luthier.types import Features
 
 
 @dataclass
-class Recordings:
+class Recordings(Kept):
+    """``frames`` says how many hidden states the model gives for so many steps of features. ``in_time``: they follow
+    the sound, so that of an extractor that always fills the same length those behind the sound's end are left out."""
+
     sounds: Sounds
     tokens: int = 1
     converted: Counter[str] = field(default_factory=Counter)
     """Of pictures: none."""
     augment: None = None
     """Here each is heard as it is."""
+    frames: Callable[[int], int] = int
+    in_time: bool = False
+    _heard: dict[str, Heard] = field(default_factory=dict)
 
     def prepare(self, pictures: Any) -> None:
         """There are no pictures; sounds are prepared by ``sounds``."""
@@ -39,9 +46,21 @@ class Recordings:
     def key(self, sound: Any) -> str:
         """Raises BadPicture, in the words of a sound."""
         try:
-            return self.sounds.heard(Clip(sound)).key
+            heard = self.sounds.heard(Clip(sound))
         except BadSound as bad:
             raise BadPicture(bad.what, bad.mend) from None
+        capacity = self.sounds.capacity
+        if self.in_time and capacity is not None and heard.samples > capacity:
+            seconds = (heard.samples / self.sounds.rate, capacity / self.sounds.rate)
+            raise BadPicture("is {:.1f} s long, and this model hears {:.1f} s".format(*seconds), "cut it")
+        self._heard.setdefault(heard.key, heard)
+        return heard.key
+
+    def length(self, key: str) -> int:
+        """How many hidden states are the sound's."""
+        heard, capacity = self._heard[key], self.sounds.capacity
+        whole = self.frames(heard.steps)
+        return -(-whole * heard.samples // capacity) if self.in_time and capacity is not None else whole
 
     def shown(self, rows: Sequence[Features]) -> list[Shown]:
         """The sounds of rows, in their order: keys, and that none is varied."""

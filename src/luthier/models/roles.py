@@ -113,7 +113,7 @@ def named(backbone: Addressed) -> dict[str, tuple[str, ...]]:
     """Role → what of the model it is. What no tower holds is the projector's; an encoder's, where there is one."""
     model, towers = backbone.model, _towers(backbone.model)
     head = tuple(backbone._whole.head)
-    if backbone._whole.trunk == "" and "vision" in towers:
+    if backbone._whole.trunk == "" and {"vision", "audio"} & towers.keys():
         head = ()  # beside the towers, with no trunk around them: what brings their vectors into one space
     if not towers:
         alone = READS.get(model.main_input_name, "text")

@@ -1,7 +1,7 @@
-"""A composed model that writes: an image encoder, a decoder, and what joins them, with the decoder's own head.
+"""A composed model that writes: an encoder of pictures or sounds, a decoder with its own head, and what joins them.
 
     model = ComposedForCausalLM.from_pretrained(folder)
-    model.generate(input_ids=..., attention_mask=..., pixel_values=..., picture_rows=...)
+    model.generate(input_ids=..., attention_mask=..., pixel_values=..., picture_rows=...)  # of sounds: their features
 
 Generation runs with the decoder's cache, and the image tower once. Pictures are not one a row, so beams and several
 answers repeat them by row.
@@ -25,7 +25,7 @@ CACHE = "cache" if "cache" in inspect.signature(GenerationMixin.prepare_inputs_f
     "past_key_values"
 )  # fmt: skip
 """What this version of transformers calls a decoder's keys and values."""
-PICTURES = ("picture_states", "picture_rows")
+PICTURES = ("picture_states", "picture_rows", "picture_lengths")
 
 
 class ComposedForCausalLM(ComposedPreTrainedModel, GenerationMixin):
@@ -53,8 +53,8 @@ class ComposedForCausalLM(ComposedPreTrainedModel, GenerationMixin):
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None, labels: Tensor | None = None,
         inputs_embeds: Tensor | None = None, pixel_values: Tensor | None = None, picture_rows: Tensor | None = None,
-        picture_states: Tensor | None = None, use_cache: bool | None = None, logits_to_keep: int | Tensor = 0,
-        **inputs: Any,
+        picture_states: Tensor | None = None, picture_lengths: Tensor | None = None, use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0, **inputs: Any,
     ) -> CausalLMOutputWithPast:  # fmt: skip
         """``labels`` (K, L): the loss is the mean over those that are not -100, each predicted at the place before."""
         if use_cache and inputs.get(CACHE) is None:
@@ -62,7 +62,8 @@ class ComposedForCausalLM(ComposedPreTrainedModel, GenerationMixin):
         inputs |= {} if position_ids is None else {"position_ids": position_ids}
         hidden_KLE = self.model(
             input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, pixel_values=pixel_values,
-            picture_rows=picture_rows, picture_states=picture_states, use_cache=bool(use_cache), **inputs,
+            picture_rows=picture_rows, picture_states=picture_states, picture_lengths=picture_lengths,
+            use_cache=bool(use_cache), **inputs,
         ).last_hidden_state  # fmt: skip
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits_KLV = self.head(hidden_KLE[:, kept])
@@ -80,7 +81,8 @@ class ComposedForCausalLM(ComposedPreTrainedModel, GenerationMixin):
         """As ``GenerationMixin.generate``; the image tower runs once, before the first token."""
         if pixel_values is not None:
             with torch.no_grad():
-                settings["picture_states"] = self.model.pictures(pixel_values)
+                settings["picture_states"], own_I = self.model.seen(pixel_values)
+            settings |= {} if own_I is None or "picture_lengths" in settings else {"picture_lengths": own_I}
             settings.setdefault("picture_rows", torch.arange(len(pixel_values), device=self.device))
         return super().generate(inputs, **settings)
 
@@ -96,7 +98,7 @@ class ComposedForCausalLM(ComposedPreTrainedModel, GenerationMixin):
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **given: Any
     ) -> tuple[Any, dict[str, Any]]:
         """Rows repeated ``expand_size`` times each, and for each copy the pictures of its row."""
-        states, rows_I = (given.pop(name, None) for name in PICTURES)
+        states, rows_I, lengths_I = (given.pop(name, None) for name in PICTURES)
         expand: Any = GenerationMixin._expand_inputs_for_generation
         ids, given = expand(self, expand_size, is_encoder_decoder, input_ids, **given)
         if states is None or rows_I is None:
@@ -105,5 +107,6 @@ class ComposedForCausalLM(ComposedPreTrainedModel, GenerationMixin):
         order = copies_IX.flatten().argsort(stable=True)
         of_IX = torch.arange(len(rows_I), device=rows_I.device)[:, None].expand_as(copies_IX)
         given["picture_states"] = states[of_IX.flatten()[order]]
+        given |= {} if lengths_I is None else {"picture_lengths": lengths_I[of_IX.flatten()[order]]}
         given["picture_rows"] = copies_IX.flatten()[order]
         return ids, given

@@ -10,6 +10,7 @@ import luthier
 run = luthier.load("..")  # the run folder
 print(run.predict(["sound.wav"]))
 """
+ASKED = LUTHIER.replace('"sound.wav"', '{"audio": "sound.wav", "prompt": "What is said?"}')
 OPEN = """\
 import soundfile
 import torch
@@ -38,7 +39,7 @@ def heard_code(run: dict[str, Any]) -> str:
     """``run`` is run.json. What writes token by token begins by its tokenizer's rule, which Luthier knows."""
     known = {"classification": ("AutoModelForAudioClassification", CLASSIFY), "ctc": ("AutoModelForCTC", LETTERS)}
     if run.get("opens_with") != "transformers" or run.get("objective") not in known:
-        return LUTHIER
+        return ASKED if run["task"] == "chat" else LUTHIER
     kind, answer = known[run["objective"]]
     writes = answer is LETTERS
     names = f"{kind}, AutoTokenizer" if writes else kind

@@ -95,6 +95,7 @@ def check_augmenting(prepared: Prepared) -> list[Finding]:
         return []
     if not isinstance(backbone, HearingBackbone):
         what = f"{backbone.name} hears nothing: there is no sound to change"
+        what = "sounds beside a text model are heard as they are" if backbone.sounds is not None else what
         return [Finding("recipe.combination", "augment", what, "leave `speeds` and masks out")]
     if prepared.adaptation.solve is not None:
         what = f"`{prepared.adaptation.method}` reads each sound once: there is nothing to change from epoch to epoch"

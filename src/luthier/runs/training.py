@@ -62,7 +62,7 @@ def train(
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
     if _frozen_towers(prepared) and not varied:
         predictor.alone().reader.remember(prepared.objective, [*rows, *evaluation])
-    if still := _still(prepared) - ({"vision"} if varied else set()):
+    if still := _still(prepared) - ({"vision", "audio"} if varied else set()):
         predictor.alone().reader.remember(prepared.objective, _all_different([*rows, *evaluation], still), still)
 
     found, skipped = checkpoint.latest(folder / "checkpoints", plan.recipe_hash)
@@ -112,14 +112,14 @@ def _frozen_towers(prepared: Prepared) -> bool:
 
 
 def _still(prepared: Prepared) -> set[str]:
-    """The towers, by role, of a model of pictures beside text that are as they came, while something else trains."""
+    """The towers, by role, of a composed model that are as they came, while something else trains."""
     backbone = prepared.backbone
     if not isinstance(backbone, MultimodalBackbone) or trunk_is_frozen(backbone, prepared.adaptation):
         return set()
     trained = {id(parameter) for parameter in prepared.adaptation.parameters.values()}
-    towers = {"vision": "image"} | ({"text": "text"} if backbone.reads_apart else {})
-    modules = stacks(backbone.model)
-    return {r for r, name in towers.items() if trained.isdisjoint(id(p) for p in modules[name].parameters())}
+    first, text = stacks(backbone.model).values()
+    towers = {backbone.first_role: first} | ({"text": text} if backbone.reads_apart else {})
+    return {role for role, tower in towers.items() if trained.isdisjoint(id(p) for p in tower.parameters())}
 
 
 def _all_different(rows: list[Features], roles: set[str]) -> list[Features]:
@@ -127,7 +127,7 @@ def _all_different(rows: list[Features], roles: set[str]) -> list[Features]:
     seen: set[Any] = set()
     chosen = []
     for row in rows:
-        held = {*row.get("pictures", ())} if "vision" in roles else set()
+        held = {*row.get("pictures", ())} if roles != {"text"} else set()
         held |= {tuple(row["input_ids"])} if "text" in roles else set()
         if not held <= seen:
             chosen.append(row)

@@ -53,7 +53,7 @@ class Task(LanguageTask):
         def encode(example: Example) -> list[Features]:
             where = f"{example.source}:messages"
             messages = with_system(example.messages or [], self.system)
-            if example.images:
+            if example.images or example.sounds:
                 return [shown_row(backbone, example, messages, self.train_on, limit, overlong)]
             dialogue = Dialogue(backbone.tokenizer, messages, example.tools, self.train_on, limit, where)
             made = dialogue.rows(overlong)
@@ -76,7 +76,7 @@ class Task(LanguageTask):
     def prompt(self, ask: Ask, example: Example) -> Prompt:
         messages = with_system(before_answer(example.messages), self.system)
         ids = encode_prompt(ask.backbone.tokenizer, messages, tools=example.tools)
-        return shown_prompt(ask.backbone, example, messages, ids) if example.images else ids
+        return shown_prompt(ask.backbone, example, messages, ids) if example.images or example.sounds else ids
 
     def taught(self, example: Example, text: str) -> Example | None:
         """Its last turn is the text; what the assistant said before stays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from luthier.models.illustrated import Illustrated
 from luthier.models.images import ImageBackbone
 from luthier.models.multimodal import MultimodalBackbone
 from luthier.types import INLINE, Example, Features, Finding, Picture, Refused
+
+CHOOSE = {
+    "pictures": "choose one that reads both (such as LLaVA or Gemma 3), or `model: {image: ..., text: ...}`",
+    "sounds": "join it with an encoder of sounds: `model: {audio: ..., text: ...}`",
+}
 
 
 def read_pictures(backbone: Backbone, example: Example, limit: int | None) -> Features:
@@ -39,16 +45,18 @@ def _at(where: str, example: Example) -> str:
     return f"{example.source}:{where}" if where in ("text", "image") else where
 
 
-def read_among_words(backbone: Backbone, example: Example) -> tuple[Illustrated, list[Picture]]:
-    """The model, which must have places for pictures in its rows, and those of this one. Raises Refused where it has
-    none, or a picture can't be used."""
-    if not isinstance(backbone, Illustrated):
-        what = f"{backbone.name} reads text alone, and these rows have pictures"
-        mend = "choose one that reads both (such as LLaVA or Gemma 3), or `model: {image: ..., text: ...}`"
-        raise Refused(Finding("model.no-pictures", "model.name", what, mend))
+def read_among_words(backbone: Backbone, example: Example) -> tuple[Illustrated, list[Any]]:
+    """The model, which must have places for pictures or for sounds in its rows, and those of this one. Raises Refused
+    where it has none, or one can't be used."""
+    shows = backbone.shows if isinstance(backbone, Illustrated) else ""
+    for kind, some in (("pictures", example.images), ("sounds", example.sounds)):
+        if some and shows != kind:
+            what = f"{backbone.name} reads text {f'and {shows}' if shows else 'alone'}, and these rows have {kind}"
+            raise Refused(Finding(f"model.no-{kind}", "model.name", what, CHOOSE[kind]))
+    assert isinstance(backbone, Illustrated)
     if findings := bad_pictures(backbone, example):
         raise Refused(*findings)
-    return backbone, example.images or []
+    return backbone, [*(example.images or []), *(example.sounds or [])]
 
 
 def in_places(reader: Illustrated, row: Features, images: list[Picture], where: str) -> Features:
@@ -81,9 +89,9 @@ def picture_example(given: Any) -> Example:
     return Example(INLINE, images=pictures_of(row), text=text)
 
 
-def pictures_of(row: dict[str, Any]) -> list[Picture]:
+def pictures_of(row: dict[str, Any], columns: Sequence[str] = IMAGE) -> list[Picture]:
     """Those that a row names, in any column that training rows have them in."""
-    named: Any = next((row[name] for name in IMAGE if row.get(name)), [])
+    named: Any = next((row[name] for name in columns if row.get(name)), [])
     return given_pictures(named if isinstance(named, list) else [named])
 
 

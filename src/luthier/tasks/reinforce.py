@@ -163,7 +163,7 @@ class Task(chat.Task):
                 what = "the prompt is empty" if turns else "there is no prompt"
                 raise Refused(Finding("reinforce.prompt", where, what, "end it in a question, or leave the row out"))
             ids = encode_prompt(backbone.tokenizer, turns, tools=example.tools, where=where)
-            shown: Features = shown_prompt(backbone, example, turns, ids) if example.images else {}
+            shown: Features = shown_prompt(backbone, example, turns, ids) if example.images or example.sounds else {}
             ids = shown.get("input_ids", ids)
             if overlong == "truncate" and len(ids) >= limit:
                 what = f"the prompt has {len(ids)} tokens of {limit}, and a prompt is not cut"
@@ -224,7 +224,9 @@ class Task(chat.Task):
         """As `chat`; of a row its prompt."""
         example = super().parse(given)
         messages = before_answer(example.messages)
-        return Example(example.source, messages=messages, tools=example.tools, images=example.images)
+        return Example(
+            example.source, messages=messages, tools=example.tools, images=example.images, sounds=example.sounds
+        )
 
     def shown(self, example: Example) -> tuple[str, str]:
         return answers.shown_prompt(before_answer(asked(example))), expected(example)

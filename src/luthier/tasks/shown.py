@@ -33,17 +33,8 @@ class FromPicture(FromSource):
         return (example.text or "").strip() or self.options.prompt
 
     def row(self, backbone: Backbone, example: Example, target: str | None, limit: int) -> Features:
-        reader, images = read_among_words(backbone, example)
         source = self.options.prefix + self.source(example)
-        if reader.mark not in source:
-            source = reader.mark * len(images) + source
-        room = limit - reader.room_taken(images)
-        if room < len(images) + 2:
-            what = f"{len(images)} pictures of {limit - room + len(images)} tokens leave no room for text in {limit}"
-            mend = "raise `max_length`, or give fewer `tokens`"
-            raise Refused(Finding("data.picture-room", f"{example.source}:image", what, mend))
-        made = one_text(reader.tokenizer, source, self.options.separator, target, room, reader.mark_id)
-        return in_places(reader, made, images, f"{example.source}:text")
+        return shown_source(backbone, example, source, self.options.separator, target, limit)
 
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
         """As for any source; rows are short, and many are written at a time."""
@@ -55,3 +46,21 @@ class FromPicture(FromSource):
     def shown(self, example: Example) -> tuple[str, str]:
         asked, target = super().shown(example)
         return " ".join([*told_pictures(example), asked]), target
+
+
+def shown_source(
+    backbone: Backbone, example: Example, source: str, separator: str, target: str | None, limit: int
+) -> Features:
+    """Pictures or sounds, where no mark says otherwise before the ``source``, and what is written of them. Raises
+    Refused where the model takes none, one can't be used, or there is no room for text beside them."""
+    reader, shown = read_among_words(backbone, example)
+    if reader.mark not in source:
+        source = reader.mark * len(shown) + source
+    room = limit - reader.room_taken(shown)
+    if room < len(shown) + 2:
+        what = f"{len(shown)} {reader.shows} of {limit - room + len(shown)} tokens leave no room for text in {limit}"
+        mend = "raise `max_length`, or make fewer tokens of each (`tokens`, `pool`)"
+        place = f"{example.source}:{'image' if reader.shows == 'pictures' else 'audio'}"
+        raise Refused(Finding("data.picture-room", place, what, mend))
+    made = one_text(reader.tokenizer, source, separator, target, room, reader.mark_id)
+    return in_places(reader, made, shown, f"{example.source}:text")

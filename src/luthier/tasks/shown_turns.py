@@ -1,12 +1,14 @@
-"""Conversations with pictures: one row each, in which every picture has its tokens, and the prompt that asks."""
+"""Conversations with pictures or sounds: one row each, in which every one has its tokens, and the prompt that asks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from luthier.data.audio import AUDIO
+from luthier.data.rows import IMAGE
 from luthier.data.template import encode_chat
-from luthier.data.turns import mark_first, marks, read_turns
+from luthier.data.turns import MARK, MARKS, SOUND_MARK, mark_first, marks, read_turns
 from luthier.models.backbone import Backbone
 from luthier.tasks.language import features_of
 from luthier.tasks.pictures import given_pictures, in_places, pictures_of, read_among_words
@@ -26,7 +28,7 @@ def shown_row(
     if overlong in ("truncate", "split") and row["full_length"] > room:
         kept = max(0, room)
         if overlong == "split" or reader.mark_id in row["input_ids"][kept:]:
-            what = f"is over {limit} tokens, and its pictures can't be cut"
+            what = f"is over {limit} tokens, and its {reader.shows} can't be cut"
             mend = "raise `max_length`, or set `overlong: drop`"
             raise Refused(Finding("data.picture-room", where, what, mend))
         row |= {name: row[name][:kept] for name in ("input_ids", "supervised")}
@@ -37,11 +39,12 @@ def shown_row(
 def shown_prompt(backbone: Backbone, example: Example, messages: Sequence[Message], ids: list[int]) -> Features:
     """The prompt with the pictures of the turns that ask; those of later turns are left out. Raises Refused."""
     reader, images = read_among_words(backbone, example)
-    return in_places(reader, {"input_ids": ids}, images[: marks(messages)], f"{example.source}:messages")
+    count = sum(marks(messages, mark) for mark in MARKS)
+    return in_places(reader, {"input_ids": ids}, images[:count], f"{example.source}:messages")
 
 
 def asked_messages(turns: Any, row: dict[str, Any]) -> Example:
-    """What a person asks, with pictures in the parts of its turns or in a column of the row. Raises Refused."""
+    """What a person asks, with what is shown in the parts of its turns or in a column of the row. Raises Refused."""
     findings: list[Finding] = []
     parts: list[Any] = []
 
@@ -52,7 +55,16 @@ def asked_messages(turns: Any, row: dict[str, Any]) -> Example:
     read = read_turns(turns, "messages", report, pictures=parts)
     if findings:
         raise Refused(*findings)
-    images = given_pictures([one for _, one in parts if one is not None]) or pictures_of(row)
-    if images and not marks(read):
-        mark_first(read, len(images))
-    return Example(INLINE, messages=read, tools=row.get("tools"), images=images or None)
+    images, sounds = (
+        _asked(read, mark, [one for of, _, one in parts if of == mark and one is not None], row, names)
+        for mark, names in ((MARK, IMAGE), (SOUND_MARK, AUDIO))
+    )
+    return Example(INLINE, messages=read, tools=row.get("tools"), images=images or None, sounds=sounds or None)
+
+
+def _asked(read: list[Message], mark: str, named: list[Any], row: dict[str, Any], names: Sequence[str]) -> list[Any]:
+    """The pictures, or the sounds, of what is asked; without a mark they stand before the first question."""
+    found = given_pictures(named) or pictures_of(row, names)
+    if found and not marks(read, mark):
+        mark_first(read, len(found), mark)
+    return found

@@ -17,6 +17,7 @@ def read_sound(backbone: Backbone, example: Example, limit: int | None) -> Featu
     """Raises Refused where the model hears nothing, the row has no sound, or it can't be used."""
     if not isinstance(backbone, HearingBackbone):
         what = f"{backbone.name} hears nothing, and these rows have sounds"
+        what = f"{backbone.name} hears in order to write, not to classify" if backbone.sounds is not None else what
         mend = "choose a model that hears (such as Wav2Vec2, HuBERT, AST or Whisper)"
         raise Refused(Finding("model.no-sounds", "model.name", what, mend))
     if not example.sounds:

@@ -1,4 +1,5 @@
-"""Write down what is said: letter by letter from the frames of an encoder (CTC), or token by token by a decoder."""
+"""Write down what is said: letter by letter from the frames of an encoder (CTC), or token by token by a decoder, its
+own (Whisper) or a language model that it is joined with."""
 
 from __future__ import annotations
 
@@ -12,15 +13,17 @@ from luthier.data.sounds import BadSound
 from luthier.data.spoken import NORMALIZERS
 from luthier.evaluate import language, speech
 from luthier.evaluate.ctc import least_frames
-from luthier.evaluate.generate import terminators
+from luthier.evaluate.generate import generate, terminators
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
 from luthier.models.ears import objective_of, writes_by
 from luthier.models.hearing import HearingBackbone
+from luthier.models.multimodal import MultimodalBackbone
 from luthier.models.speech import SpeechBackbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.letters import Heard, Letters, parts
+from luthier.tasks.shown import shown_source
 from luthier.tasks.sounds import bad_sound, read_sound, sound_of, told_sounds
 from luthier.types import INLINE, Example, Features, Finding, Refused
 
@@ -41,6 +44,8 @@ class Options(Section):
     window: float = Field(
         default=20.0, gt=1, description="seconds; longer sounds are answered in parts that end in pauses"
     )
+    prompt: str = Field(default="", description="what a language model is asked after the sound")
+    separator: str = Field(default="\n", description="between that and the transcript")
     words: bool = Field(default=False, description="answers tell when each word is said (CTC)")
 
 
@@ -56,7 +61,7 @@ class Task:
         self.said = NORMALIZERS[options.normalize]
         self.letters: Letters | None = None
         self.known: list[str] = []
-        self.by = "ctc"
+        self.by, self.limit = "ctc", 0
         self.saved: dict[str, Any] | None = None
 
     def meet(self, path: str) -> None:
@@ -104,6 +109,8 @@ class Task:
         self.saved = {} if self.by != "ctc" else {"vocab_size": config.vocab_size, "pad_token_id": config.pad_token_id}
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
+        if isinstance(backbone, MultimodalBackbone):
+            return self._joined(backbone, limit)
         if isinstance(backbone, SpeechBackbone):
             return self._tokens(backbone)
         assert isinstance(backbone, HearingBackbone)
@@ -135,6 +142,23 @@ class Task:
             return [row | {"weight": example.weight}]
 
         return encode
+
+    def _joined(self, backbone: MultimodalBackbone, limit: int) -> Encoder:
+        """Rows of a language model that an encoder of sounds is joined with: the sound, what is asked, a transcript."""
+        self.saved, self.limit = {}, limit
+
+        def encode(example: Example) -> list[Features]:
+            row = self._asked(backbone, example, next(iter(example.targets or []), None))
+            return [row | {"weight": example.weight}]
+
+        return encode
+
+    def _asked(self, backbone: MultimodalBackbone, example: Example, target: str | None) -> Features:
+        if not example.sounds:
+            what = "this row has no sound"
+            raise Refused(Finding("data.no-sound", str(example.source), what, "name one in a column `audio`"))
+        options = self.options
+        return shown_source(backbone, example, options.prompt, options.separator, target, self.limit)
 
     def _text(self, out: dict[str, Any]) -> str:
         assert self.letters is not None
@@ -172,9 +196,10 @@ class Task:
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
         """What is said in each; of one that came with its transcript, when each word of it is. Options: num_beams,
         max_new_tokens, words."""
-        backbone = ask.backbone
+        backbone, settings = ask.backbone, self.options.model_dump() | options
+        if isinstance(backbone, MultimodalBackbone):
+            return self._told_by(backbone, examples, settings)
         assert isinstance(backbone, HearingBackbone)
-        settings = self.options.model_dump() | options
         try:
             return (
                 self._written(backbone, examples, settings)
@@ -184,12 +209,22 @@ class Task:
         except BadSound:
             raise Refused(*_bad_sounds(backbone, examples, settings["window"])) from None
 
+    def _told_by(
+        self, backbone: MultimodalBackbone, examples: Sequence[Example], settings: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """By a language model, each sound whole."""
+        if any(example.source == INLINE and example.targets for example in examples):
+            raise Refused(_no_frames(backbone))
+        rows = [self._asked(backbone, example, None) for example in examples]
+        told = {name: settings[name] for name in ("max_new_tokens", "num_beams")}
+        grown = generate(backbone, rows, stop=self.terminators(backbone), batch_size=32, **told)
+        return [{"text": str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()} for ids in grown]
+
     def _written(
         self, backbone: SpeechBackbone, examples: Sequence[Example], settings: dict[str, Any]
     ) -> list[dict[str, Any]]:
         if any(example.source == INLINE and example.targets for example in examples):
-            what = f"{backbone.name} writes token by token: there are no frames that a known text could be laid over"
-            raise Refused(Finding("model.no-letters", "model.name", what, "use a model that learns by CTC"))
+            raise Refused(_no_frames(backbone))
         several = [parts(backbone, (example.sounds or [])[0], settings["window"]) for example in examples]
         rows = [row for some in several for _, row in some]
         ids = backbone.write(rows, max_new_tokens=settings["max_new_tokens"], num_beams=settings["num_beams"])
@@ -231,7 +266,7 @@ class Task:
         return {"text": " ".join(word["word"] for word in words), "words": words, "score": round(score, 4)}
 
     def terminators(self, backbone: Backbone) -> list[int]:
-        return terminators(backbone) if isinstance(backbone, SpeechBackbone) else []
+        return terminators(backbone) if isinstance(backbone, SpeechBackbone | MultimodalBackbone) else []
 
     def shown(self, example: Example) -> tuple[str, str]:
         return " ".join(told_sounds(example)), next(iter(example.targets or []), "")
@@ -247,6 +282,11 @@ class Task:
 
     def confused(self, outputs: Sequence[Any], rows: Sequence[Features]) -> list[tuple[str, str]] | None:
         return None
+
+
+def _no_frames(backbone: Backbone) -> Finding:
+    what = f"{backbone.name} writes token by token: there are no frames that a known text could be laid over"
+    return Finding("model.no-letters", "model.name", what, "use a model that learns by CTC")
 
 
 def _bad_sounds(backbone: HearingBackbone, examples: Sequence[Example], window: float) -> list[Finding]:
