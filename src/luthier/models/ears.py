@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -137,10 +137,9 @@ def objective_of(config: Any) -> str:
     return "next_token" if type(config) in auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING else "ctc"
 
 
-def audio_tower(path: str) -> tuple[Any, Any, Any]:
+def audio_tower(path: str, opened: Callable[[str, Any, Any], Any]) -> tuple[Any, Any, Any]:
     """A model that hears without its head, its feature extractor, and a sound for it. Raises Refused for a model that
     hears nothing, or whose encoder stands beside a decoder."""
-    import torch
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -148,6 +147,6 @@ def audio_tower(path: str) -> tuple[Any, Any, Any]:
         what = f"{path} is no encoder of sounds"
         raise Refused(Finding("model.no-sounds", "model.audio", what, "choose one such as Wav2Vec2, HuBERT or AST"))
     config.apply_spec_augment, config.layerdrop = False, 0.0
-    model = transformers.AutoModel.from_pretrained(path, config=config, trust_remote_code=False, dtype=torch.float32)
+    model = opened(path, transformers.AutoModel, config)
     sounds = open_sounds(path)
     return model, sounds.processor, sounds.blank()[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,7 +25,6 @@ def load(
     from luthier.models import composed
     from luthier.models.attention import register
     from luthier.models.backbone import OWN_HEADS
-    from luthier.models.ears import ears, hears
     from luthier.models.fingerprint import fingerprint
 
     transformers.logging.set_verbosity_error()
@@ -37,11 +37,8 @@ def load(
         auto = auto_class(needs, found)
         config = dict(config or {})
         letters = config.pop("letters", None)
-        if hears(found):
-            tokenizer, sounds, more = ears(path, needs, letters, **where)
-            pictures, config = None, config | more
-        else:
-            (tokenizer, pictures), sounds = readers(path, found, needs, **where), None
+        reading = read_by(path, found, needs, letters, **where)
+        config |= reading.more
         given = {
             "dtype": getattr(torch, dtype),
             "use_safetensors": True,
@@ -59,16 +56,37 @@ def load(
     except (OSError, ValueError) as error:
         raise Refused(unreadable(name, error, needs)) from None
     fresh = set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
-    backbone = _backbone(model, tokenizer, name, path, needs, fresh, pictures, sounds)
+    kind, beside = kind_of(needs, reading)
+    backbone = kind(model, reading.tokenizer, name, path, needs, fresh, **beside)
     if backbone.reads_text:
         give_pad(backbone)
     backbone.fingerprint = fingerprint(backbone)
     return backbone
 
 
-def _backbone(
-    model: Any, tokenizer: Any, name: str, path: str, needs: str, fresh: set[str], pictures: Any, sounds: Any
-) -> Any:
+@dataclass
+class Reading:
+    """What turns rows into numbers, and what the model's config must be told of it."""
+
+    tokenizer: Any
+    pictures: Any = None
+    sounds: Any = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def read_by(path: str, config: Any, needs: str, letters: Any = None, **where: Any) -> Reading:
+    """Raises Refused, OSError and ValueError where it can't be opened."""
+    from luthier.models.ears import ears, hears
+
+    if hears(config):
+        tokenizer, sounds, more = ears(path, needs, letters, **where)
+        return Reading(tokenizer, sounds=sounds, more=more)
+    tokenizer, pictures = readers(path, config, needs, **where)
+    return Reading(tokenizer, pictures)
+
+
+def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
+    """The kind of Backbone for a model whose rows are read so, and what it is given beside a tokenizer."""
     from luthier.models.backbone import Backbone
     from luthier.models.dual import DualBackbone
     from luthier.models.hearing import HearingBackbone
@@ -78,18 +96,16 @@ def _backbone(
     from luthier.models.speech import SpeechBackbone
     from luthier.models.vision_language import VisionLanguageBackbone
 
-    if sounds is not None:
+    if reading.sounds is not None:
         kind = SpeechBackbone if needs == "token_logits" else HearingBackbone
-        return kind(model, tokenizer, name, path, needs, fresh, sounds=sounds)
-    if isinstance(pictures, ProcessedPictures):
-        return VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
-    if pictures is None:
-        return Backbone(model, tokenizer, name, path, needs, fresh)
-    if isinstance(pictures, ProcessedPictures):
-        return VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+        return kind, {"sounds": reading.sounds}
+    if reading.pictures is None:
+        return Backbone, {}
+    if isinstance(reading.pictures, ProcessedPictures):
+        return VisionLanguageBackbone, {"pictures": reading.pictures}
     reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
-    reads = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
-    return reads(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+    reads = ImageBackbone if isinstance(reading.tokenizer, NoText) else reads_both
+    return reads, {"pictures": reading.pictures}
 
 
 def _drawn(auto: Any, config: Any, dtype: Any, seed: int) -> tuple[Any, dict[str, Any]]:

@@ -100,6 +100,11 @@ class Pictures:
             if key not in self._states:
                 self._states[key] = self._written(states_PD.numpy())
 
+    def pretend(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Remember zeros of these shapes: for a plan, which asks for sizes alone."""
+        places = {shape: self._written(np.zeros(shape, np.float32)) for shape in {*shapes.values()}}
+        self._states |= {key: places[shape] for key, shape in shapes.items()}
+
     def remembers(self, keys: Sequence[str]) -> bool:
         return bool(self._states) and self._states.keys() >= {*keys}
 
