@@ -7,11 +7,11 @@
 Writes ``benchmarks/results/action.json``.
 
 Grid: two small towers (the recipe `act-grid`'s, with random weights) learn 1,000 demonstrations of GoToRedBall (one
-instruction) by BabyAI's own bot, from seed 1,000,000 on, and act in the easier GoToRedBallGrey. The closed loop has
-seeds 0 to 199, for the policy, the bot and chance, with the likeliest action and with one drawn at temperature 1.
-Local: towers and demonstrations of their own for GoToLocalS5N2 (two objects, of which the instruction names one), and
-the closed loop once more with one instruction whatever the world asks for. Runs are kept in FOLDER, where one is named,
-and what is there is not trained again.
+instruction; a tenth held out) by BabyAI's own bot, from seed 1,000,000 on, and act in the easier GoToRedBallGrey. The
+closed loop has seeds 0 to 199, for the policy, the bot and chance, with the likeliest action and with one drawn at
+temperature 1. Local: towers and 1,500 demonstrations of their own for GoToLocalS5N2 (two objects, of which the
+instruction names one); where the policy heeds the instruction, the closed loop, and once more with one instruction
+whatever the world asks for. Runs are kept in FOLDER, where one is named, and what is there is not trained again.
 
 Bridge: 25 episodes of 10 steps, two cameras, a state and an action of 7 numbers; one split of whole episodes, four
 fifths to learn from. Beside the error of the next action (mean absolute, in halves of each number's range) stand that

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from side_by_side import SHARED, Cell, conduct
+from small_t5 import small_t5
 
 TEST, BORDER = 1000, 16
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -72,30 +73,7 @@ def spaced(text: str) -> str:
 
 
 def model(folder: Path, rows: list[Row], seed: int) -> str:
-    import torch
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
-
-    vocabulary = {word: at for at, word in enumerate(["<pad>", "</s>", "<unk>", *words_of(rows), ";"])}
-    vocabulary = {word: at for at, word in enumerate(vocabulary)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.normalizer = normalizers.Lowercase()
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[^\w]"), "isolated")]
-    )
-    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=160
-    )
-    config = T5Config(
-        vocab_size=len(vocabulary), d_model=128, d_kv=32, d_ff=384, num_layers=2, num_heads=4, dropout_rate=0.1,
-        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0, pad_token_id=0,
-        eos_token_id=1,
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return small_t5(folder, [*words_of(rows), ";"], seed, longest=160, feed_forward=384, dropout=0.1, signs=True)
 
 
 def nearest(train: list[Row], test: list[Row]) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from side_by_side import SHARED, Cell, arguments, conduct
+from small_t5 import small_t5
 
 TRAIN, TEST, BATCH, EPOCHS, RATE, NEW = 6000, 300, 32, 6, 2e-3, 56
 
@@ -32,28 +33,8 @@ def data() -> tuple[list[Row], list[Row]]:
 
 
 def model(folder: Path, rows: list[Row], seed: int) -> str:
-    """A T5 of 2 + 2 layers with random weights, and a tokenizer of the words in all rows."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
-
     words = sorted({word for row in rows for text in row.values() for word in text.split()})
-    vocabulary = {word: at for at, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64
-    )
-    config = T5Config(
-        vocab_size=len(vocabulary), d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0,
-        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0, pad_token_id=0,
-        eos_token_id=1,
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return small_t5(folder, words, seed, longest=64, feed_forward=256, dropout=0.0, signs=False)
 
 
 def scored(written: list[str], test: list[Row]) -> dict[str, float]:

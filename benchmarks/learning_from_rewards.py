@@ -1,8 +1,8 @@
 """What learning from rewards does to the starter model: PPO and GRPO beside what the same answers give otherwise.
 
-python benchmarks/learning_from_rewards.py ppo 0        # start, supervised, grpo or ppo, and a seed; writes a JSON
-python benchmarks/learning_from_rewards.py hack 0.02    # a reward that is not what is meant, at a weight of KL
-python benchmarks/learning_from_rewards.py tell         # results/learning_from_rewards.md
+    python benchmarks/learning_from_rewards.py ppo 0       # start, supervised, grpo or ppo, and a seed
+    python benchmarks/learning_from_rewards.py hack 0.3    # a reward that is not what is meant, at a weight of KL
+    python benchmarks/learning_from_rewards.py tell        # results/learning_from_rewards.md, of the others' JSON
 
 The task: a tale in which something is red, which few are at first. Each way has 480 answers to the 30 prompts of
 `reinforce-lora` and their rewards: ten rollouts of 48 for PPO (two passes over each) and GRPO (one); at once, from the

@@ -1,14 +1,17 @@
 """Pictures with a model that writes: the starter language model composed with a MobileNet, on real data.
 
-    python benchmarks/vision_write.py easy_vqa [--fuse projection] [--steps 2500]
-    python benchmarks/vision_write.py nlvr | vqa_rad | coco_captions
+    python benchmarks/vision_write.py easy_vqa --out FOLDER [--fuse projection] [--steps 2500]
+    python benchmarks/vision_write.py nlvr --out FOLDER --fuse projection --steps 60
+    python benchmarks/vision_write.py coco_captions --out FOLDER --steps 60
+    python benchmarks/vision_write.py vqa_rad --out FOLDER --steps 80
 
-Writes ``benchmarks/results/vision_write-<part>.json``; a run that was stopped goes on where it was (``--out``). Answers
-are written, greedily, and count where they are the right one word for word. easy-VQA: all training questions, scored on
-all test questions; pictures of 64 pixels are read as they are, where the encoder's own processor would enlarge them and
-cut their borders away. Beside it stands the score on every tenth question with its picture exchanged for the next one.
-NLVR: statements about drawn pictures, true or false, split by picture. VQA-RAD and COCO's captions are smoke runs: a
-few hundred rows, and a model that never saw a photograph described.
+Adds a row to ``benchmarks/results/vision_write-<part>.json``; a run that was stopped goes on where it was in FOLDER.
+Answers are written, greedily, and count where they are the right one word for word. easy-VQA: all training questions,
+by LoRA in both towers, scored on all test questions; pictures of 64 pixels are read as they are, where the encoder's
+own processor would enlarge them and cut their borders away. Beside it stands the score on every tenth question with its
+picture exchanged for the next one. The others are smoke runs by `full`, of a model that never saw a photograph
+described: NLVR's 1,978 statements about drawn pictures, true or false, split by picture; VQA-RAD's 1,620 questions;
+COCO's captions of 51 photographs.
 """
 
 from __future__ import annotations
@@ -52,8 +55,7 @@ def run(recipe: dict[str, Any], told: dict[str, Any]) -> tuple[Any, dict[str, An
 
 
 def easy_vqa(out: Path, fuse: str, steps: int) -> dict[str, Any]:
-    files = {"train": str(out / "train.jsonl"), "eval": str(out / "test.jsonl")}
-    files = files if Path(files["eval"]).is_file() else questions(out)
+    files = questions(out)
     rows = [json.loads(line) for line in Path(files["eval"]).read_text(encoding="utf-8").splitlines()]
     watched, swapped = out / "watched.jsonl", out / "swapped.jsonl"
     names = sorted({row["image"] for row in rows})

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from luthier.methods.bottleneck import Bottleneck, Composition, Fusion, Spec
+from luthier.methods.injected import named
 from luthier.types import Batch, Refused
 
 
@@ -91,6 +92,14 @@ def test_one_lora_linear() -> None:
     model.linear.lora_A["default"].weight.data = torch.tensor([[1.0, 2.0]])
     model.linear.lora_B["default"].weight.data = torch.tensor([[3.0], [-1.0]])
     assert torch.equal(model.linear(torch.tensor([1.0, 1.0])), torch.tensor([19.0, -5.0]))
+
+
+def test_an_adapter_s_name_is_left_out_where_it_stands_last() -> None:
+    """As in PEFT's files; a layer may be called as the adapter is, or begin so."""
+    one = nn.Parameter(torch.zeros(1))
+    given = ["self.value.lora_A.value.weight", "value_proj.lora_B.value.weight", "q.lora_magnitude_vector.value.weight"]
+    wanted = ["self.value.lora_A.weight", "value_proj.lora_B.weight", "q.lora_magnitude_vector.weight"]
+    assert list(named(dict.fromkeys(given, one), "value")) == [f"base_model.model.{name}" for name in wanted]
 
 
 def members() -> tuple[Composition, nn.ModuleDict]:

@@ -129,6 +129,12 @@ def test_sounds(audio: str) -> None:
     found = convert({audio: both, "transcript": "hi"})
     assert isinstance(found, Example)
     assert found.sounds == [Waveform(wave.samples * 3, 8000, channels=2)]
+    for rate in (None, float("nan"), float("inf"), "8000"):  # decoding says that nobody told it
+        found = convert({audio: samples | {"sampling_rate": rate}, "label": 3})
+        assert found == Example(SOURCE, sounds=[Waveform(wave.samples, 0)], label=3)
+    for none in ([], [[]], [[], []]):
+        found = convert({audio: {"array": none, "sampling_rate": 8000}, "label": 3})
+        assert found == Example(SOURCE, sounds=[Waveform(b"", 8000)], label=3)
     assert problems({audio: 3, "label": "x"}) == [("data.type", audio)]
     assert problems({audio: "a.wav", "transcript": " "}) == [("data.empty-target", "transcript")]
     assert problems({audio: ["a"], "label": "x"}) == [("data.type", audio)]

@@ -84,7 +84,7 @@ def test_a_tar_s_rows(tmp_path: Path) -> None:
 
 
 def test_a_tar_that_is_cut_off_is_told_and_nothing_leaves_it(tmp_path: Path) -> None:
-    path = Path(packed(tmp_path / "s.tar", [("../../1.png", picture("red", 0, tmp_path)), ("../../1.cls", b"x")] * 1))
+    path = Path(packed(tmp_path / "s.tar", [("../../1.png", picture("red", 0, tmp_path)), ("../../1.cls", b"x")]))
     rows, findings = read_rows("s.tar", base=tmp_path)
     assert (len(rows), findings) == (1, [])
     assert not (tmp_path.parent.parent / "1.png").exists()
@@ -135,7 +135,8 @@ def test_the_part_of_a_picture_by_hand() -> None:
 
 
 def test_the_numbers_of_a_variation_are_written_down() -> None:
-    """sha256("0:0:0:0"), recorded: another version of Python, numpy or torch can't change what a run learns."""
+    """Of sha256("seed:epoch:row:picture"), 32 bits each: another version of Python, numpy or torch can't change what a
+    run learns."""
     import hashlib
 
     digest = hashlib.sha256(b"7:2:5:1").hexdigest()
@@ -216,7 +217,7 @@ def test_the_report_shows_the_pictures_of_its_rows(shown: dict[str, Any], tmp_pa
     assert {row["source"] for row in rows} <= kept.keys()
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     for row in rows:
-        ((url,),) = [kept[row["source"]]]
+        (url,) = kept[row["source"]]
         picture = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/jpeg;base64,"))))
         red, green, _ = np.asarray(picture).reshape(-1, 3).astype(float).mean(0)
         assert (row["target"] == "red") == (red > green)

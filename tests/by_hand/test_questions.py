@@ -64,6 +64,17 @@ def test_questions_without_their_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("broken", "code"), [(b'{"annotations": [', "data.malformed"), (b"\xff\xfe\xff", "data.encoding")]
+)
+def test_answers_that_cannot_be_read(tmp_path: Path, broken: bytes, code: str) -> None:
+    """One finding at their file, and no row without an answer."""
+    (tmp_path / NAMES[1]).write_bytes(broken)
+    found = read(tmp_path, QUESTIONS, None)
+    assert [(one.code, one.where.split(":")[0]) for one in found.findings] == [(code, NAMES[1])]
+    assert found.examples == []
+
+
+@pytest.mark.parametrize(
     ("given", "targets"),
     [
         ({"answer": "red"}, ["red"]), ({"answers": ["a", "b", "b"]}, ["b", "a", "b"]), ({"answer": 3}, ["3"]),

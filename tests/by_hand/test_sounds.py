@@ -155,6 +155,22 @@ def test_the_same_content_has_one_set_of_features(tmp_path: Path) -> None:
     assert len(ours) == int(theirs["attention_mask"].sum())
 
 
+def test_a_sound_is_decoded_once_for_all_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("luthier.models.sounds.decode", lambda one: (asked.append(one), decode(one))[1])
+    paths = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for path, pitch in zip(paths, (440.0, 880.0), strict=True):
+        soundfile.write(path, tone(8000, 3.0, pitch), 8000, subtype="FLOAT")
+    sounds = Sounds(transformers.Wav2Vec2FeatureExtractor(do_normalize=False))
+    for path in paths:
+        whole = sounds.samples(path)
+        for part in ((0, RATE), (RATE, 2 * RATE), (2 * RATE, 3 * RATE)):
+            heard = sounds.heard(Clip(path, part=part))
+            np.testing.assert_array_equal(sounds.features(heard.key).numpy(), whole[slice(*part)])
+    assert asked == paths
+    assert not sounds.converted, "only whole sounds are counted"
+
+
 def test_changes_are_a_function_of_seed_epoch_and_row() -> None:
     how = {"speeds": [0.9, 1.0, 1.1], "seconds": 1.0, "time_masks": 2, "time_mask": 0.2, "band_masks": 1,
            "band_mask": 0.3}  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import yaml
+from commands import Command
 from torch import Tensor
 
 import luthier
@@ -22,7 +23,7 @@ from luthier.engine.parallel import Processes
 from luthier.engine.plan import Plan, Progress
 from luthier.evaluate.outputs import Reader
 from luthier.runs.prepared import Prepared
-from luthier.runs.rollouts import rollouts_of
+from luthier.runs.rollouts import Rollouts, rollouts_of
 
 BETA_1 = 0.9
 PLAN = Plan(
@@ -30,6 +31,8 @@ PLAN = Plan(
     micro_tokens=4096, eval_every=10**6, save_every=10**6, patience=None, keep=2, seed=0, metric="loss",
     higher_is_better=False, precision="fp32", matmul="default", recipe_hash="hash", data_hash="data", final="last",
 )  # fmt: skip
+# Tiny models say anything: longer answers, those with an "a" and even numbers of letters get more.
+REWARDS = "def mixed(prompts, answers, expected):\n    return [len(a) % 7 + 3 * ('a' in a) for a in answers]\n"
 
 
 def words(count: int, choose: random.Random) -> str:
@@ -169,6 +172,32 @@ class Trial:
         return Trained(weights, records, progress, folder)
 
 
+def reinforced(
+    objective: str, options: dict[str, Any], model: str, folder: Path, *, rows: int = 8, **keys: Any
+) -> Trial:
+    """A trial of `reinforce` with ``REWARDS``, by a small LoRA unless ``keys`` name a method; they are the recipe's,
+    with ``rewards`` and, upon ``options``, the objective's section."""
+    (folder / "mine.py").write_text(REWARDS)
+    section = {**options, **keys.pop(objective, {})}
+    rewards = keys.pop("rewards", [{"function": str(folder / "mine.py:mixed")}])
+    keys = {"method": "lora", "lora": {"rank": 2}, **keys} if "method" not in keys else keys
+    keys |= {objective: section, "reinforce": {"rewards": rewards}, "out": str(folder)}
+    return Trial(ready(model, "reinforce", asked_rows(rows, weighted=True), folder, **keys), folder)
+
+
+def source(made: Trial) -> Rollouts:
+    found = rollouts_of(made.prepared, Reader(made.prepared.backbone, 4096), Processes(), lambda record: None)
+    assert found is not None
+    return found
+
+
+def nudge(made: Trial) -> None:
+    """Its start is moved away from what it was, which is the reference of what learns from rewards."""
+    with torch.no_grad():
+        for parameter in made.start.values():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+
+
 class Wrapped:
     """An objective with one of its methods replaced, all else as it was."""
 
@@ -214,6 +243,14 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 def train_steps(run: Path) -> list[int]:
     return [record["step"] for record in records(run) if record["kind"] == "train"]
+
+
+def wait_for(step: int, command: Command, run: Path) -> None:
+    """Until the run that ``command`` makes has taken a step; it must not end before."""
+    while command.running():
+        if step in train_steps(run):
+            return
+    raise AssertionError(command.output)
 
 
 def final_sha256(run: Path) -> dict[str, str]:

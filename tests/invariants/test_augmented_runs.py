@@ -6,8 +6,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from commands import Command, Forks
-from helpers import assert_close, final_sha256, train_steps, write_recipe
+from commands import Forks
+from helpers import assert_close, final_sha256, wait_for, write_recipe
 from safetensors.torch import load_file
 
 import tiny
@@ -27,13 +27,6 @@ def make(folder: Path, **keys: Any) -> Path:
         method="full", name="run", augment={"crop": 0.4, "flip": 0.5, "colour": 0.3}, **keys,
     )  # fmt: skip
     return folder / "runs" / "run"
-
-
-def wait_for(step: int, command: Command, run: Path) -> None:
-    while command.running():
-        if step in train_steps(run):
-            return
-    raise AssertionError(command.output)
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes_whatever_its_micro_batches(forks: Forks, tmp_path: Path) -> None:

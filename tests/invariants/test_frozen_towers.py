@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import records
 from safetensors.torch import load_file
 
 import luthier
@@ -57,8 +57,7 @@ def test_once_and_at_every_step_are_the_same_run(
             monkeypatch.setattr(training, "still_towers", lambda prepared: set())
         seen.clear()
         run = luthier.tune(**recipe, method=method, name=name)
-        records = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
-        losses = [record["loss"] for record in records if record["kind"] == "train"]
+        losses = [record["loss"] for record in records(run.folder) if record["kind"] == "train"]
         weights = {str(p.relative_to(run.folder)): load_file(p) for p in run.folder.rglob("adapter_model.safetensors")}
         found[name] = losses, weights, sum(seen)
     assert found["once"][0] == pytest.approx(found["each"][0], rel=1e-5)

@@ -2,57 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import Trial, asked_rows, assert_same_gradient, preference_rows, ready
+from helpers import REWARDS, asked_rows, assert_same_gradient, nudge, preference_rows, reinforced, source
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 import luthier
 import tiny
 from luthier.engine.checkpoint import latest
-from luthier.engine.parallel import Processes
 from luthier.evaluate.outputs import Reader
 from luthier.evaluate.rewards import Reward
 from luthier.objectives.online import OLD
 from luthier.objectives.ppo import ADVANTAGES, BETA, RETURNS, VALUES, ValueReader
 from luthier.objectives.preference import REFERENCE
-from luthier.runs.rollouts import Rollouts, rollouts_of
 from luthier.types import Refused
 
 SOME = {"group_size": 2, "max_new_tokens": 6, "epochs": 1}
-REWARDS = "def mixed(prompts, answers, expected):\n    return [len(a) % 7 + 3 * ('a' in a) for a in answers]\n"
+trial = partial(reinforced, "ppo", SOME)
 METHODS: list[dict[str, Any]] = [
     {"method": "lora", "lora": {"rank": 2, "dropout": 0.3}}, {"method": "full"},
 ]  # fmt: skip
-
-
-def trial(model: str, folder: Path, *, rows: int = 8, **keys: Any) -> Trial:
-    (folder / "mine.py").write_text(REWARDS)
-    ppo = {**SOME, **keys.pop("ppo", {})}
-    keys = {"method": "lora", "lora": {"rank": 2}, **keys} if "method" not in keys else keys
-    rewards = keys.pop("rewards", [{"function": str(folder / "mine.py:mixed")}])
-    given = asked_rows(rows, weighted=True)
-    return Trial(
-        ready(model, "reinforce", given, folder, ppo=ppo, reinforce={"rewards": rewards}, out=str(folder), **keys),
-        folder,
-    )
-
-
-def source(made: Trial) -> Rollouts:
-    found = rollouts_of(made.prepared, Reader(made.prepared.backbone, 4096), Processes(), lambda record: None)
-    assert found is not None
-    return found
-
-
-def nudge(made: Trial) -> None:
-    """Away from the reference, and values away from their start."""
-    with torch.no_grad():
-        for parameter in made.start.values():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("keys", METHODS, ids=["lora", "full"])

@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import Trial, asked_rows, assert_same_gradient, ready
+from helpers import asked_rows, assert_same_gradient, nudge, reinforced, source
 from transformers import AutoModelForCausalLM
 
 import luthier
 import tiny
 from luthier.engine.checkpoint import latest
-from luthier.engine.parallel import Processes
-from luthier.evaluate.outputs import Reader
 from luthier.evaluate.rewards import Reward
 from luthier.objectives.online import OLD
 from luthier.objectives.preference import REFERENCE
-from luthier.runs.rollouts import Rollouts, rollouts_of
 from luthier.types import Refused
 
 VARIANTS = ("grpo", "dr_grpo", "dapo", "gspo", "rloo")
 SOME = {"group_size": 4, "max_new_tokens": 6}
-# Tiny models say anything: longer answers, those with an "a" and even numbers of letters get more.
-REWARDS = "def mixed(prompts, answers, expected):\n    return [len(a) % 7 + 3 * ('a' in a) for a in answers]\n"
+trial = partial(reinforced, "grpo", SOME)
 DROPPED = {"gpt2": {"resid_pdrop": 0.3, "embd_pdrop": 0.3, "attn_pdrop": 0.3}, "llama": {"attention_dropout": 0.3}}
-
-
-def trial(model: str, folder: Path, *, rows: int = 8, **keys: Any) -> Trial:
-    (folder / "mine.py").write_text(REWARDS)
-    grpo = {**SOME, **keys.pop("grpo", {})}
-    keys = {"method": "lora", "lora": {"rank": 2}, **keys} if "method" not in keys else keys
-    task = {"rewards": [{"function": str(folder / "mine.py:mixed")}]}
-    given = asked_rows(rows, weighted=True)
-    return Trial(ready(model, "reinforce", given, folder, grpo=grpo, reinforce=task, out=str(folder), **keys), folder)
-
-
-def source(made: Trial) -> Rollouts:
-    found = rollouts_of(made.prepared, Reader(made.prepared.backbone, 4096), Processes(), lambda record: None)
-    assert found is not None
-    return found
-
-
-def nudge(made: Trial) -> None:
-    """Away from the reference."""
-    with torch.no_grad():
-        for parameter in made.start.values():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(

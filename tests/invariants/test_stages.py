@@ -69,6 +69,7 @@ def test_each_stage_is_a_run_and_the_last_has_one_base(whole: Path) -> None:
     assert judge.info["model"]["fingerprint"] == rl.info["model"]["fingerprint"]
     opened = rl.predictor
     (scorer,) = opened.task.scorers.values()
+    assert "predictor" not in vars(scorer), "a judge is opened once it is asked"
     assert scorer.predictor.backbone.model is opened.backbone.model is opened.objective.value.model
     assert opened.objective.value.using is not None
     assert (whole / "rl" / "report.html").is_file()
@@ -127,6 +128,13 @@ def test_all_stages_are_checked_before_the_first_step(tiny_folder: Any, tmp_path
     assert not (tmp_path / "runs" / "path").exists() or not list((tmp_path / "runs" / "path").glob("*/run.json"))
     findings, _ = luthier.check(path)
     assert {finding.where for finding in findings} >= set(places)
+
+
+def test_stages_may_be_given_as_keywords(tiny_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = recipe(tmp_path, tiny_folder("llama"), judge={"epoch": 3})
+    monkeypatch.chdir(tmp_path)
+    findings, _ = luthier.check(**yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert [one.where.partition(": ")[0] for one in findings if one.severity == "error"] == ["judge"]
 
 
 @pytest.mark.parametrize("model", ["stage:rl", "stage:judge", "stage:nothing"])

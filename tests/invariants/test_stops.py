@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from commands import Command, Forks, fresh
-from helpers import classify_rows, final_sha256, records, train_steps, write_recipe
+from helpers import classify_rows, final_sha256, records, train_steps, wait_for, write_recipe
 
 import tiny
 
@@ -34,13 +34,6 @@ def whole(forks: Forks, tiny_folder: Any, tmp_path_factory: pytest.TempPathFacto
     command = forks.start(folder, "tune", "recipe.yaml")
     assert command.end() == 0, command.output
     return run
-
-
-def wait_for(step: int, command: Command, run: Path) -> None:
-    while command.running():
-        if step in train_steps(run):
-            return
-    raise AssertionError(command.output)
 
 
 def events(run: Path, name: str) -> list[dict[str, Any]]:

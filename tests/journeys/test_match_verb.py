@@ -68,6 +68,8 @@ def test_two_towers_learn_to_find_each_other(folder: Path, tiny_folder: Callable
     run = luthier.load(folder / "runs/pairs")
     (chosen,) = run.predict([{"image": str(folder / "images/0.png"), "labels": list(COLOURS)}])
     assert chosen["label"] == "red"
+    (of_text,) = run.predict(["the red house " * 30])  # longer than a file's name may be
+    assert len(of_text["vector"]) == 16
     assert sum(chosen["probabilities"].values()) == pytest.approx(1)
     model = ComposedDualEncoder.from_pretrained(folder / "runs/pairs/final")
     assert float(model.logit_scale.detach()) != pytest.approx(2.6593, abs=1e-4), "it was learned, and is in the model"

@@ -71,7 +71,7 @@ def test_bad_sounds_are_told_by_row_before_the_first_step(tmp_path: Path) -> Non
 
 
 def test_transcripts_that_can_not_be_said_are_named(tmp_path: Path) -> None:
-    """0.2 seconds make 10 frames at most; "aaaaaaaa" needs 15."""
+    """Three tones, half a second, make 25 frames at most; thirty times "a" needs 59. Signs alone say nothing."""
     model = tiny.save_sound_model("wav2vec2", tmp_path / "model")
     rows = spoken(tmp_path, 6)
     rows[4]["text"] = "a" * 30
@@ -141,7 +141,9 @@ def test_a_known_text_is_laid_over_its_sound(transcriber: Path) -> None:
     samples = np.concatenate(parts)
     soundfile.write(path, samples + np.random.default_rng(0).normal(0, 0.01, len(samples)), 16000)
     (answer,) = luthier.load(transcriber / "run").predict([{"audio": str(path), "text": "a b c"}])
-    (told,) = session(transcriber, "align run three.wav --text words.txt")
+    long = "A,b;c" + "!" * 300  # more than a file's name may hold
+    told, typed = session(transcriber, "align run three.wav --text words.txt", f"align run three.wav --text {long}")
+    assert typed.out == told.out
     lines = [line.split("\t") for line in told.out.strip().split("\n")]
     assert lines == [[f"{w['start']:.3f}", f"{w['end']:.3f}", w["word"]] for w in answer["words"]]
     assert [word["word"] for word in answer["words"]] == ["a", "b", "c"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Container, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import luthier
 import tiny
 from luthier import Run, load
 from luthier.data.tagged import untagged
-from luthier.types import Example
+from luthier.types import Example, Refused
 
 STEPS = 18
 MARKS = ("prompt_embeddings", ".lora_", ".vera_lambda", ".oft_R", ".ia3_l", ".adapter.", ".adapter_fusion.")
@@ -61,8 +63,7 @@ def assert_learned(run: Run, cell: Cell, train: str) -> None:
     of three labels every row has one and half of them one more, so naming all gives precision 1/2, recall 1, F1 2/3.
     """
     if not cell.method.startswith("features"):
-        records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-        losses = [record["loss"] for record in records if record["kind"] == "train"]
+        losses = of_each_step(run)
         assert len(losses) == APART.get((cell.model, cell.task, cell.method), {}).get("steps", STEPS)
         assert all(map(math.isfinite, losses))
         # A prompt alone steers a frozen random model, which has learned nothing that it could bring out, but little:
@@ -225,7 +226,7 @@ def _example(row: dict[str, Any]) -> Example:
 
 
 def cases(
-    cells: Sequence[tuple[str, str]], default: set[tuple[str, str]], refusal: Callable[[str, str], Any], wanted: bool
+    cells: Sequence[tuple[str, ...]], default: Set[tuple[str, ...]], refusal: Callable[..., Any], wanted: bool
 ) -> list[Any]:
     """The cells that are refused, or that are not: as parameters of a test, slow where they are not in ``default``."""
     return [
@@ -233,3 +234,53 @@ def cases(
         for cell in cells
         if (refusal(*cell) is not None) == wanted
     ]
+
+
+def place(name: str, role: str, tensors: Container[str]) -> str:
+    """Where a composed model holds what its tower of this role has under ``name``; empty where it has none."""
+    places = (name, f"model.{role}.{name}", f"model.{role}.{name.partition('.')[2]}")
+    return next((one for one in places if one in tensors), "")
+
+
+def of_each_step(run: Run, name: str = "loss") -> list[float]:
+    records = map(json.loads, (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [record[name] for record in records if record["kind"] == "train"]
+
+
+def assert_loss_fell(run: Run, to: float = 0.9, over: int = 3) -> None:
+    """The mean of the last steps, ``over`` of them, is less than ``to`` of that of the first."""
+    losses = of_each_step(run)
+    assert sum(losses[-over:]) < to * sum(losses[:over]), losses
+
+
+def judged_in_a_fresh_process(held_out: str, *runs: Run) -> list[dict[str, Any]]:
+    """The metrics of each run, all of them opened in one process."""
+    script = "import luthier, json, sys\nfor folder in sys.argv[2:]:\n    "
+    script += "print(json.dumps(luthier.load(folder).evaluate(sys.argv[1])['metrics']))"
+    command = [sys.executable, "-c", script, held_out, *(str(run.folder) for run in runs)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()[-len(runs) :]]
+
+
+def assert_judged_the_same(
+    run: Run, held_out: str, *, fresh: bool = True, rel: float = 1e-4, abs: float = 1e-5
+) -> None:
+    """Opened again, in a fresh process where asked for, it has the metrics that its training ended with."""
+    (found,) = judged_in_a_fresh_process(held_out, run) if fresh else [load(run.folder).evaluate(held_out)["metrics"]]
+    assert_same_metrics(run, found, rel=rel, abs=abs)
+
+
+def assert_same_metrics(run: Run, found: dict[str, Any], *, rel: float = 1e-4, abs: float = 1e-5) -> None:
+    for name, expected in run.result["after"].items():
+        assert found[name]["value"] == pytest.approx(expected["value"], rel=rel, abs=abs), (run.folder, name)
+
+
+def assert_refused(keys: dict[str, Any], code: str | None) -> None:
+    """With one finding, which says what would mend it, and before a run folder is made."""
+    with pytest.raises(Refused) as refused:
+        luthier.tune(**keys)
+    (finding,) = (finding for finding in refused.value.findings if finding.severity == "error")
+    assert finding.code == code
+    assert finding.mend
+    assert not list(Path(keys["out"]).rglob("run.json"))

@@ -7,14 +7,12 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from battery import cases
+from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
 from table import METHODS
 
 import luthier
@@ -85,17 +83,9 @@ def test_a_working_cell(
 ) -> None:
     asked = recipe(predicts, method, model, data, tmp_path)
     run = luthier.tune(**asked)
-    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    losses = [record["loss"] for record in records if record["kind"] == "train"]
-    assert sum(losses[-5:]) < 0.97 * sum(losses[:5]), losses
+    assert_loss_fell(run, to=0.97, over=5)
     assert (run.folder / "final" / "actions.json").is_file()
-    script = "import luthier, json, sys; r = luthier.load(sys.argv[1]); print(json.dumps(r.evaluate(sys.argv[2])))"
-    words = [sys.executable, "-c", script, str(run.folder), asked["data"]["eval"]]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])["metrics"]
-    for name, expected in run.result["after"].items():
-        assert found[name]["value"] == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), name
+    assert_judged_the_same(run, asked["data"]["eval"])
     if method == "lora":
         told = run.export("merged")
         assert told["relative"] <= told["bound"]
@@ -106,11 +96,7 @@ def test_a_working_cell(
 def test_a_refused_cell(
     predicts: str, method: str, model: dict[str, Any], data: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    with pytest.raises(Refused) as refused:
-        luthier.tune(**recipe(predicts, method, model, data, tmp_path))
-    (finding,) = (finding for finding in refused.value.findings if finding.severity == "error")
-    assert finding.code == refusal(predicts, method)
-    assert finding.mend
+    assert_refused(recipe(predicts, method, model, data, tmp_path), refusal(predicts, method))
 
 
 def errors(asked: dict[str, Any]) -> set[str]:
@@ -217,3 +203,24 @@ def test_actions_are_tokens_of_a_decoder(method: str, tiny_folder: Callable[...,
     assert len(answer["action"]) == 2
     assert "model.not-causal" in errors({"task": "act", "act": {"predicts": "tokens", "bins": 4}, "data": data,
                                          "model": tiny_folder("bert"), "method": "full"})  # fmt: skip
+
+
+@pytest.mark.parametrize(("predicts", "name"), [("regression", "bert"), ("tokens", "llama")])
+def test_rows_that_are_too_long_are_counted_and_cut_with_their_actions_whole(
+    predicts: str, name: str, tiny_folder: Callable[..., str], tmp_path: Path
+) -> None:
+    """Of the row's tokens the actions, two numbers, are never cut: what stands before them makes room."""
+    rows = [{"instruction": "the red " * 12, "trajectory": [{"state": [float(at), 2.0], "action": [float(at), 5.0]}]}
+            for at in range(6)]  # fmt: skip
+    asked: dict[str, Any] = {
+        "task": "act", "act": {"predicts": predicts, "bins": 4}, "model": tiny_folder(name), "method": "full",
+        "data": {"train": tiny.write_jsonl(tmp_path / "rows.jsonl", rows), "eval": 0}, "max_length": 16,
+    }  # fmt: skip
+    findings, prepared = luthier.check(**asked)
+    assert "data.too-long" in {finding.code for finding in findings}
+    for row in prepared.train.rows:
+        assert len(row["input_ids"]) == 16 < row["full_length"]
+        assert sum(row.get("supervised", [1, 1])) == 2
+    assert errors(asked | {"act": {"predicts": "tokens", "bins": 4, "chunk": 8}, "model": tiny_folder("llama")}) == {
+        "task.actions"
+    }

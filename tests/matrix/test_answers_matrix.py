@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from battery import assert_loss_fell, assert_refused, judged_in_a_fresh_process
 from table import METHODS
 
 import luthier
 import tiny
-from luthier.types import Refused
 
 STEPS = 30
 COLOURS = tiny.WORDS[:3]
@@ -66,15 +63,9 @@ def recipe(model: str, method: str, folder: str, data: dict[str, str], out: Path
 @pytest.mark.parametrize(("model", "method"), CELLS)
 def test_a_cell(model: str, method: str, data: dict[str, str], tiny_folder: Callable[..., str], tmp_path: Path) -> None:
     run = luthier.tune(**recipe(model, method, tiny_folder(model), data, tmp_path))
-    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    losses = [record["loss"] for record in records if record["kind"] == "train"]
-    assert sum(losses[-3:]) < RATES.get((model, method), 0.9) * sum(losses[:3]), losses
+    assert_loss_fell(run, to=RATES.get((model, method), 0.9))
     assert {"f1", "exact_match"} <= run.result["after"].keys()
-    script = "import luthier, json, sys; r = luthier.load(sys.argv[1]); print(json.dumps(r.evaluate(sys.argv[2])))"
-    words = [sys.executable, "-c", script, str(run.folder), data["eval"]]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])["metrics"]
+    (found,) = judged_in_a_fresh_process(data["eval"], run)
     for name, expected in run.result["after"].items():
         if name in found:
             assert found[name]["value"] == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), name
@@ -92,8 +83,4 @@ def test_what_means_nothing_is_refused(
     model: str, method: str, kind: str, code: str, data: dict[str, str], tiny_folder: Callable[..., str], tmp_path: Path
 ) -> None:
     asked = recipe(model, method, tiny_folder(model), data, tmp_path) | {"answer": {"kind": kind}}
-    with pytest.raises(Refused) as refused:
-        luthier.tune(**asked)
-    (finding,) = (finding for finding in refused.value.findings if finding.severity == "error")
-    assert finding.code == code
-    assert finding.mend
+    assert_refused(asked, code)

@@ -5,13 +5,11 @@ each is told by modality.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from battery import judged_in_a_fresh_process
 
 import luthier
 import tiny
@@ -93,10 +91,6 @@ def test_a_row_s_mean_is_that_of_its_tokens_of_both_kinds(runs: dict[str, luthie
 
 
 def test_the_fused_model_opens_the_same_in_a_fresh_process(runs: dict[str, luthier.Run], files: dict[str, str]) -> None:
-    script = "import luthier, json, sys; r = luthier.load(sys.argv[1]); print(json.dumps(r.evaluate(sys.argv[2])))"
-    command = [sys.executable, "-c", script, str(runs["fused"].folder), files["shown"]]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])["metrics"]
+    (found,) = judged_in_a_fresh_process(files["shown"], runs["fused"])
     here = luthier.load(runs["fused"].folder).evaluate(files["shown"])["metrics"]
     assert found["loss"]["value"] == pytest.approx(here["loss"]["value"], rel=1e-6)

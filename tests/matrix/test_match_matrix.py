@@ -4,21 +4,18 @@ only what was chosen and opens again the same in a fresh process, or is refused 
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from battery import cases
+import toys
+from battery import assert_loss_fell, assert_refused, assert_same_metrics, cases, judged_in_a_fresh_process
 from safetensors.torch import load_file
 from table import METHODS
 
 import luthier
 import tiny
-from luthier.types import Refused
 
 STEPS = 30
 MODELS = ("clip", "siglip", "towers")
@@ -49,11 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of a coloured patch with two captions that name the colour."""
     made = tmp_path_factory.mktemp("pictures")
     rows = []
-    for i in range(40):
-        colour = ("red", "green", "blue")[i % 3]
-        tiny.save_picture(made / "images" / f"{i}.png", colour, seed=i)
+    for i, (image, colour) in enumerate(toys.pictures(made, ("red", "green", "blue"), 40)):
         captions = [f"the {colour} {tiny.WORDS[3 + i % 8]}", f"{colour} and {tiny.WORDS[3 + i % 5]} {i}"]
-        rows.append({"image": f"images/{i}.png", "captions": captions})
+        rows.append({"image": image, "captions": captions})
     tiny.write_jsonl(made / "train.jsonl", rows[8:])
     tiny.write_jsonl(made / "eval.jsonl", rows[:8])
     return made
@@ -87,9 +82,7 @@ def test_a_working_cell(
 ) -> None:
     run = luthier.tune(**recipe(model, method, models, folder, tmp_path))
     final = run.folder / "final"
-    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    losses = [record["loss"] for record in records if record["kind"] == "train"]
-    assert sum(losses[-5:]) < 0.97 * sum(losses[:5]), losses
+    assert_loss_fell(run, to=0.97, over=5)
     if (final / "adapter_config.json").is_file():
         marks = ("lora_", "ia3_", "vera_", "oft_", ".adapter", "prompt_embeddings", "fusion")
         names = load_file(final / "adapter_model.safetensors")
@@ -102,23 +95,11 @@ def test_what_working_cells_made_opens_again(finished: dict[str, luthier.Run], f
     """In one fresh process, all that ran above: the metrics of each are what they were."""
     if not finished:
         pytest.skip("no working cell ran")
-    script = "import luthier, json, sys\nfor folder in sys.argv[2:]:\n    "
-    script += "print(json.dumps(luthier.load(folder).evaluate(sys.argv[1])['metrics']))"
-    runs = [str(run.folder) for run in finished.values()]
-    command = [sys.executable, "-c", script, str(folder / "eval.jsonl"), *runs]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for (cell, run), line in zip(finished.items(), done.stdout.splitlines()[-len(runs) :], strict=True):
-        found = json.loads(line)
-        for name, expected in run.result["after"].items():
-            assert found[name]["value"] == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), (cell, name)
+    runs = finished.values()
+    for run, found in zip(runs, judged_in_a_fresh_process(str(folder / "eval.jsonl"), *runs), strict=True):
+        assert_same_metrics(run, found)
 
 
 @pytest.mark.parametrize(("model", "method"), cases(CELLS, DEFAULT, refusal, wanted=True))
 def test_a_refused_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refused) as refused:
-        luthier.tune(**recipe(model, method, models, folder, tmp_path))
-    (finding,) = (finding for finding in refused.value.findings if finding.severity == "error")
-    assert finding.code == refusal(model, method)
-    assert finding.mend
-    assert not list(tmp_path.rglob("run.json"))
+    assert_refused(recipe(model, method, models, folder, tmp_path), refusal(model, method))

@@ -23,8 +23,9 @@ from table import METHODS, REASONS, REFUSED, TASKS, WORKING, Cell, covering
 
 import luthier
 import tiny
-from luthier.evaluate import classification
 from luthier.types import Refused
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def cases(cells: list[Cell]) -> list[Any]:
@@ -35,12 +36,6 @@ def cases(cells: list[Cell]) -> list[Any]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     return {task: toys.write(task, tmp_path_factory.mktemp("toys")) for task in TASKS}
-
-
-@pytest.fixture(autouse=True)
-def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals are tested elsewhere; here they would be most of the time."""
-    monkeypatch.setattr(classification, "F1_RESAMPLES", 2)
 
 
 @pytest.mark.parametrize("cell", cases(WORKING))

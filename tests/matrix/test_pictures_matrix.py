@@ -4,22 +4,20 @@ trains only what was chosen and opens again the same in a fresh process, or is r
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from battery import cases
+import toys
+from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases, place
 from safetensors.torch import load_file
 from table import METHODS
 
 import luthier
 import tiny
-from luthier.evaluate import classification
-from luthier.types import Refused
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 STEPS = 30
 SEES = ("vit", "resnet", "convnext")
@@ -54,20 +52,11 @@ DEFAULT = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classification, "F1_RESAMPLES", 2)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of a coloured patch; with a question whose answer the picture alone decides."""
     made = tmp_path_factory.mktemp("pictures")
-    colours = ("red", "green")
-    rows = []
-    for i in range(40):
-        tiny.save_picture(made / "images" / f"{i}.png", colours[i % 2], seed=i)
-        rows.append({"image": f"images/{i}.png", "label": colours[i % 2]})
+    rows = [{"image": image, "label": colour} for image, colour in toys.pictures(made, ("red", "green"), 40)]
     for name, some in (("train", rows[8:]), ("eval", rows[:8])):
         tiny.write_jsonl(made / f"{name}.jsonl", some)
         asked = [row | {"text": f"the {tiny.WORDS[3 + i % 9]} and the patch"} for i, row in enumerate(some)]
@@ -102,17 +91,9 @@ def test_a_working_cell(model: str, method: str, models: dict[str, Any], folder:
         assert run.result["after"]["accuracy"]["value"] > 0.6
         assert not list(final.glob("model*.safetensors"))
     else:
-        records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-        losses = [record["loss"] for record in records if record["kind"] == "train"]
-        assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
+        assert_loss_fell(run)
         assert_only_chosen_moved(final, model, method, models)
-    script = "import luthier, json, sys; r = luthier.load(sys.argv[1]); print(json.dumps(r.evaluate(sys.argv[2])))"
-    held_out = recipe(model, method, models, folder, tmp_path)["data"]["eval"]
-    done = subprocess.run([sys.executable, "-c", script, str(run.folder), held_out], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])["metrics"]
-    for name, expected in run.result["after"].items():
-        assert found[name]["value"] == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), name
+    assert_judged_the_same(run, recipe(model, method, models, folder, tmp_path)["data"]["eval"])
 
 
 def assert_only_chosen_moved(final: Path, model: str, method: str, models: dict[str, Any]) -> None:
@@ -128,8 +109,8 @@ def assert_only_chosen_moved(final: Path, model: str, method: str, models: dict[
         if role == "fuse":
             continue
         before = load_file(Path(path) / "model.safetensors")
-        pairs = [(name, tensor, _place(after, role, name)) for name, tensor in before.items()]
-        common = [(name, old, after[place]) for name, old, place in pairs if place]
+        pairs = [(name, tensor, place(name, role, after)) for name, tensor in before.items()]
+        common = [(name, old, after[found]) for name, old, found in pairs if found]
         assert len(common) > 10
         moved = {name for name, old, new in common if old.shape == new.shape and not old.equal(new)}
         chosen = {
@@ -141,19 +122,9 @@ def assert_only_chosen_moved(final: Path, model: str, method: str, models: dict[
         assert not any("running_" in name for name in moved), "statistics stay"
 
 
-def _place(after: dict[str, Any], role: str, name: str) -> str:
-    bare = name.partition(".")[2]
-    return next((place for place in (name, f"model.{role}.{name}", f"model.{role}.{bare}") if place in after), "")
-
-
 @pytest.mark.parametrize(("model", "method"), cases(CELLS, DEFAULT, refusal, wanted=True))
 def test_a_refused_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refused) as refused:
-        luthier.tune(**recipe(model, method, models, folder, tmp_path))
-    (finding,) = (finding for finding in refused.value.findings if finding.severity == "error")
-    assert finding.code == refusal(model, method)
-    assert finding.mend
-    assert not list(tmp_path.rglob("run.json"))
+    assert_refused(recipe(model, method, models, folder, tmp_path), refusal(model, method))
 
 
 def test_what_does_not_fit_is_refused(

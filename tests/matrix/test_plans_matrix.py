@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from battery import assert_judged_the_same, assert_loss_fell
 from table import METHODS
 
 import luthier
@@ -42,17 +39,9 @@ def test_a_cell(model: str, method: str, data: dict[str, str], tiny_folder: Call
         task="plan", model=tiny_folder(model), data=data, out=str(tmp_path), steps=30, batch_size=32, eval_every=30,
         final="last", warmup=0, schedule="constant", plan={"max_new_tokens": 12}, **METHODS[method],
     )  # fmt: skip
-    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    losses = [record["loss"] for record in records if record["kind"] == "train"]
-    assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
-    script = "import luthier, json, sys; r = luthier.load(sys.argv[1]); print(json.dumps(r.evaluate(sys.argv[2])))"
-    words = [sys.executable, "-c", script, str(run.folder), data["eval"]]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["metrics"]
-    assert {"exact_match", "step_accuracy"} <= found.keys()
-    for name, expected in run.result["after"].items():
-        assert found[name]["value"] == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), name
+    assert_loss_fell(run)
+    assert {"exact_match", "step_accuracy"} <= run.result["after"].keys()
+    assert_judged_the_same(run, data["eval"])
 
 
 @pytest.mark.parametrize(

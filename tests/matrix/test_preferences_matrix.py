@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from battery import assert_only_chosen_moved
+from battery import assert_judged_the_same, assert_loss_fell, assert_only_chosen_moved, assert_refused
 from table import METHODS, Cell
 
 import luthier
@@ -74,31 +71,18 @@ def recipe(model: str, objective: str, method: str, folder: str, data: dict[str,
     }  # fmt: skip
 
 
-def in_a_process(run: luthier.Run, held_out: str) -> dict[str, Any]:
-    script = "import luthier, json, sys; r = luthier.load(sys.argv[1]); print(json.dumps(r.evaluate(sys.argv[2])))"
-    words = [sys.executable, "-c", script, str(run.folder), held_out]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])["metrics"]
-
-
 @pytest.mark.parametrize(("model", "objective", "method"), [marked(cell) for cell in CELLS])
 def test_a_cell(
     model: str, objective: str, method: str, data: dict[str, str], tiny_folder: Callable[..., str], tmp_path: Path
 ) -> None:
     run = luthier.tune(**recipe(model, objective, method, tiny_folder(model), data, tmp_path))
-    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    losses = [record["loss"] for record in records if record["kind"] == "train"]
-    rate = STEERS_LITTLE.get(method, RATES.get(objective, 0.9))
-    assert sum(losses[-3:]) < rate * sum(losses[:3]), losses
+    assert_loss_fell(run, to=STEERS_LITTLE.get(method, RATES.get(objective, 0.9)))
     assert run.result["after"]["preference_accuracy"]["value"] > 0.7
     task = "single" if objective == "bradley_terry" else "chat"
     assert_only_chosen_moved(run, Cell(model, task, method), tiny_folder(model))
     fresh = (model, objective, method) in FRESH
-    found = in_a_process(run, data["eval"]) if fresh else luthier.load(run.folder).evaluate(data["eval"])["metrics"]
-    close = {"rel": 1e-3, "abs": 1e-4} if method == "lora: pissa" else {"rel": 1e-4, "abs": 1e-5}
-    for name, expected in run.result["after"].items():
-        assert found[name]["value"] == pytest.approx(expected["value"], **close), name
+    close = {"rel": 1e-3, "abs": 1e-4} if method == "lora: pissa" else {}
+    assert_judged_the_same(run, data["eval"], fresh=fresh, **close)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +99,7 @@ def test_what_means_nothing_is_refused(
     model: str, objective: str, method: str, code: str, data: dict[str, str], tiny_folder: Callable[..., str],
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    with pytest.raises(Refused) as refused:
-        luthier.tune(**recipe(model, objective, method, tiny_folder(model), data, tmp_path))
-    (finding,) = (finding for finding in refused.value.findings if finding.severity == "error")
-    assert finding.code == code
-    assert finding.mend
+    assert_refused(recipe(model, objective, method, tiny_folder(model), data, tmp_path), code)
 
 
 def test_an_objective_of_judged_answers_reads_no_other_rows(tiny_folder: Callable[..., str], tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from battery import of_each_step
 from table import METHODS
 
 import luthier
@@ -56,8 +56,7 @@ def test_it_learns_and_opens_again(
         "reinforce": {"rewards": [{"function": str(tmp_path / "mine.py:small")}]},
         objective: SECTIONS[objective],
     })  # fmt: skip
-    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    told = [line["reward"] for line in lines if line["kind"] == "train"]
+    told = of_each_step(run, "reward")
     assert sum(told[-3:]) > 1.2 * sum(told[:3]), told
     again = luthier.load(str(run.folder)).evaluate(held_out)["metrics"]
     assert again["reward"]["value"] == pytest.approx(run.result["after"]["reward"]["value"], abs=1e-6)

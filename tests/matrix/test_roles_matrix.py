@@ -1,26 +1,24 @@
-"""Methods by role, each with its learning rate: on towers composed in each way, on CLIP, LLaVA and an
-encoder-decoder: it runs, learns, trains
-what it was given and nothing of a role that is frozen, and opens again the same in a fresh process; or is refused.
+"""Methods by role, each with its learning rate: on towers composed in each way, on CLIP, LLaVA and an encoder-decoder:
+it runs, learns, trains what it was given and nothing of a role that is frozen, and opens again the same in a fresh
+process; or is refused.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from battery import cases
+import toys
+from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
 from safetensors.torch import load_file
 from towers import CELLS, COMPOSED, refusal, towers_of
 
 import luthier
 import tiny
-from luthier.evaluate import classification
-from luthier.types import Refused
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 STEPS = 30
 DEFAULT = {
@@ -36,20 +34,13 @@ PARTS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classification, "F1_RESAMPLES", 2)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of a coloured patch with a question that it decides, or with captions; and documents."""
     made, rows = tmp_path_factory.mktemp("pictures"), []
-    for i in range(40):
-        colour = ("red", "green")[i % 2]
-        tiny.save_picture(made / "images" / f"{i}.png", colour, seed=i)
+    for i, (image, colour) in enumerate(toys.pictures(made, ("red", "green"), 40)):
         text = f"the {tiny.WORDS[3 + i % 9]} and the patch"
-        rows.append({"image": f"images/{i}.png", "label": colour, "text": text})
+        rows.append({"image": image, "label": colour, "text": text})
     told = [{"image": row["image"], "caption": f"{row['label']} {row['text']}"} for row in rows]
     asked = [{"image": row["image"], "question": row["text"], "answers": [row["label"]]} for row in rows]
     documents = [
@@ -86,17 +77,9 @@ def recipe(model: str, towers: str, models: dict[str, Any], folder: Path, out: P
 @pytest.mark.parametrize(("model", "towers"), cases(CELLS, DEFAULT, refusal, wanted=False))
 def test_a_working_cell(model: str, towers: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     run = luthier.tune(**recipe(model, towers, models, folder, tmp_path))
-    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    losses = [record["loss"] for record in records if record["kind"] == "train"]
-    assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
+    assert_loss_fell(run)
     assert_each_role_has_its_own(run, towers_of(model, towers))
-    script = "import luthier, json, sys; r = luthier.load(sys.argv[1]); print(json.dumps(r.evaluate(sys.argv[2])))"
-    held_out = recipe(model, towers, models, folder, tmp_path)["data"]["eval"]
-    done = subprocess.run([sys.executable, "-c", script, str(run.folder), held_out], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])["metrics"]
-    for name, expected in run.result["after"].items():
-        assert found[name]["value"] == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), name
+    assert_judged_the_same(run, recipe(model, towers, models, folder, tmp_path)["data"]["eval"])
     again = luthier.tune(str(run.folder / "recipe.yaml"))
     assert again.folder == run.folder, "the resolved recipe is the same run"
 
@@ -126,9 +109,4 @@ def assert_each_role_has_its_own(run: luthier.Run, towers: dict[str, Any]) -> No
 
 @pytest.mark.parametrize(("model", "towers"), cases(CELLS, DEFAULT, refusal, wanted=True))
 def test_a_refused_cell(model: str, towers: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refused) as refused:
-        luthier.tune(**recipe(model, towers, models, folder, tmp_path))
-    (finding,) = (finding for finding in refused.value.findings if finding.severity == "error")
-    assert finding.code == refusal(model, towers)
-    assert finding.mend
-    assert not list(tmp_path.rglob("run.json"))
+    assert_refused(recipe(model, towers, models, folder, tmp_path), refusal(model, towers))

@@ -4,18 +4,17 @@ looks, and opens again the same, or is refused with the reason.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from battery import cases
+import toys
+from battery import assert_loss_fell, assert_refused, assert_same_metrics, cases
 from table import METHODS
 
 import luthier
 import tiny
-from luthier.types import Refused
 
 STEPS = 30
 COMPOSED = {"projection": "projection", "gates": "cross_attention"}
@@ -40,19 +39,16 @@ APART: dict[tuple[str, str], dict[str, Any]] = {}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of a coloured patch; two turns ask about two pictures, and some rows have none."""
     made = tmp_path_factory.mktemp("pictures")
-    colours = ("red", "green")
-    for i in range(40):
-        tiny.save_picture(made / "images" / f"{i}.png", colours[i % 2], seed=i)
-    rows = []
+    shown, rows = toys.pictures(made, ("red", "green"), 40), []
     for i in range(20):
         a, b = 2 * i + i % 2, (2 * i + 1 + (i // 2) % 2) % 40
-        look = [{"type": "image", "image": f"images/{n}.png"} for n in (a, b)]
+        look = [{"type": "image", "image": shown[n][0]} for n in (a, b)]
         word = tiny.WORDS[3 + i % 9]
         turns = [
             {"role": "user", "content": [look[0], {"type": "text", "text": f" the {word}"}]},
-            {"role": "assistant", "content": colours[a % 2]},
+            {"role": "assistant", "content": shown[a][1]},
             {"role": "user", "content": [{"type": "text", "text": "and the "}, look[1]]},
-            {"role": "assistant", "content": colours[b % 2]},
+            {"role": "assistant", "content": shown[b][1]},
         ]
         rows.append({"messages": turns})
         if i % 4 == 0:
@@ -83,14 +79,9 @@ def recipe(model: str, method: str, models: dict[str, Any], folder: Path, out: P
 @pytest.mark.parametrize(("model", "method"), cases(CELLS, DEFAULT, refusal, wanted=False))
 def test_a_working_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     run = luthier.tune(**recipe(model, method, models, folder, tmp_path))
-    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    losses = [record["loss"] for record in records if record["kind"] == "train"]
-    assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
+    assert_loss_fell(run)
     again = luthier.load(run.folder)
-    held_out = str(folder / "eval.jsonl")
-    for name, expected in run.result["after"].items():
-        found = again.evaluate(held_out)["metrics"][name]["value"]
-        assert found == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), name
+    assert_same_metrics(run, again.evaluate(str(folder / "eval.jsonl"))["metrics"])
     messages = [{"role": "user", "content": [{"type": "image", "path": str(folder / "images/0.png")},
                                              {"type": "text", "text": " the cat"}]}]  # fmt: skip
     asked = [{"messages": messages}, {"prompt": "the cat", "image": str(folder / "images/1.png")}]
@@ -99,11 +90,7 @@ def test_a_working_cell(model: str, method: str, models: dict[str, Any], folder:
 
 @pytest.mark.parametrize(("model", "method"), cases(CELLS, DEFAULT, refusal, wanted=True))
 def test_a_refused_cell(model: str, method: str, models: dict[str, Any], folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refused) as refused:
-        luthier.tune(**recipe(model, method, models, folder, tmp_path))
-    (finding,) = (finding for finding in refused.value.findings if finding.severity == "error")
-    assert finding.code == refusal(model, method)
-    assert finding.mend
+    assert_refused(recipe(model, method, models, folder, tmp_path), refusal(model, method))
 
 
 def test_pictures_are_never_cut(models: dict[str, Any], folder: Path, tmp_path: Path) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import toys
+from battery import of_each_step
 
 import luthier
 import tiny
 
-COLOURS = ("red", "green")
 RATES = {"lora": 1e-2, "full": 3e-3}
 SECTIONS: dict[str, dict[str, Any]] = {
     "grpo": {"group_size": 16, "max_new_tokens": 3, "beta": 0.0},
@@ -25,15 +25,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of a coloured patch, and turns that ask which colour it is."""
     made = tmp_path_factory.mktemp("pictures")
     rows = []
-    for i in range(32):
-        tiny.save_picture(made / "images" / f"{i}.png", COLOURS[i % 2], seed=i)
+    for i, (image, colour) in enumerate(toys.pictures(made, ("red", "green"), 32)):
         asked = [
-            {"type": "image", "image": f"images/{i}.png"},
+            {"type": "image", "image": image},
             {"type": "text", "text": f" the {tiny.WORDS[3 + i % 9]}"},
         ]
-        rows.append(
-            {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": COLOURS[i % 2]}]}
-        )
+        rows.append({"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": colour}]})
     tiny.write_jsonl(made / "train.jsonl", rows[8:])
     tiny.write_jsonl(made / "eval.jsonl", rows[:8])
     return made
@@ -65,8 +62,7 @@ def test_the_answer_rate_rises_and_it_opens_again(
         "method": method, "steps": 30, "batch_size": 12, "learning_rate": RATES[method], "warmup": 0, "eval_every": 30,
         "final": "last", "out": str(tmp_path), objective: SECTIONS[objective],
     })  # fmt: skip
-    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    told = [line["reward"] for line in lines if line["kind"] == "train"]
+    told = of_each_step(run, "reward")
     assert sum(told[-5:]) / 5 > max(0.6, 1.2 * sum(told[:5]) / 5), told
     again = luthier.load(str(run.folder))
     found = again.evaluate(held_out)["metrics"]["reward"]["value"]

@@ -4,21 +4,19 @@ only what was chosen and opens again the same in a fresh process, or is refused 
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
 from safetensors.torch import load_file
 from table import METHODS
 
 import luthier
 import tiny
-from luthier.evaluate import classification
-from luthier.types import Refused
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 STEPS = 30
 CLASSIFY = ("wav2vec2", "hubert", "wavlm", "wav2vec2-bert", "ast", "whisper")
@@ -62,11 +60,6 @@ FRESH = {("classify", "wav2vec2", "lora"), ("transcribe", "wav2vec2-bert", "lora
 APART: dict[tuple[str, str, str], dict[str, Any]] = {("classify", "whisper", "prefix"): {"learning_rate": 5e-3}}
 
 
-@pytest.fixture(autouse=True)
-def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classification, "F1_RESAMPLES", 2)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A low and a high tone, as a label and as letters; two of the eval rows are of other lengths."""
@@ -99,40 +92,22 @@ def recipe(cell: tuple[str, str, str], models: dict[str, str], folder: Path, out
     }  # fmt: skip
 
 
-def cells(wanted: bool) -> list[Any]:
-    return [
-        pytest.param(cell, id=", ".join(cell), marks=[] if cell in DEFAULT else pytest.mark.slow)
-        for cell in CELLS
-        if (refusal(*cell) is not None) == wanted
-    ]
-
-
-@pytest.mark.parametrize("cell", cells(False))
-def test_a_working_cell(cell: tuple[str, str, str], models: dict[str, str], folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("task", "model", "method"), cases(CELLS, DEFAULT, refusal, wanted=False))
+def test_a_working_cell(
+    task: str, model: str, method: str, models: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    cell = task, model, method
     run = luthier.tune(**recipe(cell, models, folder, tmp_path))
-    final, method = run.folder / "final", cell[2]
+    final = run.folder / "final"
     if method.startswith("features"):
         train = recipe(cell, models, folder, tmp_path)["data"]["train"]
         assert run.evaluate(train)["metrics"]["accuracy"]["value"] > 0.6
         assert not list(final.glob("model*.safetensors"))
     else:
-        records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-        losses = [record["loss"] for record in records if record["kind"] == "train"]
-        assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
-        assert_only_chosen_moved(final, method, models[cell[1]])
+        assert_loss_fell(run)
+        assert_only_chosen_moved(final, method, models[model])
     held_out = recipe(cell, models, folder, tmp_path)["data"]["eval"]
-    found = evaluated(run.folder, held_out, fresh=cell in FRESH or cell not in DEFAULT)
-    for name, expected in run.result["after"].items():
-        assert found[name]["value"] == pytest.approx(expected["value"], rel=1e-4, abs=1e-5), name
-
-
-def evaluated(folder: Path, held_out: str, *, fresh: bool) -> dict[str, Any]:
-    if not fresh:
-        return luthier.load(folder).evaluate(held_out)["metrics"]
-    script = "import luthier, json, sys; r = luthier.load(sys.argv[1]); print(json.dumps(r.evaluate(sys.argv[2])))"
-    done = subprocess.run([sys.executable, "-c", script, str(folder), held_out], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])["metrics"]
+    assert_judged_the_same(run, held_out, fresh=cell in FRESH or cell not in DEFAULT)
 
 
 def assert_only_chosen_moved(final: Path, method: str, model: str) -> None:
@@ -170,14 +145,11 @@ def assert_only_chosen_moved(final: Path, method: str, model: str) -> None:
     assert not any("running_" in name for name in moved), "statistics stay"
 
 
-@pytest.mark.parametrize("cell", cells(True))
-def test_a_refused_cell(cell: tuple[str, str, str], models: dict[str, str], folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refused) as refused:
-        luthier.tune(**recipe(cell, models, folder, tmp_path))
-    (finding,) = (finding for finding in refused.value.findings if finding.severity == "error")
-    assert finding.code == refusal(*cell)
-    assert finding.mend
-    assert not list(tmp_path.rglob("run.json"))
+@pytest.mark.parametrize(("task", "model", "method"), cases(CELLS, DEFAULT, refusal, wanted=True))
+def test_a_refused_cell(
+    task: str, model: str, method: str, models: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    assert_refused(recipe((task, model, method), models, folder, tmp_path), refusal(task, model, method))
 
 
 def test_what_does_not_fit_is_refused(models: dict[str, str], folder: Path, tmp_path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import toys
-from battery import assert_learned, assert_only_chosen_moved, assert_opens_the_same, recipe
+from battery import assert_learned, assert_only_chosen_moved, assert_opens_the_same, of_each_step, recipe
 from table import Cell
 
 import luthier
@@ -35,8 +34,7 @@ def test_a_student_learns_by_any_method(cell: Cell, tiny_folder: Callable[..., s
     keys = recipe(cell, model, files, tmp_path) | {"distill": {"teacher": str(teacher), "temperature": 1.0}}
     run = luthier.tune(**keys, name="student")
     assert_learned(run, cell, files["train"])
-    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    apart = [record["divergence"] for record in records if record["kind"] == "train"]
+    apart = of_each_step(run, "divergence")
     assert apart[-1] < apart[0]
     assert_only_chosen_moved(run, cell, model)
     shutil.rmtree(teacher)

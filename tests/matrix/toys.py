@@ -1,8 +1,9 @@
-"""Learnable toy sets: the label is told by a colour that stands somewhere in the text."""
+"""Learnable toy sets: the label is told by a colour that stands somewhere in the text, or in the picture."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,14 @@ def _row(task: str, text: str, colour: str, draw: random.Random) -> dict[str, An
     if task == "summarize":
         return {"document": text, "summary": f"the {colour}"}
     return {"text": text}
+
+
+def pictures(folder: Path, colours: Sequence[str], count: int) -> list[tuple[str, str]]:
+    """Patches of the colours in turn, in ``folder``: the place there and the colour of each."""
+    made = [(f"images/{at}.png", colours[at % len(colours)]) for at in range(count)]
+    for at, (name, colour) in enumerate(made):
+        tiny.save_picture(folder / name, colour, seed=at)
+    return made
 
 
 def write(task: str, folder: Path) -> dict[str, str]:

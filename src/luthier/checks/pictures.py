@@ -29,12 +29,8 @@ def pictures_seen(prepared: Prepared) -> list[Finding]:
     changed = prepared.objective.collate(rows)
     changed.tensors["pixel_values"] = changed["pixel_values"].roll(1, dims=0)
     first, second = (_loss(prepared, rows, one) for one in (batch, changed))
-    if first != second:
-        return []
-    source = prepared.train.examples[rows[0]["row"]].source
-    what = f"the loss of {len(rows)} rows stays {first:.4g} when their pictures change places"
     why = "the model does not look at them: it would learn from the text alone"
-    return [Finding("model.image-blind", str(source), what, "choose another model, or another `model.fuse`", why)]
+    return [_unheeded(prepared, rows, first, "model.image-blind", "pictures", why)] if first == second else []
 
 
 def places_kept(prepared: Prepared) -> list[Finding]:
@@ -69,12 +65,14 @@ def text_read(prepared: Prepared) -> list[Finding]:
         return []
     swapped = [row | {"input_ids": other["input_ids"]} for row, other in zip(some, [*some[1:], some[0]], strict=True)]
     first, second = (_loss(prepared, one, prepared.objective.collate(one)) for one in (some, swapped))
-    if first != second:
-        return []
-    source = prepared.train.examples[some[0]["row"]].source
-    what = f"the loss of {len(some)} rows stays {first:.4g} when their texts change places"
     why = "the model does not read them: it would learn from the pictures alone"
-    return [Finding("model.text-blind", str(source), what, "choose another model, or another `model.fuse`", why)]
+    return [_unheeded(prepared, some, first, "model.text-blind", "texts", why)] if first == second else []
+
+
+def _unheeded(prepared: Prepared, rows: list[Features], loss: float, code: str, moved: str, why: str) -> Finding:
+    source = prepared.train.examples[rows[0]["row"]].source
+    what = f"the loss of {len(rows)} rows stays {loss:.4g} when their {moved} change places"
+    return Finding(code, str(source), what, "choose another model, or another `model.fuse`", why)
 
 
 def _loss(prepared: Prepared, rows: list[Features], batch: Batch) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os.path
 from pathlib import Path
 
 from luthier.cli.say import say
@@ -16,7 +17,8 @@ def align(given: argparse.Namespace) -> int:
     if run.info["task"] != "transcribe":
         what, mend = f"this run's task is `{run.info['task']}`", "give a run of `transcribe`"
         raise Refused(Finding("run.task", given.run, what, mend))
-    text = Path(given.text).read_text(encoding="utf-8") if Path(given.text).is_file() else given.text
+    is_file = os.path.isfile(given.text)  # Path's own raises for a text too long to be a name
+    text = Path(given.text).read_text(encoding="utf-8") if is_file else given.text
     (answer,) = run.predict([{"audio": given.audio, "text": text}])
     if given.json:
         say(answer)

@@ -13,7 +13,7 @@ References: Chen et al. 2015 (arXiv 1504.00325); Karpathy and Fei-Fei 2015 (arXi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 Bad = list[tuple[str, str, str]]
 """(where in the file, what is wrong, how to mend it)"""
@@ -25,16 +25,17 @@ Numbered = list[tuple[int, dict[str, Any]]]
 def published(value: dict[str, Any]) -> tuple[Numbered, Bad] | None:
     """The rows of such a file, each with its picture's number, and what of it can't be used; None where it is none."""
     pictures, told = value.get("images"), value.get("annotations")
-    if not _objects(pictures):
+    if not objects(pictures):
         return None
-    if _objects(told) and any("caption" in one for one in told):  # type: ignore[union-attr]
-        return _coco(pictures, told)  # type: ignore[arg-type]
-    if any("sentences" in one and "filename" in one for one in pictures):  # type: ignore[union-attr]
-        return [(at, _karpathy(one)) for at, one in enumerate(pictures, start=1)], []  # type: ignore[arg-type]
+    if objects(told) and any("caption" in one for one in told):
+        return _coco(pictures, told)
+    if any("sentences" in one and "filename" in one for one in pictures):
+        return [(at, _karpathy(one)) for at, one in enumerate(pictures, start=1)], []
     return None
 
 
-def _objects(value: Any) -> bool:
+def objects(value: Any) -> TypeGuard[list[dict[str, Any]]]:
+    """Whether it is a list of objects, at least one."""
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 

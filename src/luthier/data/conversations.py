@@ -7,7 +7,7 @@ from typing import Any
 
 from luthier.data.fields import Fields
 from luthier.data.files import kind
-from luthier.data.turns import MARK, ROLES, SHAREGPT_ROLES, check_order
+from luthier.data.turns import MARK, ROLES, SHAREGPT_ROLES, check_order, mark_first, marks
 from luthier.types import Example, Message
 
 
@@ -53,13 +53,12 @@ def _with_pictures(fields: Fields, name: str, roles: Mapping[str, str]) -> Examp
 
 
 def _check_marks(fields: Fields, example: Example, column: str) -> None:
-    marks = sum(str(turn.get("content") or "").count(MARK) for turn in example.messages or [])
-    pictures = len(example.images or [])
-    if marks == 0:
-        first = next(turn for turn in example.messages or [] if turn["role"] == "user")
-        first["content"] = MARK * pictures + "\n" + first["content"]
-    elif marks != pictures:
-        what = f"has {marks} marks {MARK}, and the row {pictures} pictures"
+    turns, pictures = example.messages or [], len(example.images or [])
+    found = marks(turns)
+    if found == 0:
+        mark_first(turns, pictures)
+    elif found != pictures:
+        what = f"has {found} marks {MARK}, and the row {pictures} pictures"
         fields.report("data.picture-marks", column, what, "write one mark for each picture, or none")
 
 

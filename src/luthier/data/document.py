@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from luthier.data.lengths import cut_text
 from luthier.data.template import encode_spans
 from luthier.types import Features
 
@@ -48,10 +49,7 @@ def source_and_target(tokenizer: Any, document: str, target: str | None, limit: 
 
     A target over the limit is left out whole.
     """
-    source = tokenizer(document, verbose=False)["input_ids"]
-    full = len(source)
-    if full > limit:
-        source = tokenizer(document, truncation=True, max_length=limit)["input_ids"]
+    source, full = cut_text(tokenizer, document, limit)
     written: list[int] = [] if target is None else tokenizer(text_target=target.strip(), verbose=False)["input_ids"]
     if written and tokenizer.eos_token_id not in written[-2:]:  # after it may stand the code of a language
         written = [*written, tokenizer.eos_token_id]

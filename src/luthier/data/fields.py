@@ -135,10 +135,10 @@ class Fields:
         if samples.ndim not in (1, 2):
             self.report("data.type", self.column(name), "must be samples: a list of numbers, or one a channel")
             return []
-        channels = 1 if samples.ndim == 1 else min(samples.shape)
+        channels = 1 if samples.ndim == 1 else max(1, min(samples.shape))
         if samples.ndim == 2 and samples.shape[0] == channels:  # a list for each channel
             samples = samples.T
-        told = rate if isinstance(rate, int | float) and not isinstance(rate, bool) else 0
+        told = rate if isinstance(rate, int | float) and not isinstance(rate, bool) and math.isfinite(rate) else 0
         return [Waveform(np.ascontiguousarray(samples).tobytes(), int(told), channels)]
 
     def turns(

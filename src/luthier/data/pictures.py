@@ -19,6 +19,8 @@ from typing import Any
 
 from luthier.types import Picture
 
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""Of files that hold pictures."""
 MOST_PIXELS = 100_000_000
 LEAST_SIDE = 2
 ORIENTATION = 0x0112  # of EXIF; 1: upright

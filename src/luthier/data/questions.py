@@ -11,11 +11,12 @@ Reference: Goyal et al. 2017 (arXiv 1612.00837).
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from luthier.data.captions import Bad, Numbered
+from luthier.data.captions import Bad, Numbered, objects
 from luthier.types import Finding
 
 if TYPE_CHECKING:
@@ -28,17 +29,13 @@ ANSWERS = ("answers", "answer", "multiple_choice_answer", "label")
 def published(value: dict[str, Any]) -> tuple[Numbered, Bad] | None:
     """The rows of a file of questions or of answers, numbered; None where it is neither."""
     asked, told = value.get("questions"), value.get("annotations")
-    if _objects(asked) and all("question_id" in one for one in asked):  # type: ignore[union-attr]
+    if objects(asked) and all("question_id" in one for one in asked):
         part = str(value.get("data_subtype", ""))
-        return [(at, _question(one, part)) for at, one in enumerate(asked, start=1)], []  # type: ignore[arg-type]
-    if _objects(told) and all("question_id" in one and "answers" in one for one in told):  # type: ignore[union-attr]
-        rows = [{name: one[name] for name in KEPT if name in one} for one in told]  # type: ignore[union-attr]
+        return [(at, _question(one, part)) for at, one in enumerate(asked, start=1)], []
+    if objects(told) and all("question_id" in one and "answers" in one for one in told):
+        rows = [{name: one[name] for name in KEPT if name in one} for one in told]
         return list(enumerate(rows, start=1)), []
     return None
-
-
-def _objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def _question(one: dict[str, Any], part: str) -> dict[str, Any]:
@@ -51,8 +48,8 @@ def _question(one: dict[str, Any], part: str) -> dict[str, Any]:
     return row
 
 
-def with_answers(target: Path, reading: Reading) -> None:
-    """Give the rows of a published file of questions their answers, from the file beside it."""
+def with_answers(target: Path, reading: Reading, read: Callable[[IO[bytes], Reading], None]) -> None:
+    """Give the rows of a published file of questions their answers, from the file beside it, which ``read`` reads."""
     rows = [row for _, row in reading.rows]
     if not rows or not all("question_id" in row for row in rows):
         return
@@ -71,17 +68,20 @@ def with_answers(target: Path, reading: Reading) -> None:
         reading.findings.append(Finding("data.missing", reading.file, what, "put the file of answers beside it"))
         reading.rows.clear()
         return
-    reading.rows[:] = _joined(reading, beside)
+    told = replace(reading, file=str(Path(reading.file).with_name(beside.name)), rows=[], findings=[], line=0)
+    with beside.open("rb") as stream:
+        read(stream, told)
+    reading.findings += told.findings
+    reading.rows[:] = [] if told.findings else _joined(reading, told)
 
 
-def _joined(reading: Reading, beside: Path) -> list[Row]:
-    found, _ = published(json.loads(beside.read_text(encoding="utf-8"))) or ([], [])
-    answers = {row["question_id"]: row for _, row in found}
+def _joined(reading: Reading, told: Reading) -> list[Row]:
+    answers = {row["question_id"]: row for _, row in told.rows if "question_id" in row}
     joined = []
     for source, row in reading.rows:
         if row["question_id"] in answers:
             joined.append((source, row | answers[row["question_id"]]))
         else:
-            what = f"question {row['question_id']} has no answer in {beside.name}"
+            what = f"question {row['question_id']} has no answer in {Path(told.file).name}"
             reading.bad(source.line, what, "leave the question out")
     return joined

@@ -127,7 +127,7 @@ def _read_file(target: Path, shown: str, limit_bad: int) -> tuple[list[Row], lis
                 return [], [Finding("data.lfs-pointer", shown, what, "fetch the data: git lfs pull")]
         with _open(target) as stream:
             read(stream, reading)
-        with_answers(target, reading)
+        with_answers(target, reading, read_json)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         what = f"the gzip data is broken from here on ({error})"
         mend = "the file may have come incompletely: get it again"

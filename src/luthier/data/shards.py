@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from luthier.data.files import Reading, Row
+from luthier.data.pictures import ENDINGS
 from luthier.types import Finding, Source
 
-PICTURES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 COLUMNS = {"cls": "label", "txt": "text"}
 MOST_BYTES = 500_000_000
 """Of one file in a tar."""
@@ -27,7 +27,7 @@ MOST_BYTES = 500_000_000
 def class_folders(target: Path) -> list[Path]:
     """Folders right in ``target`` that hold pictures, at whatever depth."""
     inside = sorted(one for one in target.iterdir() if one.is_dir() and not one.name.startswith("."))
-    return [one for one in inside if any(path.suffix.lower() in PICTURES for path in one.rglob("*"))]
+    return [one for one in inside if any(path.suffix.lower() in ENDINGS for path in one.rglob("*"))]
 
 
 def read_classes(target: Path, shown: str, classes: list[Path]) -> tuple[list[Row], list[Finding]]:
@@ -37,7 +37,7 @@ def read_classes(target: Path, shown: str, classes: list[Path]) -> tuple[list[Ro
     for folder in classes:
         for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
             name = path.relative_to(target).as_posix()
-            if path.suffix.lower() not in PICTURES:
+            if path.suffix.lower() not in ENDINGS:
                 others.append(name)
                 continue
             rows.append((Source(f"{shown.rstrip('/')}/{name}", 1), {"image": path.name, "label": folder.name}))
@@ -77,7 +77,7 @@ def _add(reading: Reading, key: str, parts: dict[str, bytes]) -> None:
         return
     reading.line += 1
     row: dict[str, Any] = {}
-    pictures = sorted(ending for ending in parts if f".{ending.rpartition('.')[2]}" in PICTURES)
+    pictures = sorted(ending for ending in parts if f".{ending.rpartition('.')[2]}" in ENDINGS)
     for ending in sorted(parts.keys() - {*pictures}, key=lambda one: one != "json"):
         try:
             text = parts[ending].decode("utf-8")

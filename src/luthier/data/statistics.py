@@ -96,7 +96,7 @@ class Known:
         (folder / FILE).write_text(json.dumps(told | scales, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def bins_of(scaled: Sequence[float], bins: int) -> list[int]:
+def bins_of(scaled: Sequence[float] | np.ndarray, bins: int) -> list[int]:
     """The bin of each number, of equal parts of [-1, 1]; what is outside is in the first or last."""
     return np.clip(np.floor((np.asarray(scaled) + 1) / 2 * bins), 0, bins - 1).astype(int).tolist()
 

@@ -18,9 +18,21 @@ ROLES = {role: role for role in ("system", "user", "assistant", "tool")}
 SHAREGPT_ROLES = ROLES | {"human": "user", "gpt": "assistant", "function": "tool", "observation": "tool"}
 SHAREGPT_ROLES |= {"function_call": "assistant"}
 KINDRED = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant"}
+KINDRED |= {"developer": "system", "function": "tool", "observation": "tool", "chatgpt": "assistant"}
 MARK = "<image>"
 """Where a picture stands in a turn's text, whatever the model's own word for that is."""
-KINDRED |= {"developer": "system", "function": "tool", "observation": "tool", "chatgpt": "assistant"}
+
+
+def marks(turns: Sequence[Message]) -> int:
+    """How many pictures their texts name."""
+    return sum(str(turn.get("content") or "").count(MARK) for turn in turns)
+
+
+def mark_first(turns: Sequence[Message], pictures: int) -> None:
+    """Let as many pictures stand before the first question, where there is one."""
+    first = next((turn for turn in turns if turn["role"] == "user"), None)
+    if first is not None:
+        first["content"] = MARK * pictures + "\n" + str(first["content"])
 
 
 def before_answer(messages: Sequence[Message] | None) -> list[Message]:

@@ -40,14 +40,12 @@ def of_numbers(predicted_RA: np.ndarray, true_RA: np.ndarray, last_RA: np.ndarra
 
 def with_intervals(scores: dict[str, np.ndarray], episodes: Sequence[int]) -> Metrics:
     """Means over rows, with intervals over the episodes that the rows are of."""
-    names = list(dict.fromkeys(episodes))
-    own = np.asarray(episodes)
-    counts = np.array([(own == one).sum() for one in names])
-    found: Metrics = {}
-    for name, values in scores.items():
-        sums = np.array([values[own == one].sum() for one in names])
-        found[name] = interval(_ratio(sums, counts), len(names)) | {"n": len(own)}
-    return found
+    _, of = np.unique(episodes, return_inverse=True)
+    counts = np.bincount(of)
+    return {
+        name: interval(_ratio(np.bincount(of, weights=values), counts), len(counts)) | {"n": len(of)}
+        for name, values in scores.items()
+    }
 
 
 def _ratio(sums: np.ndarray, counts: np.ndarray) -> Callable[[np.ndarray], float]:

@@ -12,7 +12,6 @@ with the apostrophe of a contraction. Exact match compares both sides after all 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 from luthier.evaluate.intervals import Metrics, mean_interval
@@ -61,12 +60,6 @@ def accuracy(text: str, answers: Sequence[str]) -> float:
 
 def exact(text: str, answers: Sequence[str]) -> bool:
     return normalised(text) in {normalised(one) for one in answers}
-
-
-def most_common(answers: Sequence[str]) -> str:
-    """The first of those that most people gave."""
-    counts = Counter(answers)
-    return max(counts, key=lambda one: counts[one])
 
 
 def with_intervals(written: Sequence[str], references: Sequence[Sequence[str]]) -> Metrics:

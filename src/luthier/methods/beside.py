@@ -6,21 +6,20 @@ would touch ``requires_grad``, which is the engine's.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from luthier.methods.by_role import ByRole
 from luthier.methods.combine import Methods
 from luthier.methods.common import PREFIX, MethodOptions, read_adapter, restore, save_adapter, task_type
-from luthier.methods.injected import NOT_OURS, inject, named, settings
+from luthier.methods.injected import inject, named, saved_config, settings
 from luthier.methods.lora import Options, fresh_config
 from luthier.models.backbone import Backbone
 from luthier.types import Finding, Refused
@@ -79,19 +78,15 @@ def open_beside(backbone: Backbone, folder: Path, name: str) -> Beside:
     if kept.get("peft_type") != "LORA" or kept.get("bias", "none") != "none":
         what, mend = "this is no LoRA adapter", "give the `final` folder of a run with `method: lora`"
         raise Refused(Finding("adapter.unreadable", str(folder), what, mend))
-    known = set(LoraConfig.__dataclass_fields__) - NOT_OURS
-    config = LoraConfig(**{key: value for key, value in kept.items() if key in known} | {"inference_mode": False})
-    made = _put(backbone, config, name)
+    made = _put(backbone, saved_config(kept), name)
     places = named(made.parameters, name)
     made.head = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items() if key not in places}
     restore(places, {key: tensor for key, tensor in tensors.items() if key in places})
     return made
 
 
-def _put(backbone: Backbone, config: LoraConfig, name: str) -> Beside:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # that is what is meant
-        added = inject(backbone, config, name)
+def _put(backbone: Backbone, config: PeftConfig, name: str) -> Beside:
+    added = inject(backbone, config, name)
     for parameter in added.values():
         parameter.data = parameter.data.float()
     for module in backbone.model.modules():

@@ -8,12 +8,12 @@ for what in it is new: that trains, as with every method.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.methods.combine import Methods, attach_weights, combined
+from luthier.methods.combine import Methods, Several, attach_weights, combined
 from luthier.types import Adaptation, Finding, Refused
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Tower:
 
 
 @dataclass
-class ByRole:
+class ByRole(Several):
     """Role → its methods. It answers what ``Methods`` does."""
 
     towers: dict[str, Tower]
@@ -55,6 +55,10 @@ class ByRole:
     @property
     def training(self) -> dict[str, Methods]:
         return {role: tower.methods for role, tower in self.towers.items() if tower.methods is not None}
+
+    @property
+    def parts(self) -> Iterable[Methods]:
+        return self.training.values()
 
     @property
     def options(self) -> Mapping[str, MethodOptions]:
@@ -77,11 +81,8 @@ class ByRole:
         found: dict[str, Any] = {}
         for one in self.training.values():
             found |= one.defaults
-        rates = [tower.learning_rate or _default_rate(tower.methods) for tower in self._trained()]
+        rates = [self.towers[role].learning_rate or _default_rate(one) for role, one in self.training.items()]
         return found | ({"learning_rate": max(rates)} if rates else {})
-
-    def _trained(self) -> list[Tower]:
-        return [tower for tower in self.towers.values() if tower.methods is not None]
 
     def told(self, *, located: bool = False) -> dict[str, Any]:
         """``method`` as a recipe has it."""
@@ -114,20 +115,6 @@ class ByRole:
 
     def digest(self) -> str:
         return hashlib.sha256("".join(one.digest() for one in self.training.values()).encode()).hexdigest()
-
-    def beside(self, base: Path) -> None:
-        for one in self.training.values():
-            one.beside(base)
-
-    def positions(self, backbone: Backbone) -> int:
-        return sum(one.positions(backbone) for one in self.training.values())
-
-    def lasting(self, steps: int) -> None:
-        for one in self.training.values():
-            one.lasting(steps)
-
-    def load_kwargs(self) -> dict[str, Any]:
-        return {key: value for one in self.training.values() for key, value in one.load_kwargs().items()}
 
     def resolve(self, backbone: Backbone, new: Callable[[], Methods], rate: Callable[[float], float]) -> None:
         """Meet the model: what is new trains by ``new()``, each role has its rate, and ``notes`` tell what is frozen.
@@ -218,8 +205,8 @@ def _only_new(methods: Methods) -> bool:
     return len(methods.options) == 1 and options is not None and options.model_dump() == type(options)().model_dump()
 
 
-def _default_rate(methods: Methods | None) -> float:
-    return float(methods.defaults["learning_rate"]) if methods is not None else 0.0
+def _default_rate(methods: Methods) -> float:
+    return float(methods.defaults["learning_rate"])
 
 
 def _within(backbone: Backbone, role: str, made: Adaptation) -> Adaptation:

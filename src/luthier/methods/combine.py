@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -28,11 +28,38 @@ ORDER = ("weights", "linear", "residual", "attention", "embedding", "output")
 WEIGHTS_TYPE = "WEIGHTS"
 
 
+class Several:
+    """What asks the same of each of its ``parts``."""
+
+    @property
+    def parts(self) -> Iterable[Any]:
+        raise NotImplementedError
+
+    def beside(self, base: Path) -> None:
+        for one in self.parts:
+            one.beside(base)
+
+    def positions(self, backbone: Backbone) -> int:
+        """How many of the model's positions they take from the text."""
+        return sum(one.positions(backbone) for one in self.parts)
+
+    def lasting(self, steps: int) -> None:
+        for one in self.parts:
+            one.lasting(steps)
+
+    def load_kwargs(self) -> dict[str, Any]:
+        return {key: value for one in self.parts for key, value in one.load_kwargs().items()}
+
+
 @dataclass(frozen=True)
-class Methods:
+class Methods(Several):
     """Name → options, as the recipe has them."""
 
     options: Mapping[str, MethodOptions]
+
+    @property
+    def parts(self) -> Iterable[MethodOptions]:
+        return self.options.values()
 
     @property
     def name(self) -> str:
@@ -85,21 +112,6 @@ class Methods:
                 ):
                     found.update(file.read_bytes())
         return found.hexdigest()
-
-    def beside(self, base: Path) -> None:
-        for options in self.options.values():
-            options.beside(base)
-
-    def positions(self, backbone: Backbone) -> int:
-        """How many of the model's positions they take from the text."""
-        return sum(options.positions(backbone) for options in self.options.values())
-
-    def lasting(self, steps: int) -> None:
-        for options in self.options.values():
-            options.lasting(steps)
-
-    def load_kwargs(self) -> dict[str, Any]:
-        return {key: value for options in self.options.values() for key, value in options.load_kwargs().items()}
 
     def _ordered(self) -> list[tuple[str, MethodOptions]]:
         return sorted(self.options.items(), key=lambda item: ORDER.index(item[1].seam))

@@ -79,10 +79,7 @@ def attach(
     if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
         what = f"PEFT has no adapter of the kind {kind!r}"
         raise Refused(Finding("adapter.unreadable", str(folder), what, "give the `final` folder of a run"))
-    # Without what names code, and what would wrap the head: it is put back by its own names.
-    known = {one.name for one in fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])} - NOT_OURS
-    kept = {key: value for key, value in settings.items() if key in known}
-    config = PEFT_TYPE_TO_CONFIG_MAPPING[kind](**kept | {"inference_mode": False})
+    config = saved_config(settings)
     known_parameters = {id(parameter) for parameter in backbone.model.parameters()}
     inject(backbone, config)
     resize(backbone, config)
@@ -92,14 +89,23 @@ def attach(
     restore({**named(added), **by_file_name(new_head(backbone)), **extra()}, tensors)
 
 
+def saved_config(settings: dict[str, Any]) -> PeftConfig:
+    """PEFT's settings of a saved adapter, without what names code, and what would wrap the head: it is put back by its
+    own names."""
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[settings["peft_type"]]
+    known = {one.name for one in fields(kind)} - NOT_OURS
+    return kind(**{key: value for key, value in settings.items() if key in known} | {"inference_mode": False})
+
+
 def conv1d(backbone: Backbone, targets: list[str]) -> bool:
     """Whether the targets keep their weights transposed, as GPT-2 does."""
     return all(isinstance(backbone.model.get_submodule(name), Conv1D) for name in targets)
 
 
 def named(added: dict[str, nn.Parameter], adapter: str = "default") -> dict[str, nn.Parameter]:
-    """Under the names of PEFT's files, which leave the adapter's own name out."""
-    return {f"{PREFIX}{name.replace(f'.{adapter}', '')}": p for name, p in added.items()}
+    """Under the names of PEFT's files, which leave the adapter's own name out: where it stands last, since a layer may
+    be called the same (BERT's `value`)."""
+    return {f"{PREFIX}{''.join(name.rpartition(f'.{adapter}')[::2])}": p for name, p in added.items()}
 
 
 def settings(config: PeftConfig) -> dict[str, Any]:

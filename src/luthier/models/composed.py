@@ -25,11 +25,13 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
+from luthier.data.turns import MARK
 from luthier.fusion import FUSIONS
 from luthier.fusion.common import Drawn, Inside, Sizes
 from luthier.models.blocks import blocks_of
 
-IMAGE_TOKEN = "<image>"
+IMAGE_TOKEN = MARK
+"""The mark of a picture in a text is a token of a composed model."""
 
 
 class ComposedConfig(PreTrainedConfig):

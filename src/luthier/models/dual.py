@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from luthier.data.lengths import split
+from luthier.data.lengths import cut_text, split
 from luthier.models.backbone import Backbone
 from luthier.models.composed import ComposedConfig
 from luthier.models.dual_encoder import ComposedDualEncoder
@@ -122,10 +122,7 @@ class DualBackbone(Backbone):
 
     def _ids(self, text: str, limit: int | None) -> tuple[list[int], int]:
         """Ids and how many there were before any cut."""
-        ids = self.tokenizer(text)["input_ids"]
-        full, most = len(ids), min(n for n in (limit, self.fixed, 10**9) if n)
-        if full > most:
-            ids = self.tokenizer(text, truncation=True, max_length=most)["input_ids"]
+        ids, full = cut_text(self.tokenizer, text, min(n for n in (limit, self.fixed, 10**9) if n))
         return ids + [self.tokenizer.pad_token_id] * (self.fixed - len(ids)), full
 
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:

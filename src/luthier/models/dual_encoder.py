@@ -18,7 +18,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 
 from luthier.models.composed import ComposedConfig, ComposedModel, ComposedPreTrainedModel, mask_of, pooled
-from luthier.models.recordings import by_length
+from luthier.models.packing import by_length
+from luthier.models.recordings import lengths_of
 
 TEMPERATURE = 0.07  # Radford et al. 2021 (arXiv 2103.00020), section 2.5
 
@@ -49,9 +50,10 @@ class ComposedDualEncoder(ComposedPreTrainedModel):
 
     def _heard(self, features: Tensor) -> BaseModelOutputWithPooling:
         """Of sounds, those of one length together."""
-        groups = by_length(features)
-        pooled_I1D = torch.cat([self.model.image(some).last_hidden_state.mean(1, keepdim=True) for _, some in groups])
-        pooled_I1D = pooled_I1D[torch.cat([at for at, _ in groups]).argsort()]
+        pooled_I1D = by_length(
+            lengths_of(features),
+            lambda at, length: self.model.image(features[at, :length]).last_hidden_state.mean(1, keepdim=True),
+        )
         return BaseModelOutputWithPooling(
             last_hidden_state=pooled_I1D, pooler_output=self.model.fusion.image(pooled_I1D)
         )

@@ -24,8 +24,8 @@ from luthier.data.sounds import BadSound
 from luthier.models.backbone import Backbone
 from luthier.models.heads import sound_logits
 from luthier.models.hiding import frame_masks, masked
-from luthier.models.images import NoText
 from luthier.models.modes import evaluating
+from luthier.models.packing import by_length
 from luthier.models.sounds import Clip, Sounds
 from luthier.models.stacks import trunk_name
 from luthier.models.wordless import Wordless
@@ -111,11 +111,6 @@ class HearingBackbone(Wordless):
     def ear(self) -> PreTrainedModel:
         """What is given the features."""
         return cast(PreTrainedModel, self.model.get_encoder()) if self.encoder_decoder else self.trunk
-
-    @property
-    def writes(self) -> bool:
-        """Whether it has letters."""
-        return not isinstance(self.tokenizer, NoText)
 
     @property
     def width(self) -> int:
@@ -232,28 +227,23 @@ class HearingBackbone(Wordless):
     def _apart(self, features: Tensor, steps_K: Tensor, mask_KL: Tensor | None) -> Tensor:
         """(K, L, D), rows of each length by themselves."""
         longest = self.frames(features.shape[1])
-        order, parts = [], []
-        for steps in sorted(set(steps_K.tolist())):
-            at = (steps_K == steps).nonzero()[:, 0]
-            frames = self.frames(steps)
-            mask = mask_KL[at, :frames] if mask_KL is not None else None
+
+        def run(at: Tensor, steps: int) -> Tensor:
+            mask = mask_KL[at, : self.frames(steps)] if mask_KL is not None else None
             states = self._run(features[at, :steps], None, mask)
-            parts.append(torch.nn.functional.pad(states, (0, 0, 0, longest - states.shape[1])))
-            order.append(at)
-        return torch.cat(parts)[torch.cat(order).argsort()]
+            return torch.nn.functional.pad(states, (0, 0, 0, longest - states.shape[1]))
+
+        return by_length(steps_K, run)
 
     def sequence_logits(self, hidden_TD: Tensor, batch: Batch) -> Tensor:
         """(T, D) → (K, C): the classification head, on rows of one length at a time."""
-        starts, lengths = batch["starts"].tolist(), batch["lengths"].tolist()
-        if self.reads == "first":
-            lengths = [1] * len(lengths)
-        order, parts = [], []
-        for length in sorted(set(lengths)):
-            at = [k for k, one in enumerate(lengths) if one == length]
-            states = torch.stack([hidden_TD[starts[k] : starts[k] + length] for k in at])
-            parts.append(sound_logits(self.model, states, pooled=self.pooled))
-            order += at
-        return torch.cat(parts)[torch.tensor(order, device=hidden_TD.device).argsort()]
+        starts_K, lengths_K = batch["starts"], batch["lengths"]
+
+        def run(at: Tensor, length: int) -> Tensor:
+            places = starts_K[at, None] + torch.arange(length, device=hidden_TD.device)
+            return sound_logits(self.model, hidden_TD[places], pooled=self.pooled)
+
+        return by_length(torch.ones_like(lengths_K) if self.reads == "first" else lengths_K, run)
 
     def frame_logits(self, hidden_KLD: Tensor) -> Tensor:
         """(K, L, D) → (K, L, C): letters, and the blank."""

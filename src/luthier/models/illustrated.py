@@ -36,6 +36,10 @@ class Illustrated(Backbone):
         found_T = batch["input_ids"].flatten() == self.image_id
         return found_T if bool(found_T.any()) else None
 
+    def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
+        tensors = super().lay_out(rows)
+        return tensors if "hidden_LD" in rows[0] else tensors | self.row_media(rows)
+
     def places(self, key: str) -> list[int]:
         """The tokens that a picture is in the row."""
         raise NotImplementedError

@@ -14,14 +14,18 @@ import torch
 from torch import nn
 
 from luthier.models.backbone import Backbone
+from luthier.models.multimodal import MultimodalBackbone
+from luthier.models.vision_language import VisionLanguageBackbone
 
 LAYERS, HEADS, HEAD_WIDTH, VOCABULARY = 2, 2, 16, 256
+TEXT = (Backbone, MultimodalBackbone, VisionLanguageBackbone)
+"""Kinds that are asked of rows of text."""
 UNABLE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, AssertionError)
 
 
 def miniature(auto: Any, config: Any, kind: type[Backbone], given: tuple[Any, ...], **beside: Any) -> Any | None:
     """A Backbone of that ``kind`` that runs, or None. ``given``: its tokenizer, name, path and what it must give."""
-    of_text = kind is Backbone or (given[-1] == "token_logits" and "sounds" not in beside)
+    of_text = kind in TEXT
     for shrink in (_narrow, _shallow) if of_text else (_lower, copy.copy):
         try:
             small = shrink(copy.deepcopy(config))

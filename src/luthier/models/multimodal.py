@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luthier.data.lengths import cut_text
 from luthier.fusion.common import Inside
 from luthier.fusion.cross_attention import Gates
 from luthier.models.composed import IMAGE_TOKEN
@@ -74,7 +75,7 @@ class MultimodalBackbone(Illustrated):
             what = f"{len(pictures)} pictures of {each} tokens leave no room for text in {limit}"
             raise Refused(Finding("data.picture-room", "image", what, "raise `max_length`, or give fewer `tokens`"))
         keys = [self.pictures.key(one) for one in pictures]
-        ids, full = self._ids("".join(parts), room)
+        ids, full = cut_text(self.tokenizer, "".join(parts), room)
         if each:
             ids = self._with_places(ids, parts, each, len(pictures))
         cost = (self.model.config.picture_tokens - each) * len(pictures)
@@ -93,12 +94,6 @@ class MultimodalBackbone(Illustrated):
 
     def cost_of(self, keys: list[str], taken: int) -> int:
         return max(0, self.model.config.picture_tokens * len(keys) - taken)
-
-    def _ids(self, text: str, room: int | None) -> tuple[list[int], int]:
-        ids = self.tokenizer(text)["input_ids"]
-        if room is None or len(ids) <= room:
-            return ids, len(ids)
-        return self.tokenizer(text, truncation=True, max_length=room)["input_ids"], len(ids)
 
     def _with_places(self, ids: list[int], parts: list[str], each: int, count: int) -> list[int]:
         """Placeholders where the marks stood, or after what opens a text."""
@@ -133,13 +128,11 @@ class MultimodalBackbone(Illustrated):
 
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         tensors = super().lay_out(rows)
-        if "hidden_LD" in rows[0]:
-            return tensors
-        if self.pictures.remembers(texts := [text_key(row) for row in rows]):
+        if "hidden_LD" not in rows[0] and self.pictures.remembers(texts := [text_key(row) for row in rows]):
             states_KLE = torch.zeros(*tensors["input_ids"].shape, self.model.config.get_text_config().hidden_size)
             states_KLE[tensors["attention_mask"] > 0] = torch.cat([self.pictures.states([key])[0] for key in texts])
             tensors["text_states"] = states_KLE
-        return tensors | self.row_media(rows)
+        return tensors
 
     def row_media(self, rows: list[Features]) -> dict[str, Tensor]:
         shown = self.pictures.shown(rows)

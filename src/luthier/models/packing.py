@@ -5,6 +5,7 @@ Axes: T tokens of a packed row, D hidden width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,3 +90,10 @@ def laid_out_by_row(hidden_TD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     real_KL = positions_L < lengths_K[:, None]
     at_KL = torch.where(real_KL, starts_K[:, None] + positions_L, starts_K[:, None])
     return hidden_TD[at_KL], real_KL.long()
+
+
+def by_length(lengths_K: Tensor, run: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """What ``run(rows, length)`` makes of the rows of each length, put back in their order: (K, ...)."""
+    groups = [(int(length), (lengths_K == length).nonzero()[:, 0]) for length in lengths_K.unique()]
+    made = torch.cat([run(at, length) for length, at in groups])
+    return made[torch.cat([at for _, at in groups]).argsort()]

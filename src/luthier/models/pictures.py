@@ -8,9 +8,7 @@ Axes: I pictures, C channels, H height, W width.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from luthier.data.augment import Augment, Draw
 from luthier.data.pictures import BadPicture, decode
+from luthier.models.scratch import Place, Scratch, key_of
 from luthier.types import Features, Picture
 
 RAW = {"do_rescale": False, "do_normalize": False}
@@ -43,11 +42,10 @@ class Pictures:
     converted: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this does
-        self._places: dict[str, tuple[int, tuple[int, ...], str]] = {}
+        self._scratch = Scratch()
+        self._places: dict[str, Place] = {}
         self._known: dict[Picture, str | BadPicture] = {}
-        self._states: dict[str, tuple[int, tuple[int, ...], str]] = {}
-        self._end = 0
+        self._states: dict[str, Place] = {}
 
     def prepare(self, pictures: Iterable[Picture]) -> None:
         """Decode those that are new, in threads: Pillow works outside the interpreter's lock."""
@@ -59,11 +57,14 @@ class Pictures:
     def key(self, picture: Picture) -> str:
         """What names its pixels in a row's features. Raises BadPicture."""
         if picture not in self._known:
-            self._keep(picture, self._made(picture))
+            self._take(picture)
         known = self._known[picture]
         if isinstance(known, BadPicture):
             raise known
         return known
+
+    def _take(self, picture: Picture) -> None:
+        self._keep(picture, self._made(picture))
 
     def _made(self, picture: Picture) -> tuple[np.ndarray, list[str]] | BadPicture:
         try:
@@ -81,28 +82,20 @@ class Pictures:
         self.converted.update(notes)
         small = pixels_CHW.astype(np.uint8)
         pixels_CHW = small if np.array_equal(small, pixels_CHW) else pixels_CHW.astype(np.float32)
-        data = np.ascontiguousarray(pixels_CHW).tobytes()
-        key = hashlib.sha256(data + str(pixels_CHW.shape).encode()).hexdigest()[:24]
+        key = key_of(pixels_CHW)
         if key not in self._places:
-            self._places[key] = self._written(pixels_CHW)
+            self._places[key] = self._scratch.write(pixels_CHW)
         self._known[picture] = key
-
-    def _written(self, values: np.ndarray) -> tuple[int, tuple[int, ...], str]:
-        start, data = self._end, np.ascontiguousarray(values).tobytes()
-        self._file.seek(start)
-        self._file.write(data)
-        self._end += len(data)
-        return start, values.shape, values.dtype.str
 
     def remember(self, keys: Sequence[str], states_IPD: Tensor) -> None:
         """Keep what a tower that does not train makes of them, beside their pixels."""
         for key, states_PD in zip(keys, states_IPD.float().cpu(), strict=True):
             if key not in self._states:
-                self._states[key] = self._written(states_PD.numpy())
+                self._states[key] = self._scratch.write(states_PD.numpy())
 
     def pretend(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Remember zeros of these shapes: for a plan, which asks for sizes alone."""
-        places = {shape: self._written(np.zeros(shape, np.float32)) for shape in {*shapes.values()}}
+        places = {shape: self._scratch.write(np.zeros(shape, np.float32)) for shape in {*shapes.values()}}
         self._states |= {key: places[shape] for key, shape in shapes.items()}
 
     def remembers(self, keys: Sequence[str]) -> bool:
@@ -110,8 +103,7 @@ class Pictures:
 
     def states(self, keys: Sequence[str]) -> Tensor:
         """(I, P, D), as they were kept."""
-        self._file.flush()
-        return torch.stack([torch.from_numpy(self._read(self._states[key]).copy()) for key in keys])
+        return torch.stack([torch.from_numpy(self._scratch.read(self._states[key]).copy()) for key in keys])
 
     def shown(self, rows: Sequence[Features]) -> list[Shown]:
         """The pictures of rows, in their order: keys, and how each is varied, which depends on row and epoch."""
@@ -123,18 +115,12 @@ class Pictures:
 
     def pixels(self, shown: Sequence[Shown]) -> Tensor:
         """(I, C, H, W), as the model takes them."""
-        self._file.flush()
-        raw = [self._varied(self._read(self._places[key]), draw) for key, draw in shown]
+        raw = [self._varied(self._scratch.read(self._places[key]), draw) for key, draw in shown]
         made = self.processor(raw, return_tensors="pt", input_data_format="channels_first", **MADE)
         return torch.as_tensor(made["pixel_values"])
 
     def _varied(self, pixels_CHW: np.ndarray, draw: Draw | None) -> np.ndarray:
         return pixels_CHW if draw is None or self.augment is None else self.augment(pixels_CHW, draw)
-
-    def _read(self, place: tuple[int, tuple[int, ...], str]) -> np.ndarray:
-        start, shape, kind = place
-        size = int(np.prod(shape)) * np.dtype(kind).itemsize
-        return np.frombuffer(os.pread(self._file.fileno(), size, start), dtype=kind).reshape(shape)
 
     @property
     def blank(self) -> Tensor:

@@ -18,21 +18,22 @@ from torch import Tensor
 
 from luthier.data.pictures import BadPicture, decode
 from luthier.models.pictures import Pictures
+from luthier.models.scratch import Place
 from luthier.types import Finding, Picture, Refused
 
 BESIDE = "x"
 TEXT_TENSORS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
-Place = tuple[int, tuple[int, ...], str]
-"""Where in the file an array lies, its shape and its kind."""
 
 
 @dataclass
 class ProcessedPictures(Pictures):
-    """``image_id`` is the token that a picture's hidden states take the place of; ``mark`` what a text names one by."""
+    """``image_id`` is the token that a picture's hidden states take the place of; ``mark`` what a text names one by;
+    ``names`` those of the tensors."""
 
     image_id: int = -1
     mark: str = ""
     mark_id: int = -1
+    names: set[str] = field(default_factory=set)
     _arrays: dict[str, dict[str, Place]] = field(default_factory=dict)
     _tokens: dict[str, list[int]] = field(default_factory=dict)
 
@@ -80,14 +81,6 @@ class ProcessedPictures(Pictures):
             if one not in self._known:
                 self._take(one)
 
-    def key(self, picture: Picture) -> str:
-        if picture not in self._known:
-            self._take(picture)
-        known = self._known[picture]
-        if isinstance(known, BadPicture):
-            raise known
-        return known
-
     def _take(self, picture: Picture) -> None:
         try:
             image, notes = decode(picture)
@@ -104,16 +97,10 @@ class ProcessedPictures(Pictures):
             digest.update(f"{name}{arrays[name].shape}".encode() + np.ascontiguousarray(arrays[name]).tobytes())
         key = digest.hexdigest()[:24]
         if key not in self._arrays:
-            self._arrays[key] = {name: self._written(array) for name, array in arrays.items()}
+            self._arrays[key] = {name: self._scratch.write(array) for name, array in arrays.items()}
             self._tokens[key] = tokens
+            self.names.update(arrays)
         self._known[picture] = key
-
-    def _written(self, array: np.ndarray) -> Place:
-        data = np.ascontiguousarray(array).tobytes()
-        self._file.seek(self._end)
-        self._file.write(data)
-        start, self._end = self._end, self._end + len(data)
-        return start, array.shape, array.dtype.str
 
     def places(self, key: str) -> list[int]:
         return self._tokens[key]
@@ -121,10 +108,9 @@ class ProcessedPictures(Pictures):
     def tensors(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """By name, all pictures end to end along the first axis; shorter ones are filled with zeros, which processors
         fill with too."""
-        self._file.flush()
         made = {}
         for name in self._arrays[keys[0]]:
-            found = [self._stored(self._arrays[key][name]) for key in keys]
+            found = [self._scratch.read(self._arrays[key][name]) for key in keys]
             most = np.max([one.shape[1:] for one in found], axis=0) if found[0].ndim > 1 else ()
             filled = [
                 np.pad(one, [(0, 0), *((0, int(n) - have) for n, have in zip(most, one.shape[1:], strict=True))])
@@ -132,10 +118,3 @@ class ProcessedPictures(Pictures):
             ]
             made[name] = torch.from_numpy(np.concatenate(filled))
         return made
-
-    def _stored(self, place: Place) -> np.ndarray:
-        import os
-
-        start, shape, kind = place
-        size = int(np.prod(shape)) * np.dtype(kind).itemsize
-        return np.frombuffer(os.pread(self._file.fileno(), size, start), dtype=kind).reshape(shape).copy()

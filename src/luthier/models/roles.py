@@ -12,10 +12,10 @@ Every parameter has one role. ``Addressed`` is the part of a ``Backbone`` that l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -38,7 +38,11 @@ class Role:
     seams: Seams
 
     def holds(self, name: str) -> bool:
-        return any(name == held or name.startswith(f"{held}.") for held in self.names)
+        return _holds(self.names, name)
+
+
+def _holds(names: Iterable[str], name: str) -> bool:
+    return any(name == held or name.startswith(f"{held}.") for held in names)
 
 
 class Addressed:
@@ -120,7 +124,7 @@ def named(backbone: Addressed) -> dict[str, tuple[str, ...]]:
         if beside := tuple(_beside(model, sorted(outer), {*head, *towers.values()})):
             joins = "encoder" if "encoder" in towers else "projector"
             found[joins] = found.get(joins, ()) + beside
-    if any(name == held or name.startswith(f"{held}.") for held in head for name, _ in model.named_parameters()):
+    if any(_holds(head, name) for name, _ in model.named_parameters()):
         found["head"] = head
     return {role: found[role] for role in ROLES if role in found}
 
@@ -152,7 +156,7 @@ def _beside(model: PreTrainedModel, owners: list[str], known: set[str]) -> Itera
 
 def _seams_of(model: PreTrainedModel, whole: Seams, names: tuple[str, ...]) -> Seams:
     """The seams within: blocks counted from 0; where there are none, every linear layer."""
-    inside = Role(names, whole).holds
+    inside = partial(_holds, names)
     blocks = [block for block in whole.blocks if inside(block)]
     if blocks:
         at = {whole.blocks.index(block): index for index, block in enumerate(blocks)}

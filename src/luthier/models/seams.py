@@ -4,8 +4,8 @@ Roles of a linear layer: ``attention`` and ``feed_forward`` inside a block, ``cr
 where a decoder reads its source, and finer ones that a leaf's name tells (``query``, ``key``, ``value``, ``output``,
 ``qkv``, ``gate``, ``up``, ``down``). ``head`` is what lies outside the trunk. Seams: ``embedding`` (the input
 embeddings), ``linear`` (the linear layers of the blocks), ``residual`` (the blocks and their sublayers, which add to
-the residual stream), ``output`` (the head). An encoder-decoder has the blocks of both stacks, in the order in which
-they run.
+the residual stream), ``output`` (the head). A model of several stacks, an encoder-decoder or towers, has the blocks of
+each, in the order in which they run.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Sublayer:
 class Seams:
     """A model's places to attach to. Names are those of ``model.named_modules()``.
 
-    ``stacks`` has the stack of each block: "encoder" or "decoder", or "" where the model has but one.
+    ``stacks`` has the stack of each block, by the names of ``models/stacks.py``, or "" where the model has but one.
     """
 
     trunk: str

@@ -31,15 +31,16 @@ from luthier.models.compose import Towers, is_bare
 from luthier.models.dual import DualBackbone, contents
 from luthier.models.locate import WEIGHTS_ONLY
 from luthier.models.locate import locate as locate_files
-from luthier.models.miniature import built, miniature
-from luthier.models.multimodal import text_key
+from luthier.models.miniature import TEXT, built, miniature
+from luthier.models.multimodal import MultimodalBackbone, text_key
 from luthier.models.recordings import Recordings
 from luthier.types import Batch, Features, Finding, Refused
 
 
 class Sketched:
     """Laid over a kind of Backbone: its parameters are fake tensors, and ``miniature``, of the same kind, stands in
-    where the model must be run to learn something of it. ``assumed`` is what there was no miniature to ask."""
+    where the model must be run to learn something of it. ``assumed`` is what there was no miniature to ask. Kinds that
+    are not asked of rows of text are padded, whatever they are asked."""
 
     miniature: Any = None
     on_gpu = False
@@ -62,6 +63,8 @@ class Sketched:
         elif self.pictures is None and self.sounds is None:
             self.layout, self.unpacked_because = "packed", ""
             self.assumed.append("rows can be packed")
+        elif not isinstance(self, MultimodalBackbone):
+            super().choose_layout(packing)  # type: ignore[misc]
         if self.layout == "packed":
             self.set_attention(PACKED_AS_ON_GPU if self.on_gpu else PACKED)
 
@@ -151,12 +154,14 @@ def load(
     kind, beside = opening.kind_of(needs, reading)
     with unset_fake_temporarily():
         small = miniature(auto, read, kind, (reading.tokenizer, name, path, needs), **beside)
-    laid_over = type(f"Sketched{kind.__name__}", (Sketched, kind), {"miniature": small, "on_gpu": on_gpu})
+    laid_over: Any = type(f"Sketched{kind.__name__}", (Sketched, kind), {"miniature": small, "on_gpu": on_gpu})
     sketch = laid_over(model, reading.tokenizer, name, path, needs, _fresh(model, Path(path)), **beside)
     sketch.assumed = []
     if sketch.reads_text:
         opening.give_pad(sketch)
     _ask(sketch)
+    if kind not in TEXT:  # it has the size of a real one, and there is nothing more to ask
+        laid_over.miniature = None
     return sketch
 
 

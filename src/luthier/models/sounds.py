@@ -8,9 +8,7 @@ Axes: S samples, L steps of features (samples, or frames of a spectrogram), F va
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor
 
 from luthier.data.sounds import BadSound, decode, faster, resample
+from luthier.models.scratch import Place, Scratch, key_of
 from luthier.types import Sound
 
 
@@ -53,10 +52,10 @@ class Sounds:
     clipped: list[Sound] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this does
-        self._places: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self._scratch = Scratch()
+        self._places: dict[str, Place] = {}
         self._known: dict[Clip, Heard | BadSound] = {}
-        self._end = 0
+        self._last: tuple[Sound, np.ndarray, list[str]] | None = None
 
     @property
     def rate(self) -> int:
@@ -94,17 +93,25 @@ class Sounds:
 
     def samples(self, sound: Sound) -> np.ndarray:
         """(S,) at the model's rate. Raises BadSound."""
-        samples_S, rate, _ = decode(sound)
-        return resample(samples_S, rate, self.rate)
+        return self._decoded(sound)[0]
+
+    def _decoded(self, sound: Sound) -> tuple[np.ndarray, list[str]]:
+        """(S,) at the model's rate, and what was done to it. The last one is kept: the parts of a long sound are asked
+        for one after the other."""
+        last = self._last
+        if last is None or last[0] != sound:
+            stored_S, rate, notes = decode(sound)
+            if rate != self.rate:
+                notes.append(f"{rate:,} Hz: to {self.rate:,}")
+            last = self._last = (sound, resample(stored_S, rate, self.rate), notes)
+        return last[1:]
 
     def _made(self, clip: Clip) -> tuple[np.ndarray, int, list[str]] | BadSound:
         try:
-            stored_S, rate, notes = decode(clip.sound)
+            decoded_S, notes = self._decoded(clip.sound)
         except BadSound as bad:
             return bad
-        if rate != self.rate:
-            notes.append(f"{rate:,} Hz: to {self.rate:,}")
-        samples_S = faster(resample(stored_S, rate, self.rate), clip.speed, self.rate)
+        samples_S = faster(decoded_S, clip.speed, self.rate)
         if clip.part:
             samples_S = samples_S[slice(*clip.part)]
         try:
@@ -132,21 +139,14 @@ class Sounds:
         if clip.speed == 1 and clip.part is None:
             self.converted.update(note for note in notes if note != "clipped")
             self.clipped += [clip.sound] if "clipped" in notes else []
-        data = np.ascontiguousarray(features).tobytes()
-        key = hashlib.sha256(data + str(features.shape).encode()).hexdigest()[:24]
+        key = key_of(features)
         if key not in self._places:
-            self._file.seek(self._end)
-            self._file.write(data)
-            self._places[key] = (self._end, features.shape)
-            self._end += len(data)
+            self._places[key] = self._scratch.write(features)
         self._known[clip] = Heard(key, features.shape[0], samples)
 
     def features(self, key: str) -> Tensor:
         """(L,) or (L, F)."""
-        self._file.flush()
-        start, shape = self._places[key]
-        data = os.pread(self._file.fileno(), 4 * int(np.prod(shape)), start)
-        return torch.frombuffer(bytearray(data), dtype=torch.float32).reshape(shape)
+        return torch.from_numpy(self._scratch.read(self._places[key]).copy())
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Of features."""

@@ -42,7 +42,7 @@ class SpeechBackbone(HearingBackbone):
             return
         try:
             tokenizer.set_prefix_tokens(language=language, task="transcribe", predict_timestamps=False)
-            self.opening(tokenizer)
+            self.opening()
         except ValueError as error:
             what = str(error).split("\n")[0][:200]
             raise Refused(Finding("task.language", "transcribe.language", what, "name one of them")) from None
@@ -50,15 +50,17 @@ class SpeechBackbone(HearingBackbone):
         if config is not None and language:
             config.language, config.task = language, "transcribe"
 
-    def opening(self, tokenizer: Any) -> list[int]:
+    def opening(self) -> list[int]:
         """The tokens that every transcript begins with, after the one that the decoder is given first."""
-        prefix = list(getattr(tokenizer, "prefix_tokens", []) or [])
-        return prefix[1:] if prefix[:1] == [self.model.config.decoder_start_token_id] else prefix
+        return self._after_start(getattr(self.tokenizer, "prefix_tokens", None) or [])
 
     def transcript_ids(self, text: str) -> list[int]:
         """With what it begins and ends with."""
-        ids = list(self.tokenizer(text)["input_ids"])
-        return ids[1:] if ids[:1] == [self.model.config.decoder_start_token_id] else ids
+        return self._after_start(self.tokenizer(text)["input_ids"])
+
+    def _after_start(self, ids: Sequence[int]) -> list[int]:
+        start = [self.model.config.decoder_start_token_id]
+        return list(ids[1:] if list(ids[:1]) == start else ids)
 
     @property
     def trunk(self) -> PreTrainedModel:
@@ -127,7 +129,7 @@ class SpeechBackbone(HearingBackbone):
     ) -> list[list[int]]:
         """The ids that each sound is written down as, without what transcripts begin and end with."""
         config = self.model.config
-        opening = [config.decoder_start_token_id, *self.opening(self.tokenizer)]
+        opening = [config.decoder_start_token_id, *self.opening()]
         room = (self.max_positions or 10**6) - len(opening)
         ends = {self.tokenizer.eos_token_id, config.eos_token_id} - {None}
         found: list[list[int]] = []

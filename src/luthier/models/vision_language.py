@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class VisionLanguageBackbone(Illustrated):
     def places(self, key: str) -> list[int]:
         return self.pictures.places(key)
 
-    @property
+    @cached_property
     def types(self) -> list[str]:
         return [name for name in TYPES if name in inspect.signature(self.trunk.forward).parameters]
 
@@ -69,17 +70,13 @@ class VisionLanguageBackbone(Illustrated):
         keys = [key for row in rows for key in row.get("pictures", ())]
         return self.pictures.tensors(keys) if keys else {}
 
-    def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
-        return super().lay_out(rows) | self.row_media(rows)
-
     def check_search(self, rows: list[Features], num_beams: int) -> None:
         if num_beams > 1 and any(len(row.get("pictures", ())) > 1 for row in rows):
             what = "transformers repeats pictures one by one for each beam, and these rows have several"
             raise Refused(Finding("recipe.combination", "num_beams", what, "search greedily: `num_beams: 1`"))
 
     def media(self, batch: Batch) -> dict[str, Any]:
-        known = {name for places in self.pictures._arrays.values() for name in places}
-        given: dict[str, Any] = {name: batch[name] for name in known if name in batch.tensors}
+        given: dict[str, Any] = {name: batch[name] for name in self.pictures.names if name in batch.tensors}
         return given | self._typed(batch["input_ids"])
 
     def _typed(self, ids_KL: Tensor) -> dict[str, Tensor]:

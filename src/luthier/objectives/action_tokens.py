@@ -37,10 +37,6 @@ class Rows(Batch):
 
     features: list[Features] = field(default_factory=list)
 
-    def to(self, device: torch.device | str) -> Rows:
-        moved = super().to(device)
-        return Rows(moved.tensors, moved.rows, moved.tokens, self.features)
-
 
 class Objective(next_token.Objective):
     def collate(self, rows: list[Features]) -> Batch:

@@ -17,33 +17,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from luthier.models.backbone import Backbone
-from luthier.objectives.chunk_regression import known_terms
-from luthier.objectives.sequence import SequenceObjective
+from luthier.objectives import chunk_regression
 from luthier.options import Options as Section
-from luthier.types import Batch, Features, LossTerms
 
 
 class Options(Section):
     pass
 
 
-class Objective(SequenceObjective):
-    def loss(self, backbone: Backbone, batch: Batch) -> LossTerms:
-        logits = backbone.sequence_logits(backbone.hidden(batch), batch).float()
-        return known_terms(errors(logits, batch["targets"]), batch)
-
-    def mean_loss(self, outputs: list[list[float]], rows: list[Features]) -> float:
-        targets_KN = torch.tensor([row["target"] for row in rows], dtype=self.target_type)
-        return float(errors(torch.tensor(outputs), targets_KN).nanmean())
-
-
-def errors(logits: Tensor, targets_KN: Tensor) -> Tensor:
-    """(K, N): the cross-entropy of each number, NaN where it is not known."""
-    logits_KNB = logits.unflatten(1, (targets_KN.shape[1], -1))
-    bins_KN = bins_of(targets_KN.nan_to_num(), logits_KNB.shape[2])
-    found_KN = F.cross_entropy(logits_KNB.flatten(0, 1), bins_KN.flatten(), reduction="none").view_as(targets_KN)
-    return torch.where(targets_KN.isnan(), targets_KN, found_KN)
+class Objective(chunk_regression.Objective):
+    def errors(self, logits: Tensor, targets_KN: Tensor) -> Tensor:
+        """(K, N): the cross-entropy of each number, NaN where it is not known."""
+        logits_KNB = logits.unflatten(1, (targets_KN.shape[1], -1))
+        bins_KN = bins_of(targets_KN.nan_to_num(), logits_KNB.shape[2])
+        found_KN = F.cross_entropy(logits_KNB.flatten(0, 1), bins_KN.flatten(), reduction="none").view_as(targets_KN)
+        return torch.where(targets_KN.isnan(), targets_KN, found_KN)
 
 
 def bins_of(scaled: Tensor, bins: int) -> Tensor:

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from luthier.models.backbone import Backbone
 from luthier.objectives.likelihood import token_log_probabilities
-from luthier.objectives.online import ADVANTAGE, OLD, OnlineObjective, SamplingOptions, optional
+from luthier.objectives.online import ADVANTAGE, OLD, OnlineObjective, SamplingOptions
 from luthier.objectives.policy import VARIANTS, advantages, clip_of, policy_terms
 from luthier.objectives.preference import REFERENCE
 from luthier.types import Batch, Features, LossTerms
@@ -46,10 +46,6 @@ class Options(SamplingOptions):
 
 class Objective(OnlineObjective):
     @property
-    def compares(self) -> bool:
-        return bool(self.options.beta > 0)
-
-    @property
     def repeats(self) -> int:
         return int(self.options.iterations)
 
@@ -68,10 +64,10 @@ class Objective(OnlineObjective):
     def loss(self, backbone: Backbone, batch: Batch) -> LossTerms:
         options, counts_S, weights_S = self.options, batch["counts"], batch["weights"]
         logs_N = token_log_probabilities(backbone, batch.tensors, backbone.hidden(batch), options.temperature)
-        old_N = optional(batch, OLD)
+        given = batch.tensors
         low, high = clip_of(options.loss, options.epsilon, options.epsilon_high)
         terms = policy_terms(
-            VARIANTS[options.loss], logs_N, logs_N.detach() if old_N is None else old_N, optional(batch, REFERENCE),
+            VARIANTS[options.loss], logs_N, given.get(OLD, logs_N.detach()), given.get(REFERENCE),
             counts_S, batch["advantages"], low=low, high=high, beta=options.beta, longest=options.max_new_tokens,
         )  # fmt: skip
         tokens = float(counts_S.sum())

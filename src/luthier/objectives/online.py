@@ -27,7 +27,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from luthier.evaluate.generate import generate, terminators
 from luthier.models.backbone import Backbone
@@ -55,10 +55,6 @@ class Asked(Batch):
     """A batch that knows what was asked."""
 
     prompts: list[Prompt] = field(default_factory=list)
-
-    def to(self, device: torch.device | str) -> Asked:
-        moved = super().to(device)
-        return Asked(moved.tensors, moved.rows, moved.tokens, self.prompts)
 
 
 def prompt_of(row: Features) -> Prompt:
@@ -95,7 +91,7 @@ class OnlineObjective:
     @property
     def compares(self) -> bool:
         """Whether it needs a reference."""
-        raise NotImplementedError
+        return bool(self.options.beta > 0)
 
     @property
     def repeats(self) -> int:
@@ -177,7 +173,3 @@ class OnlineObjective:
             "supervised": [False] * len(asked) + [True] * len(ids),
         }  # fmt: skip
         return {**prompt, **made, **learned_by}
-
-
-def optional(batch: Batch, name: str) -> Tensor | None:
-    return batch.tensors.get(name)

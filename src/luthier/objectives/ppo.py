@@ -31,7 +31,7 @@ from torch import Tensor
 from luthier.models.backbone import Backbone
 from luthier.models.scored import Scored
 from luthier.objectives.likelihood import per_sequence, token_log_probabilities
-from luthier.objectives.online import OLD, OnlineObjective, Reads, SamplingOptions, optional
+from luthier.objectives.online import OLD, OnlineObjective, Reads, SamplingOptions
 from luthier.objectives.policy import clipped_surrogate, k3
 from luthier.objectives.preference import REFERENCE, Report
 from luthier.objectives.trajectory import advantages, explained_variance, led, token_rewards, value_losses, whitened
@@ -105,10 +105,6 @@ class Objective(OnlineObjective):
         self.state[BETA] = options.beta
 
     @property
-    def compares(self) -> bool:
-        return bool(self.options.beta > 0)
-
-    @property
     def minibatches(self) -> int:
         return int(self.options.minibatches)
 
@@ -167,26 +163,24 @@ class Objective(OnlineObjective):
         logs_N = token_log_probabilities(backbone, batch.tensors, hidden_TD, options.temperature)
         read_TD = hidden_TD if self.value.using is None else self.value.hidden(batch)
         values_N = self.value.scores(read_TD.index_select(0, batch["predict_at"]))
-        one_N = torch.ones_like(values_N)
-        old_N, advantages_N, returns_N, before_N = (
-            given if (given := optional(batch, name)) is not None else other
-            for name, other in (
-                (OLD, logs_N.detach()), (ADVANTAGES, one_N), (RETURNS, one_N), (VALUES, values_N.detach())
-            )
-        )  # fmt: skip
+        given, one_N = batch.tensors, torch.ones_like(values_N)
+        old_N, before_N = given.get(OLD, logs_N.detach()), given.get(VALUES, values_N.detach())
+        advantages_N, returns_N = given.get(ADVANTAGES, one_N), given.get(RETURNS, one_N)
         ratios_N = (logs_N - old_N).exp()
         high = options.epsilon if options.epsilon_high is None else options.epsilon_high
         policy_N, clipped_N = clipped_surrogate(ratios_N, advantages_N, options.epsilon, high)
         value_N, held_N = value_losses(values_N, before_N, returns_N, options.value_clip)
-        losses_N, reference_N = policy_N + options.value_weight * value_N, optional(batch, REFERENCE)
+        losses_N = policy_N + options.value_weight * value_N
         watched = {
             "ratio": ratios_N, "clip_fraction": clipped_N, "policy_loss": policy_N, "value_loss": value_N,
             "value_clip_fraction": held_N,
         }  # fmt: skip
-        if reference_N is not None:
-            watched["kl"] = k3(logs_N, reference_N)
-            losses_N = losses_N + (options.kl == "loss") * self.state[BETA] * watched["kl"]
+        if REFERENCE in given:
+            watched["kl"] = k3(logs_N, given[REFERENCE])
+            if options.kl == "loss":
+                losses_N = losses_N + self.state[BETA] * watched["kl"]
         tokens_S = counts_S.float()
-        report = {name: (float(some.detach().float().sum()), float(tokens_S.sum())) for name, some in watched.items()}
+        tokens = float(tokens_S.sum())
+        report = {name: (float(some.detach().float().sum()), tokens) for name, some in watched.items()}
         total = (per_sequence(losses_N, counts_S) * weights_S).sum()
         return LossTerms(total, float((tokens_S * weights_S).sum()), report)

@@ -20,6 +20,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from luthier.data.lengths import split
+
 STEADY = 1e-8
 
 
@@ -33,15 +35,18 @@ def advantages(
     rewards_N: Tensor, values_N: Tensor, beyond_S: Tensor, counts_S: Tensor, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:
     """(N,) advantages and (N,) returns; ``beyond_S`` is the value of the state after the last token, 0 at an end."""
-    found = torch.zeros_like(rewards_N)
-    starts = (counts_S.cumsum(0) - counts_S).tolist()
-    for start, count, beyond in zip(starts, counts_S.tolist(), beyond_S.tolist(), strict=True):
-        later, ahead = 0.0, beyond
-        for at in reversed(range(start, start + count)):
-            delta = float(rewards_N[at]) + gamma * ahead - float(values_N[at])
-            later = delta + gamma * lam * later
-            found[at], ahead = later, float(values_N[at])
-    return found, found + values_N
+    counts = counts_S.tolist()
+    rewards, values = (split(some_N.tolist(), counts) for some_N in (rewards_N, values_N))
+    found: list[float] = []
+    for rewards_n, values_n, beyond in zip(rewards, values, beyond_S.tolist(), strict=True):
+        later, ahead, backwards = 0.0, beyond, []
+        for reward, value in zip(reversed(rewards_n), reversed(values_n), strict=True):
+            later = reward + gamma * ahead - value + gamma * lam * later
+            ahead = value
+            backwards.append(later)
+        found += reversed(backwards)
+    found_N = torch.tensor(found, dtype=rewards_N.dtype)
+    return found_N, found_N + values_N
 
 
 def whitened(values_N: Tensor) -> Tensor:

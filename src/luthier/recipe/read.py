@@ -16,6 +16,8 @@ from luthier.recipe.validate import validate
 from luthier.types import Finding, Refused
 
 MOST_VALUES = 100_000
+Given = tuple[dict[str, Any], dict[str, str], Path, str, list[Finding]]
+"""Values, the origin of each, the folder that paths start from, where they were given, and what is wrong so far."""
 
 
 def read_recipe(
@@ -26,8 +28,14 @@ def read_recipe(
     Where task, model and data are known the recipe comes back even with mistakes in it (those keys left at their
     defaults), so that a check can go on and tell what else is wrong. Raises Refused when the file can't be read at all.
     """
-    values, origins, base, where, findings = read_values(source, overrides)
-    of_one_run(values, where)
+    given = read_values(source, overrides)
+    of_one_run(given[0], given[3])
+    return validated(given)
+
+
+def validated(given: Given) -> tuple[ResolvedRecipe | None, list[Finding]]:
+    """What was given for one run."""
+    values, origins, base, where, findings = given
     recipe, mistakes = validate(values, origins, base, where)
     return recipe, findings + mistakes
 
@@ -39,13 +47,8 @@ def of_one_run(values: dict[str, Any], where: str) -> None:
         raise Refused(Finding("recipe.stages", where, what, mend))
 
 
-def read_values(
-    source: str | Path | dict[str, Any], overrides: Sequence[str] = ()
-) -> tuple[dict[str, Any], dict[str, str], Path, str, list[Finding]]:
-    """What was given, not yet validated: values, the origin of each, the folder that paths start from, where, findings.
-
-    Raises Refused when the file can't be read at all.
-    """
+def read_values(source: str | Path | dict[str, Any], overrides: Sequence[str] = ()) -> Given:
+    """What was given, not yet validated. Raises Refused when the file can't be read at all."""
     values, origins, base, where = _given(source)
     return values, origins, base, where, _override(values, origins, list(overrides))
 

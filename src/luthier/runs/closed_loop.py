@@ -20,6 +20,7 @@ from luthier.runs.policy import Memory, Policy, open_policy
 from luthier.types import Finding, Refused
 
 TOGETHER = 32  # episodes that act side by side
+MOST_STEPS = 1000  # of an episode that its world does not end
 BLIND = 0.01  # of what is done, the least that another instruction must change
 
 
@@ -50,7 +51,6 @@ class _Going:
     seen: Observation
     episode: Episode
     memory: Memory
-    most: int
 
 
 Acts = Callable[[Sequence[_Going]], list[Any]]
@@ -58,7 +58,7 @@ Acts = Callable[[Sequence[_Going]], list[Any]]
 
 def rollout(
     run: str, env: str, *, episodes: int = 100, seed: int = 0, record: int = 0, to: str | None = None,
-    instruction: str = "", most_steps: int = 1000, execute: int | None = None, ensemble: bool = False,
+    instruction: str = "", execute: int | None = None, ensemble: bool = False,
     temperature: float = 0.0, beside: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Success of a run, of the expert (where there is one) and of chance on the same seeds, with 95 % intervals.
@@ -79,11 +79,11 @@ def rollout(
         return policy(seen, [one.memory for one in going])
 
     seeds = range(seed, seed + episodes)
-    done = list(_played(env, seeds, by_policy, most_steps, record))
+    done = _played(env, seeds, by_policy, record)
     told: dict[str, Any] = {"run": str(policy.run.folder), "env": env, "seeds": [seeds[0], seeds[-1]], **_counted(done)}
     told |= {"instruction": instruction or None, "temperature": temperature}
     if beside:
-        told |= {name: _counted(list(_played(env, seeds, acts, most_steps, 0))) for name, acts in _others(env, seed)}
+        told |= {name: _counted(_played(env, seeds, acts)) for name, acts in _others(env, seed)}
     name = f"rollout-{env}" + ("-instructed" if instruction else "")
     write_lines(folder / f"{name}.jsonl", [one.as_dict() for one in done])
     if record:
@@ -130,7 +130,7 @@ def _others(env: str, seed: int) -> Iterator[tuple[str, Acts]]:
     yield "random", by_chance
 
 
-def _played(env: str, seeds: Sequence[int], acts: Acts, most: int, record: int) -> list[Episode]:
+def _played(env: str, seeds: Sequence[int], acts: Acts, record: int = 0) -> list[Episode]:
     """The episodes of these seeds, in their order; as many as ``TOGETHER`` at a time, each in a world of its own."""
     waiting, recorded = list(seeds), set(seeds[:record])
     going: list[_Going] = []
@@ -140,14 +140,14 @@ def _played(env: str, seeds: Sequence[int], acts: Acts, most: int, record: int) 
         while waiting and worlds:
             world, seed = worlds.pop(), waiting.pop(0)
             seen = world.reset(seed)
-            going.append(_Going(world, seen, Episode(seed, seen.instruction), Memory(seed), most))
+            going.append(_Going(world, seen, Episode(seed, seen.instruction), Memory(seed)))
         for one, action in zip(list(going), acts(going), strict=True):
             if one.episode.seed in recorded:
                 one.episode.frames.append(one.world.picture())
             one.seen, reward, over, cut = one.world.step(action)
             one.episode.actions.append(action)
             one.episode.reward += reward
-            if over or cut or len(one.episode.actions) >= one.most:
+            if over or cut or len(one.episode.actions) >= MOST_STEPS:
                 if one.episode.seed in recorded:
                     one.episode.frames.append(one.world.picture())
                 found[one.episode.seed] = one.episode

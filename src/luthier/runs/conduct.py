@@ -13,8 +13,8 @@ from typing import Any
 from luthier.engine.checkpoint import lock
 from luthier.engine.parallel import Processes
 from luthier.evaluate.outputs import Reader
-from luthier.recipe import ResolvedRecipe, read_recipe
-from luthier.recipe.read import read_values
+from luthier.recipe import ResolvedRecipe, read_recipe, read_values
+from luthier.recipe.read import validated
 from luthier.recipe.stages import KEY
 from luthier.reports.console import Console
 from luthier.runs.before import measure_before
@@ -28,7 +28,7 @@ from luthier.runs.prepared import Prepared
 from luthier.runs.reference import give_references
 from luthier.runs.result import finish
 from luthier.runs.run import Run
-from luthier.runs.stages import Given, check_stages, tune_stages
+from luthier.runs.stages import check_stages, tune_stages
 from luthier.runs.teaching import changed, closed, teacher_score, weaker
 from luthier.runs.training import solve, train
 from luthier.types import Finding, Refused
@@ -36,31 +36,23 @@ from luthier.types import Finding, Refused
 
 def read(source: Any, overrides: Sequence[str], keys: dict[str, Any]) -> tuple[ResolvedRecipe | None, list[Finding]]:
     """A recipe from a file, a dictionary or keywords."""
+    return read_recipe(*_spelled(source, overrides, keys))
+
+
+def _spelled(source: Any, overrides: Sequence[str], keys: dict[str, Any]) -> tuple[Any, Sequence[str]]:
+    """Keywords as overrides of a source, or as the source where there is none."""
     if source is None:
-        return read_recipe(keys, overrides)
-    if keys:
-        overrides = [*overrides, *_spelled(keys)]
-    return read_recipe(source, overrides)
-
-
-def _spelled(keys: dict[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in keys.items()]
-
-
-def read_given(source: Any, overrides: Sequence[str], keys: dict[str, Any]) -> Given | None:
-    """What was given, of a recipe with stages; None for others."""
-    if source is None:
-        return None
-    given = read_values(source, [*overrides, *_spelled(keys)])
-    return given if KEY in given[0] else None
+        return keys, overrides
+    return source, [*overrides, *(f"{key}={json.dumps(value)}" for key, value in keys.items())]
 
 
 def check(source: Any = None, overrides: Sequence[str] = (), **keys: Any) -> tuple[list[Finding], Prepared | None]:
     """Everything that is wrong, without a step taken: (findings, Prepared or None where it can't be prepared)."""
     try:
-        if (given := read_given(source, overrides, keys)) is not None:
+        given = read_values(*_spelled(source, overrides, keys))
+        if KEY in given[0]:
             return check_stages(given, _check)
-        resolved, findings = read(source, overrides, keys)
+        resolved, findings = validated(given)
         return _check(resolved, findings) if resolved is not None else (findings, None)
     except Refused as refused:
         return refused.findings, None
@@ -82,9 +74,10 @@ def tune(source: Any = None, overrides: Sequence[str] = (), *, console: Console 
     gives the run of its last one.
     """
     console = (console or Console(quiet=True)) if Processes().main else Console(quiet=True)
-    if (given := read_given(source, overrides, keys)) is not None:
+    given = read_values(*_spelled(source, overrides, keys))
+    if KEY in given[0]:
         return tune_stages(given, _check, lambda resolved, findings: _tune(resolved, findings, console), console)
-    resolved, findings = read(source, overrides, keys)
+    resolved, findings = validated(given)
     if resolved is None:
         raise Refused(*findings)
     return _tune(resolved, findings, console)

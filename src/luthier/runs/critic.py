@@ -59,10 +59,10 @@ def open_value(objective: Any, resolved: ResolvedRecipe, final: Path) -> None:
     backbone, folder = objective.backbone, final / NAME
     kept, tensors = read_adapter(folder)
     if kept["peft_type"] == "WEIGHTS":
-        objective.value = scored(backbone, _head(tensors[f"{PREFIX}{HEAD}"]), None)
+        objective.value = scored(backbone, head_of(tensors[f"{PREFIX}{HEAD}"]), None)
     else:
         beside = open_beside(backbone, folder, NAME)
-        objective.value = scored(backbone, _head(beside.head[HEAD]), beside.using)
+        objective.value = scored(backbone, head_of(beside.head[HEAD]), beside.using)
 
 
 def _made(objective: Objective, resolved: ResolvedRecipe, adapted: bool) -> tuple[Scored, Beside | None]:
@@ -78,7 +78,7 @@ def _made(objective: Objective, resolved: ResolvedRecipe, adapted: bool) -> tupl
             what, mend = "a value model that is a head alone begins with none", "leave it out, or use `method: lora`"
             raise Refused(Finding("reinforce.value", "ppo.value_from", what, mend))
         beside = _begun(options.value_from, resolved, backbone)
-        return scored(backbone, _head(beside.head[HEAD]), beside.using), beside
+        return scored(backbone, head_of(beside.head[HEAD]), beside.using), beside
     head = _drawn(backbone, resolved)
     if not own:
         return scored(backbone, head, None), None
@@ -88,10 +88,10 @@ def _made(objective: Objective, resolved: ResolvedRecipe, adapted: bool) -> tupl
 
 def _drawn(backbone: Backbone, resolved: ResolvedRecipe) -> nn.Linear:
     draw = torch.Generator().manual_seed(resolved.recipe.seed)
-    return _head(torch.randn(1, backbone.width, generator=draw) * DEVIATION)
+    return head_of(torch.randn(1, backbone.width, generator=draw) * DEVIATION)
 
 
-def _head(weight_1D: Tensor) -> nn.Linear:
+def head_of(weight_1D: Tensor) -> nn.Linear:
     head = nn.Linear(weight_1D.shape[1], 1, bias=False)
     head.weight.data = weight_1D.float().clone()
     return head

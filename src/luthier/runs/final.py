@@ -66,8 +66,7 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     )
     judged_by(objective, task, backbone)
     open_value(objective, resolved, final)
-    if unfit := bind_scores(task, resolved, backbone):
-        raise Refused(*unfit)
+    bind_scores(task, resolved, backbone)
     load_own(objective, final)
     refer_later(objective, lambda: _base(resolved, base, backbone))
     precision = "fp32" if device.type == "cpu" and recipe.precision != "bf16" else str(recipe.precision)

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoConfig
 
 from luthier.data.formats import read_examples
-from luthier.data.pictures import BadPicture
+from luthier.data.pictures import ENDINGS, BadPicture
 from luthier.data.read import READERS, suffix_of
 from luthier.engine.precision import choose_matmul
 from luthier.evaluate.outputs import MICRO_TOKENS, Reader
@@ -38,7 +38,6 @@ from luthier.search.passages import file_digest
 from luthier.tasks import TASKS
 from luthier.types import INLINE, Example, Finding, Refused
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 TEXTS = (".txt", ".md")
 ROWS = 512  # entries encoded at a time
@@ -57,7 +56,7 @@ class Matcher:
     @property
     def endings(self) -> tuple[str, ...]:
         """Of the files that it sees, or hears."""
-        return SOUNDS if self.backbone.sounds else PICTURES
+        return SOUNDS if self.backbone.sounds else ENDINGS
 
     def vectors(self, examples: Sequence[Example]) -> np.ndarray:
         """(N, D) of length 1; each example is a picture alone or a text alone."""

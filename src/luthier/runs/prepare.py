@@ -35,7 +35,7 @@ from luthier.runs.reference import bind_reference
 from luthier.runs.rollouts import check_reference, judged_by, repeats
 from luthier.runs.rows import Rows, decode, read_rows, tell
 from luthier.runs.sampling import read_prompts
-from luthier.runs.scoring import bind_scores, digest
+from luthier.runs.scoring import digest, open_scores
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
 from luthier.tasks import TASKS
 from luthier.tasks.common import Meets
@@ -111,7 +111,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     _resolve_steps(resolved, task, objective, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
     adaptation, unfit = give_value(objective, adaptation, resolved)
-    findings += unfit + bind_scores(task, resolved, backbone)
+    findings += unfit + open_scores(task, resolved, backbone)
     findings += bind_base(objective, adaptation) + bind_reference(objective, adaptation, str(recipe.objective))
     findings += check_reference(objective, adaptation, str(recipe.objective))
     _with_own(adaptation, objective)

@@ -8,10 +8,10 @@ its own tokenizer and template, and its score is that of the last real token.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
-from torch import nn
 from transformers import AutoTokenizer
 
 from luthier.evaluate.outputs import Reader
@@ -21,7 +21,7 @@ from luthier.models.backbone import Backbone
 from luthier.models.scored import scored
 from luthier.objectives import objective_class
 from luthier.recipe import ResolvedRecipe
-from luthier.runs.critic import HEAD, find_run
+from luthier.runs.critic import HEAD, find_run, head_of
 from luthier.runs.predictor import Predictor
 from luthier.runs.run import Run
 from luthier.tasks import TASKS
@@ -30,19 +30,22 @@ from luthier.types import INLINE, Example, Finding, Message, Refused
 KEY = "reinforce.rewards"
 
 
-def bind_scores(task: Any, resolved: ResolvedRecipe, backbone: Backbone, *, shared: bool = True) -> list[Finding]:
-    """Open the reward models that the recipe names, for a task that has some; and what is wrong with them.
+def bind_scores(task: Any, resolved: ResolvedRecipe, backbone: Backbone) -> None:
+    """Give a task the reward models that the recipe names, where it has some. Each is opened once it is asked."""
+    if resolved.recipe.task == "reinforce":
+        for number, name in enumerate(task.reward_models):
+            task.scorers[name] = Scorer(partial(_open, name, f"reward{number}", resolved, backbone))
 
-    ``shared``: an adapter of the same base is put into the model that is tuned.
-    """
-    if resolved.recipe.task != "reinforce":
-        return []
+
+def open_scores(task: Any, resolved: ResolvedRecipe, backbone: Backbone) -> list[Finding]:
+    """The same, opened before they are asked; and what is wrong with them."""
+    bind_scores(task, resolved, backbone)
     findings: list[Finding] = []
-    for number, name in enumerate(task.reward_models):
+    for scorer in task.scorers.values() if resolved.recipe.task == "reinforce" else ():
         try:
-            task.scorers[name] = Scorer(_open(name, f"reward{number}", resolved, backbone, shared))
+            _ = scorer.predictor
         except Refused as refused:
-            findings += [Finding("reinforce.reward-model", KEY, one.what, one.mend) for one in refused.findings]
+            findings += refused.findings
     return findings
 
 
@@ -59,8 +62,17 @@ def digest(task: Any, resolved: ResolvedRecipe) -> str:
 class Scorer:
     """Called as any function that rewards: see ``evaluate/rewards.py``."""
 
-    def __init__(self, predictor: Predictor):
-        self.predictor = predictor
+    def __init__(self, opens: Callable[[], Predictor]):
+        self.opens = opens
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """Raises Refused."""
+        try:
+            return self.opens()
+        except Refused as refused:
+            found = [Finding("reinforce.reward-model", KEY, one.what, one.mend) for one in refused.findings]
+            raise Refused(*found) from None
 
     def __call__(
         self, prompts: Sequence[list[Message]], answers: Sequence[str], expected: Sequence[str]
@@ -72,21 +84,20 @@ class Scorer:
         return [float(output["score"]) for output in self.predictor.outputs(asked)]
 
 
-def _open(name: str, adapter: str, resolved: ResolvedRecipe, backbone: Backbone, shared: bool) -> Predictor:
+def _open(name: str, adapter: str, resolved: ResolvedRecipe, backbone: Backbone) -> Predictor:
     run = Run(find_run(name, resolved))
     if run.info["task"] != "reward" or not run.finished:
         what = f"{name} is a run of `{run.info['task']}` that is {run.info['status']}"
         raise Refused(Finding("reinforce.reward-model", KEY, what, "name a finished run of `reward`"))
     recipe, ours = resolved.recipe, run.resolved
     same = run.info["model"].get("fingerprint") == backbone.fingerprint
-    if not (shared and same and holds_beside(resolved.methods) and _fits(run)):
+    if not (same and holds_beside(resolved.methods) and _fits(run)):
         predictor = run.predictor
         predictor.backbone.model.requires_grad_(False)
         return predictor
     final = run.folder / "final"
     beside = open_beside(backbone, final, adapter)
-    head = nn.Linear(backbone.width, 1, bias=False)
-    head.weight.data = beside.head[HEAD].float().clone()
+    head = head_of(beside.head[HEAD])
     for parameter in (*beside.parameters.values(), head.weight):
         parameter.requires_grad_(False)
     read = scored(backbone, head, beside.using)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.engine.parallel import Processes
+from luthier.recipe.read import Given
 from luthier.recipe.resolved import ResolvedRecipe
 from luthier.recipe.stages import Stage, mentioned, split
 from luthier.recipe.validate import validate
@@ -24,7 +25,6 @@ from luthier.runs.run import Run
 from luthier.types import Finding, Refused
 
 FILE = "stages.json"
-Given = tuple[dict[str, Any], dict[str, str], Path, str, list[Finding]]
 One = Callable[[ResolvedRecipe, list[Finding]], Any]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from luthier.data.lengths import cut_text
 from luthier.data.statistics import Known, Scale, middle_of, read_known
 from luthier.evaluate import actions as scores
 from luthier.evaluate.intervals import Metrics
@@ -29,6 +30,7 @@ from luthier.tasks.actions import (
     foreign_units,
     last_done,
     one_instruction,
+    room_before,
     uneven,
     unfitting,
     with_action_tokens,
@@ -156,10 +158,11 @@ class Task:
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         reading = Reading(self.options.history, self.known.state)
         self._ordered(backbone)
+        room = room_before(self._numbers, limit) if self.predicts == "tokens" else limit
+        most = room if overlong == "truncate" else None
 
         def encode(example: Example) -> list[Features]:
-            return [self._row(backbone, reading, example, at, limit if overlong == "truncate" else None)
-                    for at in asked_steps(example)]  # fmt: skip
+            return [self._row(backbone, reading, example, at, most) for at in asked_steps(example)]
 
         return encode
 
@@ -176,8 +179,8 @@ class Task:
         if backbone.pictures is not None or seen.images:
             row = read_pictures(backbone, seen, limit)
         else:
-            ids = backbone.tokenizer(seen.text or "", truncation=limit is not None, max_length=limit)["input_ids"]
-            row = {"input_ids": ids, "full_length": len(ids)}
+            ids, full = cut_text(backbone.tokenizer, seen.text or "", limit)
+            row = {"input_ids": ids, "full_length": full}
         step, last = (example.steps or [])[at], last_done(example, at)
         if self.known.action is None:
             target: Any = None if step.action is None else self.labels.index(str(step.action))

@@ -3,6 +3,8 @@
 A state is told in words, as pi-0.5 does (Black et al. 2025, arXiv 2504.16054, section IV-B): each number, scaled, as
 one of 256 whole numbers after the instruction. Frames of the past stand before the present one, the first frame again
 where an episode is too young.
+
+Axes: H actions of a chunk, A numbers of an action.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from luthier.data.statistics import Known, Scale, bins_of
 from luthier.models.backbone import Backbone
@@ -36,10 +40,7 @@ class Reading:
     def text(self, instruction: str | None, step: Step) -> str:
         if self.state is None or step.state is None:
             return instruction or ""
-        half = STATE_LEVELS / 2
-        levels = [
-            min(STATE_LEVELS - 1, max(0, math.floor((value + 1) * half))) for value in self.state.scaled(step.state)
-        ]
+        levels = bins_of(self.state.scaled(step.state), STATE_LEVELS)
         return f"{instruction or ''} state: {' '.join(map(str, levels))}".strip()
 
 
@@ -56,12 +57,11 @@ def last_done(example: Example, at: int) -> str | tuple[float, ...] | None:
 
 def chunk_of(example: Example, at: int, chunk: int, scale: Scale) -> list[float]:
     """The next ``chunk`` actions, scaled, end to end; NaN past the end of the episode."""
-    steps = example.steps or []
-    made: list[float] = []
-    for place in range(at, at + chunk):
-        action = steps[place].action if place < len(steps) else None
-        made += [math.nan] * len(scale) if action is None else scale.scaled(action).tolist()  # type: ignore[arg-type]
-    return made
+    values_HA = np.full((chunk, len(scale)), np.nan)
+    for place, step in enumerate((example.steps or [])[at : at + chunk]):
+        if step.action is not None:
+            values_HA[place] = step.action
+    return scale.scaled(values_HA).ravel().tolist()
 
 
 def uneven(examples: Sequence[Example]) -> list[Finding]:
@@ -147,6 +147,14 @@ def action_ids(backbone: Backbone, bins: int) -> list[int]:
         what = f"the vocabulary has {len(free)} tokens, and {bins} of them are to stand for actions"
         raise Refused(Finding("task.actions", "act.bins", what, f"give at most {len(free) // 2}"))
     return free[-bins:]
+
+
+def room_before(numbers: int, limit: int) -> int:
+    """Tokens of a row before those of its actions. Raises Refused where none is left."""
+    if numbers >= limit:
+        what = f"{numbers} numbers of a chunk leave no room for what is seen in {limit} tokens"
+        raise Refused(Finding("task.actions", "act.chunk", what, "raise `max_length`, or shorten it"))
+    return limit - numbers
 
 
 def with_action_tokens(row: Features, ids: list[int], numbers: int) -> Features:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from luthier.data.formats import recognise, to_example
+from luthier.data.lengths import cut_text
 from luthier.data.render import render
 from luthier.data.template import encode_chat
 from luthier.models.backbone import Backbone
@@ -47,10 +48,7 @@ def encode_whole(
     text = render(
         backbone.tokenizer, [*(example.messages or []), *answer], tools=example.tools, where=f"{example.source}:{side}"
     ).text
-    ids = backbone.tokenizer(text, verbose=False)["input_ids"]
-    full = len(ids)
-    if limit is not None and full > limit:
-        ids = backbone.tokenizer(text, truncation=True, max_length=limit)["input_ids"]
+    ids, full = cut_text(backbone.tokenizer, text, limit)
     return {"input_ids": ids, "supervised": [True] * len(ids), "turn_ends": [], "full_length": full}
 
 

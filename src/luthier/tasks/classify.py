@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from luthier.data.lengths import cut_text
 from luthier.evaluate import classification
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
@@ -102,20 +103,17 @@ class Task:
         self.labels = [] if self.kind == "regression" else [config.id2label[i] for i in sorted(config.id2label)]
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
-        tokenizer = backbone.tokenizer
+        tokenizer, most = backbone.tokenizer, limit if overlong == "truncate" else None
         self.pictures, self.sounds = backbone.pictures is not None, backbone.sounds is not None
 
         def encode(example: Example) -> list[Features]:
             target = None if example.label is None else self._target(example)
             known = {"target": target, "weight": example.weight}
             if self.pictures or example.images:
-                return [read_pictures(backbone, example, limit if overlong == "truncate" else None) | known]
+                return [read_pictures(backbone, example, most) | known]
             if self.sounds or example.sounds:
-                return [read_sound(backbone, example, limit if overlong == "truncate" else None) | known]
-            ids = tokenizer(example.text or "")["input_ids"]
-            full = len(ids)
-            if full > limit and overlong == "truncate":
-                ids = tokenizer(example.text or "", truncation=True, max_length=limit)["input_ids"]
+                return [read_sound(backbone, example, most) | known]
+            ids, full = cut_text(tokenizer, example.text or "", most)
             return [{"input_ids": ids, "full_length": full} | known]
 
         return encode

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import os.path
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -174,7 +174,7 @@ class Task:
     def parse(self, given: Any) -> Example:
         """A picture's path (or a sound's), a text, or a row: ``image`` (or ``audio``) with ``texts`` or ``labels`` to
         choose from."""
-        if isinstance(given, str) and not Path(given).is_file():
+        if isinstance(given, str) and not os.path.isfile(given):
             return Example(INLINE, targets=[given])
         row = given if isinstance(given, dict) else {"audio" if self.listens else "image": given}
         named = AUDIO if self.listens else ("image", "images")

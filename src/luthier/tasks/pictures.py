@@ -10,9 +10,10 @@ from luthier.data.pictures import BadPicture
 from luthier.data.rows import IMAGE
 from luthier.data.texts import TEXT
 from luthier.models.backbone import Backbone
+from luthier.models.illustrated import Illustrated
 from luthier.models.images import ImageBackbone
 from luthier.models.multimodal import MultimodalBackbone
-from luthier.types import INLINE, Example, Features, Finding, Refused
+from luthier.types import INLINE, Example, Features, Finding, Picture, Refused
 
 
 def read_pictures(backbone: Backbone, example: Example, limit: int | None) -> Features:
@@ -38,6 +39,26 @@ def _at(where: str, example: Example) -> str:
     return f"{example.source}:{where}" if where in ("text", "image") else where
 
 
+def read_among_words(backbone: Backbone, example: Example) -> tuple[Illustrated, list[Picture]]:
+    """The model, which must have places for pictures in its rows, and those of this one. Raises Refused where it has
+    none, or a picture can't be used."""
+    if not isinstance(backbone, Illustrated):
+        what = f"{backbone.name} reads text alone, and these rows have pictures"
+        mend = "choose one that reads both (such as LLaVA or Gemma 3), or `model: {image: ..., text: ...}`"
+        raise Refused(Finding("model.no-pictures", "model.name", what, mend))
+    if findings := bad_pictures(backbone, example):
+        raise Refused(*findings)
+    return backbone, example.images or []
+
+
+def in_places(reader: Illustrated, row: Features, images: list[Picture], where: str) -> Features:
+    """The row with the tokens of its pictures; what is wrong is told at ``where``. Raises Refused."""
+    try:
+        return reader.illustrated(row, images)
+    except Refused as refused:
+        raise Refused(*(replace(one, where=where) for one in refused.findings)) from None
+
+
 def bad_pictures(backbone: Backbone, example: Example) -> list[Finding]:
     """What is wrong with each picture of a row, or with its sound, that can't be used."""
     assert backbone.pictures is not None
@@ -56,11 +77,18 @@ def bad_pictures(backbone: Backbone, example: Example) -> list[Finding]:
 def picture_example(given: Any) -> Example:
     """An input as a person gives it: the path of a picture, its bytes, or a row in the columns of training rows."""
     row = given if isinstance(given, dict) else {"image": given}
+    text = next((row[name] for name in (*TEXT, "question") if name in row), None)
+    return Example(INLINE, images=pictures_of(row), text=text)
+
+
+def pictures_of(row: dict[str, Any]) -> list[Picture]:
+    """Those that a row names, in any column that training rows have them in."""
     named: Any = next((row[name] for name in IMAGE if row.get(name)), [])
-    images = [
-        one if isinstance(one, bytes) else Path(str(one)) for one in (named if isinstance(named, list) else [named])
-    ]
-    return Example(INLINE, images=images, text=next((row[name] for name in (*TEXT, "question") if name in row), None))
+    return given_pictures(named if isinstance(named, list) else [named])
+
+
+def given_pictures(named: list[Any]) -> list[Picture]:
+    return [one if isinstance(one, bytes) else Path(str(one)) for one in named]
 
 
 def told_pictures(example: Example) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from luthier.data.lengths import cut_text
 from luthier.data.split import normalised
 from luthier.evaluate import retrieval
 from luthier.evaluate.intervals import Metrics
@@ -79,10 +80,7 @@ class Task:
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         def ids(text: str) -> tuple[list[int], int]:
-            full = backbone.tokenizer(text)["input_ids"]
-            if len(full) <= limit or overlong != "truncate":
-                return full, len(full)
-            return backbone.tokenizer(text, truncation=True, max_length=limit)["input_ids"], len(full)
+            return cut_text(backbone.tokenizer, text, limit if overlong == "truncate" else None)
 
         def encode(example: Example) -> list[Features]:
             """One row for each positive; a row without any is a query alone."""

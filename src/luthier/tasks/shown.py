@@ -13,10 +13,9 @@ from pydantic import Field
 
 from luthier.data.document import one_text
 from luthier.models.backbone import Backbone
-from luthier.models.illustrated import Illustrated
-from luthier.tasks.common import Ask, Encoder
-from luthier.tasks.pictures import bad_pictures, picture_example, told_pictures
-from luthier.tasks.source import UNLIMITED, FromSource, WritingOptions
+from luthier.tasks.common import Ask
+from luthier.tasks.pictures import in_places, picture_example, read_among_words, told_pictures
+from luthier.tasks.source import FromSource, WritingOptions
 from luthier.types import Example, Features, Finding, Refused
 
 
@@ -26,8 +25,6 @@ class PictureOptions(WritingOptions):
 
 
 class FromPicture(FromSource):
-    writes_from_source = True
-
     def __init__(self, options: Any):
         super().__init__(options)
         self.scored = options.scored
@@ -35,41 +32,18 @@ class FromPicture(FromSource):
     def source(self, example: Example) -> str:
         return (example.text or "").strip() or self.options.prompt
 
-    def learned(self, example: Example) -> list[str]:
-        """Those of the references that are learned, a row for each: together they weigh as one."""
-        return self.references(example)[:1]
-
-    def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
-        self.limit = limit
-
-        def encode(example: Example) -> list[Features]:
-            cut = limit if overlong == "truncate" else UNLIMITED
-            targets: list[str | None] = [*self.learned(example)] or [None]
-            rows = [self.row(backbone, example, target, cut) for target in targets]
-            return [row | {"weight": example.weight / len(rows)} for row in rows]
-
-        return encode
-
     def row(self, backbone: Backbone, example: Example, target: str | None, limit: int) -> Features:
-        if not isinstance(backbone, Illustrated):
-            what = f"{backbone.name} writes from text alone, and these rows have pictures"
-            mend = "compose it with an image encoder: `model: {image: ..., text: ...}`"
-            raise Refused(Finding("model.no-pictures", "model.name", what, mend))
-        images = example.images or []
-        if findings := bad_pictures(backbone, example):
-            raise Refused(*findings)
+        reader, images = read_among_words(backbone, example)
         source = self.options.prefix + self.source(example)
-        if backbone.mark not in source:
-            source = backbone.mark * len(images) + source
-        room = limit - backbone.room_taken(images)
+        if reader.mark not in source:
+            source = reader.mark * len(images) + source
+        room = limit - reader.room_taken(images)
         if room < len(images) + 2:
             what = f"{len(images)} pictures of {limit - room + len(images)} tokens leave no room for text in {limit}"
-            raise Refused(Finding("data.picture-room", "image", what, "raise `max_length`, or give fewer `tokens`"))
-        made = one_text(backbone.tokenizer, source, self.options.separator, target, room, backbone.mark_id)
-        try:
-            return backbone.illustrated(made, images)
-        except Refused as refused:
-            raise Refused(*(replace(one, where=f"{example.source}:{one.where}") for one in refused.findings)) from None
+            mend = "raise `max_length`, or give fewer `tokens`"
+            raise Refused(Finding("data.picture-room", f"{example.source}:image", what, mend))
+        made = one_text(reader.tokenizer, source, self.options.separator, target, room, reader.mark_id)
+        return in_places(reader, made, images, f"{example.source}:text")
 
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
         """As for any source; rows are short, and many are written at a time."""

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
-from luthier.data.rows import IMAGE
 from luthier.data.template import encode_chat
-from luthier.data.turns import MARK, read_turns
+from luthier.data.turns import mark_first, marks, read_turns
 from luthier.models.backbone import Backbone
-from luthier.models.illustrated import Illustrated
 from luthier.tasks.language import features_of
-from luthier.tasks.pictures import bad_pictures
+from luthier.tasks.pictures import given_pictures, in_places, pictures_of, read_among_words
 from luthier.types import INLINE, Example, Features, Finding, Message, Refused
 
 
@@ -22,10 +18,7 @@ def shown_row(
     overlong: str,
 ) -> Features:  # fmt: skip
     """Raises Refused where the model reads no pictures, one can't be used, or a cut would take one away."""
-    reader = _reader(backbone)
-    if findings := bad_pictures(backbone, example):
-        raise Refused(*findings)
-    images = example.images or []
+    reader, images = read_among_words(backbone, example)
     where = f"{example.source}:messages"
     encoded = encode_chat(backbone.tokenizer, messages, tools=example.tools, train_on=train_on, where=where)
     row = features_of(encoded, example) | {"full_length": len(encoded.input_ids)}
@@ -38,32 +31,13 @@ def shown_row(
             raise Refused(Finding("data.picture-room", where, what, mend))
         row |= {name: row[name][:kept] for name in ("input_ids", "supervised")}
         row["turn_ends"] = [end if end < kept else -1 for end in row["turn_ends"]]
-    return _illustrated(reader, row, images, where)
+    return in_places(reader, row, images, where)
 
 
 def shown_prompt(backbone: Backbone, example: Example, messages: Sequence[Message], ids: list[int]) -> Features:
     """The prompt with the pictures of the turns that ask; those of later turns are left out. Raises Refused."""
-    reader = _reader(backbone)
-    if findings := bad_pictures(backbone, example):
-        raise Refused(*findings)
-    count = sum(str(turn.get("content") or "").count(MARK) for turn in messages)
-    images = (example.images or [])[:count]
-    return _illustrated(reader, {"input_ids": ids}, images, f"{example.source}:messages")
-
-
-def _reader(backbone: Backbone) -> Illustrated:
-    if not isinstance(backbone, Illustrated):
-        what = f"{backbone.name} reads text alone, and these rows have pictures"
-        mend = "choose one that reads both (such as LLaVA or Gemma 3), or `model: {image: ..., text: ...}`"
-        raise Refused(Finding("model.no-pictures", "model.name", what, mend))
-    return backbone
-
-
-def _illustrated(reader: Illustrated, row: Features, images: list[Any], where: str) -> Features:
-    try:
-        return reader.illustrated(row, images)
-    except Refused as refused:
-        raise Refused(*(replace(one, where=where) for one in refused.findings)) from None
+    reader, images = read_among_words(backbone, example)
+    return in_places(reader, {"input_ids": ids}, images[: marks(messages)], f"{example.source}:messages")
 
 
 def asked_messages(turns: Any, row: dict[str, Any]) -> Example:
@@ -78,11 +52,7 @@ def asked_messages(turns: Any, row: dict[str, Any]) -> Example:
     read = read_turns(turns, "messages", report, pictures=parts)
     if findings:
         raise Refused(*findings)
-    beside: Any = next((row[name] for name in IMAGE if row.get(name)), [])
-    found = [one for _, one in parts if one is not None] or (beside if isinstance(beside, list) else [beside])
-    images = [one if isinstance(one, bytes) else Path(str(one)) for one in found]
-    if images and not any(MARK in str(turn.get("content") or "") for turn in read):
-        first = next((turn for turn in read if turn["role"] == "user"), None)
-        if first is not None:
-            first["content"] = MARK * len(images) + "\n" + str(first["content"])
+    images = given_pictures([one for _, one in parts if one is not None]) or pictures_of(row)
+    if images and not marks(read):
+        mark_first(read, len(images))
     return Example(INLINE, messages=read, tools=row.get("tools"), images=images or None)

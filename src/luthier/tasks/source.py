@@ -2,7 +2,7 @@
 metrics of what is written.
 
 A row is encoded by ``data/document.py``: as one text for a decoder, as source and target for an encoder-decoder. Of
-several targets of one source the first is learned, so that a source counts once; all stay references.
+several targets of one source the first is learned, or what a task says: a source counts once; all stay references.
 """
 
 from __future__ import annotations
@@ -76,6 +76,10 @@ class FromSource(LanguageTask):
     def references(self, example: Example) -> list[str]:
         return example.targets or []
 
+    def learned(self, example: Example) -> list[str]:
+        """Those of the references that are learned, a row for each: together they weigh as one."""
+        return self.references(example)[:1]
+
     def taught(self, example: Example, text: str) -> Example:
         return replace(example, targets=[text])
 
@@ -83,9 +87,10 @@ class FromSource(LanguageTask):
         self.limit = limit  # prompts are cut as rows are
 
         def encode(example: Example) -> list[Features]:
-            target = next(iter(self.references(example)), None)
-            row = self.row(backbone, example, target, limit if overlong == "truncate" else UNLIMITED)
-            return [row | {"weight": example.weight}]
+            cut = limit if overlong == "truncate" else UNLIMITED
+            targets: list[str | None] = [*self.learned(example)] or [None]
+            rows = [self.row(backbone, example, target, cut) for target in targets]
+            return [row | {"weight": example.weight / len(rows)} for row in rows]
 
         return encode
 

@@ -105,7 +105,7 @@ class Task:
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         if isinstance(backbone, SpeechBackbone):
-            return self._tokens(backbone, limit)
+            return self._tokens(backbone)
         assert isinstance(backbone, HearingBackbone)
         letters = self.letters = Letters(backbone)
         self.saved = {"vocab_size": len(backbone.tokenizer), "pad_token_id": backbone.blank_id}
@@ -123,7 +123,7 @@ class Task:
 
         return encode
 
-    def _tokens(self, backbone: SpeechBackbone, limit: int) -> Encoder:
+    def _tokens(self, backbone: SpeechBackbone) -> Encoder:
         """Rows of a model with a decoder: a transcript as it is written, with what its tokenizer begins it with."""
         self.saved = {}
         backbone.speak(self.options.language)
@@ -182,7 +182,7 @@ class Task:
                 else self._heard(examples, settings)
             )
         except BadSound:
-            raise Refused(*_bad_sounds(backbone, examples)) from None
+            raise Refused(*_bad_sounds(backbone, examples, settings["window"])) from None
 
     def _written(
         self, backbone: SpeechBackbone, examples: Sequence[Example], settings: dict[str, Any]
@@ -249,12 +249,12 @@ class Task:
         return None
 
 
-def _bad_sounds(backbone: HearingBackbone, examples: Sequence[Example]) -> list[Finding]:
+def _bad_sounds(backbone: HearingBackbone, examples: Sequence[Example], window: float) -> list[Finding]:
     """What is wrong with each that can't be used."""
     findings = []
     for example in examples:
         try:
-            parts(backbone, (example.sounds or [b""])[0], 20.0)
+            parts(backbone, (example.sounds or [b""])[0], window)
         except BadSound as bad:
             findings.append(bad_sound(example, bad))
     return findings
