@@ -218,9 +218,15 @@ def auto_class(needs: str, config: Any) -> Any:
 
 def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
     """Raises Refused where no such head stands on a model of this config; ``compares`` pictures with texts."""
+    from luthier.models.towers import reads_pictures_apart
+
     if needs == "frame_logits":
         what, mend = "this model hears nothing", "choose one that does (such as Wav2Vec2, HuBERT or Whisper)"
         raise Refused(Finding("model.no-sounds", "model.name", what, mend))
+    if needs == "token_logits" and reads_pictures_apart(config):
+        what = f"a model of this kind ({config.model_type}) writes of a picture that has no place among its tokens"
+        mend = "compose one of its parts, `model: {image: ..., text: ...}`, or choose a model such as LLaVA or Idefics3"
+        raise Refused(Finding("model.processor", "model.name", what, mend))
     if needs == "vectors" and not compares:
         what = "this model gives no vectors of pictures and of texts that could be compared"
         mend = "choose one such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"
