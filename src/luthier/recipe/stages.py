@@ -30,8 +30,8 @@ class Stage:
         return model.get("name") if isinstance(model, dict) else model
 
     def filled(self, model: Callable[[str], Any], run: Callable[[str], str | None]) -> dict[str, Any]:
-        """The values with each mention replaced; ``run`` may give None, and what mentions it is then left out. ``model``
-        gives a name, or the towers of one that is composed."""
+        """The values with each mention replaced; ``run`` may give None, and what mentions it is then left out.
+        ``model`` gives a name, or the towers of one that is composed."""
         values = copy.deepcopy(self.values)
         if (named := mentioned(self.model)) is not None:
             found, given = model(named), values["model"]
