@@ -45,6 +45,19 @@ SIZES = {
     "tiny-llama": ("llama", {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128,
                              "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}),
 }  # fmt: skip
+# Of pictures of 128 × 128: an image encoder, and a model that compares them with texts.
+SEEING = {
+    "vit-11M": ("vit", {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536, "num_attention_heads": 6,
+                        "image_size": 128, "patch_size": 16}),
+    "clip-15M": ("clip", {
+        "projection_dim": 256,
+        "text_config": {"vocab_size": 32_000, "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 1024,
+                        "num_attention_heads": 4, "projection_dim": 256, "bos_token_id": 0, "eos_token_id": 1,
+                        "pad_token_id": 2},
+        "vision_config": {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 1024,
+                          "num_attention_heads": 4, "image_size": 128, "patch_size": 16, "projection_dim": 256},
+    }),
+}  # fmt: skip
 # model, method, batch_size, micro_tokens, more words
 CASES: list[tuple[str, str, int, int, tuple[str, ...]]] = [
     ("starter:minilm", "full", 16, 1024, ()),
@@ -92,6 +105,13 @@ CASES: list[tuple[str, str, int, int, tuple[str, ...]]] = [
     ("llama-22M", "prefix", 8, 2048, ()),
     ("llama-22M", "prompt", 8, 1024, ()),
     ("llama-55M", "adapter", 8, 2048, ("gradient_checkpointing=true",)),
+    ("vit-11M", "full", 16, 1024, ()),
+    ("vit-11M", "lora", 32, 4096, ()),
+    ("clip-15M", "full", 16, 2048, ()),
+    ("clip-15M", "lora", 32, 1024, ()),
+    ("vit-11M + bert-24M, concatenation", "lora", 16, 2048, ()),
+    ("vit-11M + llama-22M, projection", "full", 8, 1024, ()),
+    ("vit-11M + llama-22M, cross_attention", "lora", 16, 2048, ()),
 ]
 
 # In the run's own process: the memory of the loaded model with every weight touched, before the method is applied.
@@ -133,6 +153,8 @@ def build(folder: Path) -> None:
         tokenizer = tiny.tokenizer(encoder=encoder)
         tokenizer.model_max_length = 1024
         tokenizer.save_pretrained(folder / name)
+    for name, (kind, values) in SEEING.items():
+        build_seeing(folder / name, kind, values)
     draw = random.Random(0)
 
     def words(least: int, most: int) -> str:
@@ -145,8 +167,34 @@ def build(folder: Path) -> None:
         for i in range(64)
     ]  # fmt: skip
     texts = [{"text": f"{words(10, 40)} {i}"} for i in range(80)]
-    for name, rows in (("classify", classes), ("chat", chats), ("complete", texts)):
+    pictures = []
+    for i in range(96):
+        tiny.save_picture(folder / "pictures" / f"{i}.png", ("red", "green", "blue")[i % 3], size=160, seed=i)
+        pictures.append({"image": f"pictures/{i}.png", "label": "abc"[i % 3]})
+    captions = [{"image": row["image"], "caption": f"{words(5, 20)} {i}"} for i, row in enumerate(pictures)]
+    asked = [row | {"text": f"{words(5, 40)} {i}"} for i, row in enumerate(pictures)]
+    files = {"classify": classes, "chat": chats, "complete": texts, "seen": pictures, "match": captions,
+             "caption": captions, "asked": asked}  # fmt: skip
+    for name, rows in files.items():
         tiny.write_jsonl(folder / f"{name}.jsonl", rows)
+
+
+def build_seeing(folder: Path, kind: str, values: dict[str, Any]) -> None:
+    import torch
+    import transformers
+
+    import tiny
+
+    torch.manual_seed(0)
+    made: Any = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **values))
+    made.save_pretrained(folder)
+    transformers.CLIPImageProcessor(
+        size={"height": 128, "width": 128}, crop_size={"height": 128, "width": 128}
+    ).save_pretrained(folder)
+    if kind == "clip":
+        tokenizer = tiny.tokenizer(encoder=False, closes=True)
+        tokenizer.model_max_length = 77
+        tokenizer.save_pretrained(folder)
 
 
 def name_of(case: Any) -> str:
@@ -157,6 +205,17 @@ def name_of(case: Any) -> str:
 def words_of(case: Any, folder: Path) -> list[str] | None:
     """The command's words after the verb, or None where the model is not here."""
     model, method, batch, tokens, more = case
+    common = ["--method", method, f"batch_size={batch}", f"micro_tokens={tokens}"]
+    if model in SEEING:
+        task, data = ("classify", "seen") if "vit" in model else ("match", "match")
+        files = ["--task", task, "--model", str(folder / model), "--data", str(folder / f"{data}.jsonl")]
+        return [*files, *common, f"steps={STEPS}", *more]
+    if "+" in model:
+        towers, _, fuse = model.partition(", ")
+        image, text = (str(folder / one) for one in towers.split(" + "))
+        task, data = ("classify", "asked") if "bert" in text else ("caption", "caption")
+        files = ["--task", task, "--data", str(folder / f"{data}.jsonl"), f"model.image={image}", f"model.text={text}"]
+        return [*files, *common, f"model.fuse={fuse}", f"steps={STEPS}", *more]
     task = "classify" if "bert" in model or "minilm" in model else "complete" if model == "stories260k" else "chat"
     path = str(folder / model) if model in SIZES else model
     if model == "stories260k":

@@ -54,7 +54,7 @@ def test_once_and_at_every_step_are_the_same_run(
     found = {}
     for name in ("once", "each"):
         if name == "each":
-            monkeypatch.setattr(training, "_still", lambda prepared: set())
+            monkeypatch.setattr(training, "still_towers", lambda prepared: set())
         seen.clear()
         run = luthier.tune(**recipe, method=method, name=name)
         losses = [record["loss"] for record in records(run.folder) if record["kind"] == "train"]

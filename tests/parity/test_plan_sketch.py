@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from kept import kept
 
 import luthier
 import tiny
-from luthier.engine.fit import choose, train_mode
 from luthier.models import sketch
 from luthier.models.backbone import Backbone
-from luthier.plan.memory import weigh, worst_groups
+from luthier.plan.memory import weigh
 from luthier.plan.plan import _here, _prepare
 from luthier.plan.trace import Trace
 from luthier.recipe import read_recipe
@@ -97,30 +97,6 @@ def test_a_miniature_has_the_habits_of_the_model(opened: Callable[..., Backbone]
     assert planned.fresh == real.fresh
     if needs == "sequence_logits":
         assert planned.reads == real.reads
-
-
-def kept(prepared: Prepared) -> int:
-    """Bytes of the storages that a real forward pass saves for its backward pass, parameters and buffers left out."""
-    model = prepared.backbone.model
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    saved: dict[int, int] = {}
-    alive = []
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own and tensor.is_floating_point():
-            saved[storage.data_ptr()] = storage.nbytes()
-            alive.append(storage)
-        return tensor
-
-    choose(model, prepared.adaptation)
-    train_mode(prepared.backbone, prepared.adaptation)
-    (group,) = worst_groups(prepared, prepared.train.rows)
-    batch = prepared.objective.collate([prepared.train.rows[i] for i in group])
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        terms = prepared.objective.loss(prepared.backbone, batch)
-    assert terms.total.requires_grad
-    return sum(saved.values())
 
 
 @pytest.mark.parametrize("packing", ["auto", "off"])

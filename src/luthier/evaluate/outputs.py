@@ -47,7 +47,7 @@ class Reader:
         found: dict[int, Any] = {}
         for indices in self._groups(rows):
             batch = objective.collate([rows[i] for i in indices]).to(self.backbone.device)
-            with self._quietly():
+            with self.quietly():
                 found.update(zip(indices, objective.outputs(self.backbone, batch), strict=True))
         return self._together(found, len(rows))
 
@@ -56,7 +56,7 @@ class Reader:
         for indices in self._groups(rows):
             some = [rows[i] for i in indices]
             batch = objective.collate(some).to(self.backbone.device)
-            with self._quietly():
+            with self.quietly():
                 cast(DualBackbone | MultimodalBackbone, self.backbone).remember(some, batch, frozen)
 
     def vectors(self, rows: Sequence[Features], pooling: str) -> Tensor:
@@ -64,7 +64,7 @@ class Reader:
         found: dict[int, Tensor] = {}
         for indices in self._groups(rows):
             batch = self._batch([rows[i] for i in indices])
-            with self._quietly():
+            with self.quietly():
                 pooled_KD = pool(self.backbone.hidden(batch).float(), batch, pooling).cpu()
             found.update(zip(indices, pooled_KD, strict=True))
         return torch.stack(self._together(found, len(rows)))
@@ -74,7 +74,7 @@ class Reader:
         found: dict[int, Tensor] = {}
         for indices in self._groups(rows):
             batch = self._batch([rows[i] for i in indices])
-            with self._quietly():
+            with self.quietly():
                 hidden_TD = self.backbone.hidden(batch).cpu()
             starts, lengths = batch["starts"].tolist(), batch["lengths"].tolist()
             for i, start, length in zip(indices, starts, lengths, strict=True):
@@ -87,7 +87,7 @@ class Reader:
         found: dict[int, Tensor] = {}
         for indices in self._groups(rows):
             batch = self._batch([rows[i] for i in indices])
-            with self._quietly():
+            with self.quietly():
                 found.update(zip(indices, weigh(batch).float().cpu(), strict=True))
         return torch.stack(self._together(found, len(rows)))
 
@@ -105,7 +105,8 @@ class Reader:
         return [found[i] for i in range(count)]
 
     @contextmanager
-    def _quietly(self) -> Iterator[None]:
+    def quietly(self) -> Iterator[None]:
+        """As a model is read: in evaluation mode, without gradients, in the run's precision."""
         with (
             evaluating(self.backbone.model),
             torch.no_grad(),

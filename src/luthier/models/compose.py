@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +30,11 @@ from luthier.types import Finding, Refused
 
 
 def compose(
-    image: str, text: str, fuse: str, options: dict[str, Any], folder: Path, *, listens: bool = False
+    image: str, text: str, fuse: str, options: dict[str, Any], folder: Path, *, listens: bool = False,
+    towers: Towers | None = None,
 ) -> None:  # fmt: skip
     """Write ``folder``: config.json, the towers' weights, the tokenizer and the image processor. ``listens``: the first
-    tower is one of sounds.
+    tower is one of sounds. ``towers`` opens them; where they come without weights, the folder has their names alone.
 
     Raises Refused where a tower can't be opened or the options are wrong.
     """
@@ -41,8 +45,9 @@ def compose(
         raise Refused(*findings)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    eyes, processor, blank = _audio_tower(image) if listens else _image_tower(image)
-    reader, tokenizer = _text_tower(text)
+    towers = towers or Towers()
+    eyes, processor, blank = _audio_tower(image, towers) if listens else _image_tower(image, towers)
+    reader, tokenizer = _text_tower(text, towers)
     with evaluating(eyes), torch.no_grad():
         states_1PD = as_sequence(eyes(blank).last_hidden_state)
     if listens and fuse != "similarity" and not writes(reader.config):
@@ -62,7 +67,32 @@ def compose(
         logit_softcap=getattr(reader.config, "final_logit_softcapping", None),
         tie_word_embeddings=bool(head and reader.config.tie_word_embeddings), listens=listens,
     )  # fmt: skip
-    whole: Any = ComposedForCausalLM(config) if head else ComposedModel(config)
+    with towers.making():
+        whole: Any = ComposedForCausalLM(config) if head else ComposedModel(config)
+    if towers.write_names is None:
+        _fill(whole, eyes, reader, head)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    inside = "model." if head else ""
+    drawn = tuple(f"{inside}{role}." for role, path in (("image", image), ("text", text)) if towers.bare(path))
+    left_out = (f"{inside}fusion.", *drawn, *(["lm_head."] if towers.bare(text) else []))
+    kept = {name: tensor for name, tensor in whole.state_dict().items() if not name.startswith(left_out)}
+    if towers.write_names is not None:
+        config.save_pretrained(partial)
+        towers.write_names(kept, partial / "model.safetensors")
+    else:
+        nothing = not kept
+        whole.save_pretrained(partial, state_dict=kept)  # which empties the dictionary
+        if nothing:
+            save_file({}, partial / "model.safetensors", {"format": "pt"})
+    tokenizer.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def _fill(whole: Any, eyes: nn.Module, reader: Any, head: Any) -> None:
+    """The towers' weights into the whole. Raises Refused where its head would give other logits."""
     for tower, found in ((whole.base_model.image, eyes), (whole.base_model.text, reader.base_model)):
         known = {n: t for n, t in found.state_dict().items() if not n.startswith("pooler.")}
         tower.load_state_dict(known)
@@ -70,21 +100,7 @@ def compose(
         whole.lm_head.load_state_dict(head.state_dict())
         _check_head(reader, whole)
         whole.generation_config = reader.generation_config
-        whole.generation_config.suppress_tokens = [config.image_token_id]  # it is read, and never written
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    inside = "model." if head else ""
-    drawn = tuple(f"{inside}{role}." for role, path in (("image", image), ("text", text)) if is_bare(path))
-    left_out = (f"{inside}fusion.", *drawn, *(["lm_head."] if is_bare(text) else []))
-    kept = {name: tensor for name, tensor in whole.state_dict().items() if not name.startswith(left_out)}
-    nothing = not kept
-    whole.save_pretrained(partial, state_dict=kept)  # which empties the dictionary
-    if nothing:
-        save_file({}, partial / "model.safetensors", {"format": "pt"})
-    tokenizer.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+        whole.generation_config.suppress_tokens = [whole.config.image_token_id]  # it is read, and never written
 
 
 def option_findings(fuse: str, options: dict[str, Any]) -> list[Finding]:
@@ -107,45 +123,54 @@ def is_bare(path: str) -> bool:
     return (folder / "config.json").is_file() and not any(folder.glob("*.safetensors*"))
 
 
-def _opened(path: str, auto: Any) -> Any:
+def opened(path: str, auto: Any, config: Any) -> Any:
     """With its weights, or any at all where it has none."""
-    import transformers
-
     if is_bare(path):
-        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
         return auto.from_config(config, dtype=torch.float32)
-    return auto.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
+    return auto.from_pretrained(path, config=config, trust_remote_code=False, dtype=torch.float32)
 
 
-def _image_tower(path: str) -> tuple[nn.Module, Any, Any]:
+@dataclass
+class Towers:
+    """How towers are opened, ``opened(path, auto class, config)``; which have no weights, so that theirs are drawn; and
+    whether they are but a sketch, whose names ``write_names`` writes where weights would be."""
+
+    opened: Callable[[str, Any, Any], Any] = opened
+    bare: Callable[[str], bool] = is_bare
+    write_names: Callable[[Iterable[str], Path], None] | None = None
+    making: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+def _image_tower(path: str, towers: Towers) -> tuple[nn.Module, Any, Any]:
     """The part of a model that sees: itself, or of one that also reads text its vision tower."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-    model = _opened(path, transformers.AutoModel)
+    model = towers.opened(path, transformers.AutoModel, config)
     processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
     return (model.vision_model if hasattr(config, "vision_config") else model), processor, Pictures(processor).blank
 
 
-def _audio_tower(path: str) -> tuple[nn.Module, Any, Any]:
+def _audio_tower(path: str, towers: Towers) -> tuple[nn.Module, Any, Any]:
     """The part of a model that hears. Raises Refused for one that hears nothing."""
     import transformers
 
-    if not hears(transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)):
+    config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+    if not hears(config):
         what, mend = f"{path} is no encoder of sounds", "choose one such as Wav2Vec2, HuBERT, AST or Whisper"
         raise Refused(Finding("model.no-sounds", "model.audio", what, mend))
-    model, sounds = _opened(path, transformers.AutoModel), open_sounds(path)
+    model, sounds = towers.opened(path, transformers.AutoModel, config), open_sounds(path)
     still(model)
     return ear_of(model), sounds.processor, sounds.blank()[None]
 
 
-def _text_tower(path: str) -> tuple[Any, Any]:
+def _text_tower(path: str, towers: Towers) -> tuple[Any, Any]:
     """The model that reads, or, with its head, the one that writes."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     auto: Any = transformers.AutoModelForCausalLM if writes(config) else transformers.AutoModel
-    return _opened(path, auto), transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    return towers.opened(path, auto, config), transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def _check_head(reader: Any, whole: ComposedForCausalLM) -> None:

@@ -71,6 +71,10 @@ class DualBackbone(Backbone):
         """The model's own ``logit_scale`` (a logarithm) or ``logit_bias``."""
         return getattr(self.model, name, None)
 
+    def logit_value(self, name: str) -> float:
+        """The number of one that the model has."""
+        return float(cast(nn.Parameter, self.logit(name)).detach())
+
     def _bears_pads(self) -> bool:
         ids = self.tokenizer("a")["input_ids"]
         rows = [{"input_ids": ids}, {"input_ids": [*ids[:-1], ids[0], ids[0], ids[-1]]}]
@@ -125,7 +129,7 @@ class DualBackbone(Backbone):
 
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         """Different texts, padded, and different pictures; ``text_of`` and ``picture_of`` say which each row has."""
-        keys, texts = self.pictures.shown(rows), _contents(rows)[1]
+        keys, texts = self.pictures.shown(rows), contents(rows)[1]
         shown = {one: at for at, one in enumerate(dict.fromkeys(keys))}
         place = {ids: at for at, ids in enumerate(dict.fromkeys(texts))}
         known = self.memory.keys() >= {*(key for key, _ in shown), *place}
@@ -151,7 +155,7 @@ class DualBackbone(Backbone):
 
     def remember(self, rows: list[Features], batch: Batch, frozen: set[str]) -> None:
         """Keep what the towers make of the pictures and texts of a batch: for towers that do not train."""
-        keys, texts = (list(dict.fromkeys(some)) for some in _contents(rows))
+        keys, texts = (list(dict.fromkeys(some)) for some in contents(rows))
         for role, some, make in (("image", keys, self.picture_vectors), ("text", texts, self.text_vectors)):
             taken: list[Tensor] = []
             hook = self.projections[role].register_forward_pre_hook(lambda _, given, to=taken: to.append(given[0]))
@@ -207,7 +211,7 @@ class DualBackbone(Backbone):
         self.pictures.save(folder)
 
 
-def _contents(rows: list[Features]) -> tuple[list[str], list[tuple[int, ...]]]:
+def contents(rows: list[Features]) -> tuple[list[str], list[tuple[int, ...]]]:
     """The keys of their pictures, and their texts' ids."""
     texts = [tuple(ids) for row in rows for ids in split(row["input_ids"], row["lengths"])]
     return [key for row in rows for key in row["pictures"]], texts

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,11 @@ class Kept:
         for key, states_PD in zip(keys, states, strict=True):
             if key not in self._states:
                 self._states[key] = self._scratch.write(states_PD.float().cpu().numpy())
+
+    def pretend(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Remember zeros of these shapes: for a plan, which asks for sizes alone."""
+        places = {shape: self._scratch.write(np.zeros(shape, np.float32)) for shape in {*shapes.values()}}
+        self._states |= {key: places[shape] for key, shape in shapes.items()}
 
     def remembers(self, keys: Sequence[str]) -> bool:
         return bool(self._states) and self._states.keys() >= {*keys}

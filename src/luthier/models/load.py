@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,7 +25,6 @@ def load(
     from luthier.models import composed
     from luthier.models.attention import register
     from luthier.models.backbone import OWN_HEADS
-    from luthier.models.ears import ears, hears
     from luthier.models.fingerprint import fingerprint
 
     transformers.logging.set_verbosity_error()
@@ -37,11 +37,8 @@ def load(
         auto = auto_class(needs, found)
         config = dict(config or {})
         letters = config.pop("letters", None)
-        if hears(found):
-            tokenizer, sounds, more = ears(path, needs, letters, **where)
-            pictures, config = None, config | more
-        else:
-            (tokenizer, pictures), sounds = readers(path, found, needs, **where), None
+        reading = read_by(path, found, needs, letters, **where)
+        config |= reading.more
         given = {
             "dtype": getattr(torch, dtype),
             "use_safetensors": True,
@@ -59,16 +56,37 @@ def load(
     except (OSError, ValueError) as error:
         raise Refused(unreadable(name, error, needs)) from None
     fresh = set(info["missing_keys"]) | {k[0] for k in info.get("mismatched_keys", ())}
-    backbone = _backbone(model, tokenizer, name, path, needs, fresh, pictures, sounds)
+    kind, beside = kind_of(needs, reading)
+    backbone = kind(model, reading.tokenizer, name, path, needs, fresh, **beside)
     if backbone.reads_text:
         give_pad(backbone)
     backbone.fingerprint = fingerprint(backbone)
     return backbone
 
 
-def _backbone(
-    model: Any, tokenizer: Any, name: str, path: str, needs: str, fresh: set[str], pictures: Any, sounds: Any
-) -> Any:
+@dataclass
+class Reading:
+    """What turns rows into numbers, and what the model's config must be told of it."""
+
+    tokenizer: Any
+    pictures: Any = None
+    sounds: Any = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def read_by(path: str, config: Any, needs: str, letters: Any = None, **where: Any) -> Reading:
+    """Raises Refused, OSError and ValueError where it can't be opened."""
+    from luthier.models.ears import ears, hears
+
+    if hears(config):
+        tokenizer, sounds, more = ears(path, needs, letters, **where)
+        return Reading(tokenizer, sounds=sounds, more=more)
+    tokenizer, pictures = readers(path, config, needs, **where)
+    return Reading(tokenizer, pictures)
+
+
+def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
+    """The kind of Backbone for a model whose rows are read so, and what it is given beside a tokenizer."""
     from luthier.models.backbone import Backbone
     from luthier.models.dual import DualBackbone
     from luthier.models.hearing import HearingBackbone
@@ -78,16 +96,16 @@ def _backbone(
     from luthier.models.speech import SpeechBackbone
     from luthier.models.vision_language import VisionLanguageBackbone
 
-    if sounds is not None:
+    if reading.sounds is not None:
         kind = SpeechBackbone if needs == "token_logits" else HearingBackbone
-        return kind(model, tokenizer, name, path, needs, fresh, sounds=sounds)
-    if pictures is None:
-        return Backbone(model, tokenizer, name, path, needs, fresh)
-    if isinstance(pictures, ProcessedPictures):
-        return VisionLanguageBackbone(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+        return kind, {"sounds": reading.sounds}
+    if reading.pictures is None:
+        return Backbone, {}
+    if isinstance(reading.pictures, ProcessedPictures):
+        return VisionLanguageBackbone, {"pictures": reading.pictures}
     reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
-    reads = ImageBackbone if isinstance(tokenizer, NoText) else reads_both
-    return reads(model, tokenizer, name, path, needs, fresh, pictures=pictures)
+    reads = ImageBackbone if isinstance(reading.tokenizer, NoText) else reads_both
+    return reads, {"pictures": reading.pictures}
 
 
 def _drawn(auto: Any, config: Any, dtype: Any, seed: int) -> tuple[Any, dict[str, Any]]:
@@ -201,9 +219,15 @@ def auto_class(needs: str, config: Any) -> Any:
 
 def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
     """Raises Refused where no such head stands on a model of this config; ``compares`` pictures with texts."""
+    from luthier.models.towers import reads_pictures_apart
+
     if needs == "frame_logits":
         what, mend = "this model hears nothing", "choose one that does (such as Wav2Vec2, HuBERT or Whisper)"
         raise Refused(Finding("model.no-sounds", "model.name", what, mend))
+    if needs == "token_logits" and reads_pictures_apart(config):
+        what = f"a model of this kind ({config.model_type}) writes of a picture that has no place among its tokens"
+        mend = "compose one of its parts, `model: {image: ..., text: ...}`, or choose a model such as LLaVA or Idefics3"
+        raise Refused(Finding("model.processor", "model.name", what, mend))
     if needs == "vectors" and not compares:
         what = "this model gives no vectors of pictures and of texts that could be compared"
         mend = "choose one such as CLIP or SigLIP, or `model: {image: ..., text: ..., fuse: similarity}`"

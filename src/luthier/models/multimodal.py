@@ -153,7 +153,7 @@ class MultimodalBackbone(Illustrated):
 
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         tensors = super().lay_out(rows)
-        if "hidden_LD" not in rows[0] and self.pictures.remembers(texts := [_text_key(row) for row in rows]):
+        if "hidden_LD" not in rows[0] and self.pictures.remembers(texts := [text_key(row) for row in rows]):
             states_KLE = torch.zeros(*tensors["input_ids"].shape, self.model.config.get_text_config().hidden_size)
             states_KLE[tensors["attention_mask"] > 0] = torch.cat([self.pictures.states([key])[0] for key in texts])
             tensors["text_states"] = states_KLE
@@ -183,7 +183,7 @@ class MultimodalBackbone(Illustrated):
             mask_KL = batch["attention_mask"]
             states_KLE = trunk.text(input_ids=batch["input_ids"], attention_mask=mask_KL).last_hidden_state
             for row, states_LE, mask_L in zip(rows, states_KLE, mask_KL > 0, strict=True):
-                self.pictures.remember([_text_key(row)], states_LE[mask_L][None])
+                self.pictures.remember([text_key(row)], states_LE[mask_L][None])
 
     @property
     def reads_apart(self) -> bool:
@@ -204,6 +204,6 @@ class MultimodalBackbone(Illustrated):
         self.pictures.save(folder)
 
 
-def _text_key(row: Features) -> str:
+def text_key(row: Features) -> str:
     """What names a row's text among what is remembered."""
     return "text:" + ",".join(map(str, row["input_ids"]))

@@ -1,8 +1,8 @@
 """A backbone without weights: a config's architecture in fake tensors, and a miniature that answers for its habits.
 
 Shapes and sizes are the real model's; nothing is held in memory. What the engine learns by running a model (whether
-rows can be packed, whether it is causal, which positions a head reads) is asked of a miniature: the same architecture
-with two layers, a narrow width and random weights. Where no miniature runs, ``assumed`` says what is taken for granted.
+rows can be packed, whether it is causal, which positions a head reads) is asked of a miniature (``miniature.py``): the
+same architecture, small, with random weights. Where none runs, ``assumed`` says what is taken for granted.
 """
 
 from __future__ import annotations
@@ -10,42 +10,47 @@ from __future__ import annotations
 import copy
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, rename_source_key
 from transformers.initialization import no_init_weights
 
+from luthier.models import composed
 from luthier.models import load as opening
 from luthier.models.attention import PACKED, PACKED_AS_ON_GPU, register
-from luthier.models.backbone import Backbone
-from luthier.models.ears import hears
+from luthier.models.compose import Towers, is_bare
+from luthier.models.dual import DualBackbone, contents
 from luthier.models.locate import WEIGHTS_ONLY
 from luthier.models.locate import locate as locate_files
-from luthier.types import Finding, Refused
+from luthier.models.miniature import TEXT, built, miniature
+from luthier.models.multimodal import MultimodalBackbone, text_key
+from luthier.models.recordings import Recordings
+from luthier.types import Batch, Features, Finding, Refused
 
-LAYERS, HEADS, HEAD_WIDTH, VOCABULARY = 2, 2, 16, 256
 
+class Sketched:
+    """Laid over a kind of Backbone: its parameters are fake tensors, and ``miniature``, of the same kind, stands in
+    where the model must be run to learn something of it. ``assumed`` is what there was no miniature to ask. Kinds that
+    are not asked of rows of text are padded, whatever they are asked."""
 
-@dataclass
-class Sketch(Backbone):
-    """A Backbone of fake tensors. ``miniature`` stands in where the model must be run to learn something of it."""
-
-    miniature: Backbone | None = None
-    on_gpu: bool = False
-    assumed: list[str] = field(default_factory=list)
+    miniature: Any = None
+    on_gpu = False
+    assumed: list[str]
+    pooled: bool
 
     def place(self, device: torch.device) -> None:
         """Fake tensors stay where they are: sizes are the same everywhere."""
 
-    def choose_layout(self, packing: str) -> None:
+    def choose_layout(self: Any, packing: str) -> None:
         """As the miniature packs; without one, packed where it is asked for or left open."""
         self.layout, self.unpacked_because = "padded", "turned off"
         if packing == "off":
@@ -55,11 +60,25 @@ class Sketch(Backbone):
                 self.miniature.choose_layout(packing)
             self.layout, self.position_offset = self.miniature.layout, self.miniature.position_offset
             self.unpacked_because = self.miniature.unpacked_because
-        else:
+        elif self.pictures is None and self.sounds is None:
             self.layout, self.unpacked_because = "packed", ""
             self.assumed.append("rows can be packed")
+        elif not isinstance(self, MultimodalBackbone):
+            super().choose_layout(packing)  # type: ignore[misc]
         if self.layout == "packed":
             self.set_attention(PACKED_AS_ON_GPU if self.on_gpu else PACKED)
+
+    def logit_value(self, name: str) -> float:
+        """Not known without weights."""
+        return 0.0
+
+    def _head_agrees(self) -> bool:
+        """Of a model of pictures or sounds alone: in the state in which the miniature's head agreed."""
+        return self.miniature is None or bool(self.pooled == self.miniature.pooled)
+
+    def _bears_pads(self) -> bool:
+        asked = self.miniature
+        return asked is None or not (getattr(asked, "fixed", 0) or getattr(asked, "apart", False))
 
 
 @contextmanager
@@ -109,36 +128,103 @@ def locate(name: str, base: Path) -> tuple[str, list[Finding]]:
 def load(
     name: str, path: str, needs: str, *, fake: FakeTensorMode, on_gpu: bool = False, revision: str | None = None,
     config: dict[str, Any] | None = None, dtype: str = "float32", seed: int = 0, **_: Any,
-) -> Sketch:  # fmt: skip
-    """A Sketch with the head that ``needs`` asks for. Raises Refused where config or tokenizer can't be read."""
-    if needs == "vectors":
-        what = "a plan of models that compare pictures with texts is not there yet"
-        mend = "run it: what does not fit in memory at once is cut into micro-batches, with the same result"
-        raise Refused(Finding("plan.untraceable", "model.name", what, mend))
+) -> Any:  # fmt: skip
+    """A Backbone of fake tensors with the head that ``needs`` asks for. Raises Refused where config, tokenizer or
+    processor can't be read."""
     transformers.logging.set_verbosity_error()
     register()
+    composed.register()
     where = {"revision": revision} if revision else {}
+    told = dict(config or {})
+    letters = told.pop("letters", None)
     try:
-        read = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **(config or {}))
-        if hears(read):
-            what, mend = "a plan of models that hear is not there yet", "run it: what does not fit in memory is cut"
-            raise Refused(Finding("plan.untraceable", "model.name", what, mend))
-        auto = opening.auto_class(needs, read)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
+        found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
+        auto = opening.auto_class(needs, found)
+        with unset_fake_temporarily():
+            reading = opening.read_by(path, found, needs, letters, **where)
+        for readers in filter(None, (reading.pictures, reading.sounds)):
+            readers = readers.sounds if isinstance(readers, Recordings) else readers
+            readers.processor = Unsketched(readers.processor)
+        told |= reading.more
+        read = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **told)
         with fake, no_init_weights():
-            model = auto.from_config(copy.deepcopy(read), dtype=getattr(torch, dtype))
-            model.tie_weights()
+            model = drawn(auto, read, dtype)
     except (OSError, ValueError) as error:
         raise Refused(opening.unreadable(name, error, needs)) from None
-    sketch = Sketch(model, tokenizer, name, path, needs, _fresh(model, Path(path)), on_gpu=on_gpu)
-    opening.give_pad(sketch)
+    kind, beside = opening.kind_of(needs, reading)
     with unset_fake_temporarily():
-        sketch.miniature = _miniature(auto, read, sketch)
+        small = miniature(auto, read, kind, (reading.tokenizer, name, path, needs), **beside)
+    laid_over: Any = type(f"Sketched{kind.__name__}", (Sketched, kind), {"miniature": small, "on_gpu": on_gpu})
+    sketch = laid_over(model, reading.tokenizer, name, path, needs, _fresh(model, Path(path)), **beside)
+    sketch.assumed = []
+    if sketch.reads_text:
+        opening.give_pad(sketch)
     _ask(sketch)
+    if kind not in TEXT:  # it has the size of a real one, and there is nothing more to ask
+        laid_over.miniature = None
     return sketch
 
 
-def _ask(sketch: Sketch) -> None:
+class Unsketched:
+    """A processor that is run on real numbers in the midst of a sketch: it may compute with torch inside."""
+
+    def __init__(self, processor: Any):
+        self._processor = processor
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with unset_fake_temporarily():
+            return self._processor(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+
+def drawn(auto: Any, config: Any, dtype: str = "float32") -> Any:
+    """A model of this config in tensors without numbers."""
+    model = built(auto, copy.deepcopy(config), getattr(torch, dtype))
+    model.tie_weights()
+    return model
+
+
+def towers(random: bool) -> Towers:
+    """How a composed model's towers are sketched. ``random``: those without weights are drawn, and not here yet."""
+
+    def opened(path: str, auto: Any, config: Any) -> Any:
+        with no_init_weights():
+            return drawn(auto, config)
+
+    return Towers(opened, is_bare if random else lambda path: False, _write_names, no_init_weights)
+
+
+def _write_names(names: Iterable[str], path: Path) -> None:
+    """A file of weights with nothing in it but their names."""
+    with unset_fake_temporarily():
+        save_file({name: torch.zeros(0) for name in names}, path, {"format": "pt"})
+
+
+def remember(backbone: Any, rows: list[Features], some: list[Features], batch: Batch, roles: set[str]) -> int:
+    """Let frozen towers, by role, read ``some`` rows of ``rows``, and take what the others give to be as large. Returns
+    the bytes that are held of it; states of a model that reads pictures beside text lie in a file."""
+    if isinstance(backbone, DualBackbone):
+        backbone.remember(some, batch, roles)
+        like = {type(key): states for key, states in backbone.memory.items()}
+        keys, texts = contents(rows)
+        backbone.memory |= {key: like[type(key)] for key in (*keys, *texts) if type(key) in like}
+        return sum(states.nbytes for states in backbone.memory.values())
+    trunk, pictures = backbone.trunk, backbone.pictures
+    shapes: dict[str, tuple[int, ...]] = {}
+    if "vision" in roles and "pixel_values" in batch.tensors:
+        shape = tuple(trunk.pictures(batch["pixel_values"]).shape[1:])
+        shapes |= {key: shape for row in rows for key in row.get("pictures", ())}
+    if "text" in roles:
+        mask_KL = batch["attention_mask"]
+        wide = trunk.text(input_ids=batch["input_ids"], attention_mask=mask_KL).last_hidden_state.shape[2]
+        shapes |= {text_key(row): (len(row["input_ids"]), wide) for row in rows}
+    pictures.pretend(shapes)
+    return 0
+
+
+def _ask(sketch: Any) -> None:
     """Fill what the real model would be run for."""
     if sketch.miniature is None:
         sketch.causal = sketch.needs == "token_logits" or bool(getattr(sketch.model.config, "is_decoder", False))
@@ -151,71 +237,35 @@ def _ask(sketch: Sketch) -> None:
             sketch.reads = sketch.miniature.reads
 
 
-def _miniature(auto: Any, config: Any, sketch: Sketch) -> Backbone | None:
-    """A small random model of the same architecture that runs, or None."""
-    for shrink in (_narrow, _shallow):
-        try:
-            small = shrink(copy.deepcopy(config))
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                model = auto.from_config(small, dtype=torch.float32)
-                _widen(model)
-            made = Backbone(model.eval(), sketch.tokenizer, sketch.name, sketch.path, sketch.needs)
-            _ = made.causal  # it runs, and its head too
-            if sketch.needs == "sequence_logits":
-                _ = made.reads
-            return made
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, AssertionError):
-            continue
-    return None
-
-
-def _shallow(config: Any) -> Any:
-    """Two layers and a small vocabulary; widths as they are."""
-    text = config.get_text_config()
-    period = getattr(text, "global_attn_every_n_layers", None) or getattr(text, "sliding_window_pattern", None) or 1
-    layers = min(text.num_hidden_layers, max(LAYERS, period if isinstance(period, int) else 1))
-    text.num_hidden_layers = layers
-    for key in ("layer_types", "mlp_layer_types"):
-        if getattr(text, key, None):
-            setattr(text, key, getattr(text, key)[:layers])
-    text.vocab_size = VOCABULARY
-    for key in list(vars(text)):
-        if key.endswith("_token_id") and isinstance(getattr(text, key), int) and getattr(text, key) >= VOCABULARY:
-            setattr(text, key, 0)
-    return config
-
-
-def _narrow(config: Any) -> Any:
-    """Two narrow layers: the proportions of heads to key-value heads are kept where there are such."""
-    text = _shallow(config).get_text_config()
-    grouped = getattr(text, "num_key_value_heads", None)
-    if grouped is not None:
-        text.num_key_value_heads = HEADS if grouped == text.num_attention_heads else 1
-    text.num_attention_heads, text.hidden_size = HEADS, HEADS * HEAD_WIDTH
-    if getattr(text, "head_dim", None) is not None:
-        text.head_dim = HEAD_WIDTH
-    if getattr(text, "intermediate_size", None) is not None:
-        text.intermediate_size = 3 * HEAD_WIDTH
-    return config
-
-
-def _widen(model: nn.Module) -> None:
-    """Weights drawn wide, so that hidden states differ by their input as a trained model's do."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(std=0.2)
-
-
-def _fresh(model: nn.Module, folder: Path) -> set[str]:
+def _fresh(model: Any, folder: Path) -> set[str]:
     """Parameters that the weight files, where they are here, don't hold: those of a new head, say."""
     held = _names(folder)
     if not held:
         return set()
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    bare = {name.removeprefix(prefix) for name in held}
-    return {name for name, _ in model.named_parameters() if name not in held and name.removeprefix(prefix) not in bare}
+    bare = {name.removeprefix(prefix) for name in held | _as_named(model, held)}
+    return {name for name, _ in model.named_parameters() if bare.isdisjoint(_as_written(model, name, prefix))}
+
+
+def _as_named(model: Any, held: set[str]) -> set[str]:
+    """What the names in a checkpoint are called in this version of transformers."""
+    renamings, converters = _transforms(model)
+    return {rename_source_key(name, renamings, converters)[0] for name in held}
+
+
+def _as_written(model: Any, name: str, prefix: str) -> set[str]:
+    """What a parameter may be called in a checkpoint, without the name of the trunk."""
+    transforms = [one.reverse_transform() for several in _transforms(model) for one in several]
+    renamings = [one for one in transforms if not isinstance(one, WeightConverter)]
+    converters = [one for one in transforms if isinstance(one, WeightConverter)]
+    written = rename_source_key(name, renamings[::-1], converters[::-1], reverse=True)[0]
+    return {one.removeprefix(prefix) for one in (name, written)}
+
+
+def _transforms(model: Any) -> tuple[list[Any], list[Any]]:
+    found = get_model_conversion_mapping(model)
+    return ([one for one in found if not isinstance(one, WeightConverter)],
+            [one for one in found if isinstance(one, WeightConverter)])  # fmt: skip
 
 
 def _names(folder: Path) -> set[str]:

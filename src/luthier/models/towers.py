@@ -17,6 +17,13 @@ def writes_of_pictures(config: Any) -> bool:
     return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and image_id(config) is not None
 
 
+def reads_pictures_apart(config: Any) -> bool:
+    """Whether such a model's pictures stand for no token of a row (as where an image encoder is a decoder's source)."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and image_id(config) is None
+
+
 def image_id(config: Any) -> int | None:
     """The token that stands for a picture, as the model's config says it."""
     for name in ("image_token_id", "image_token_index"):

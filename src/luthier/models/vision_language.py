@@ -31,6 +31,12 @@ TYPES = ("token_type_ids", "mm_token_type_ids")
 class VisionLanguageBackbone(Illustrated):
     pictures: ProcessedPictures
 
+    def __post_init__(self) -> None:
+        if self.model.base_model is self.model:
+            what = f"the head of {self.name} is one of a model inside it: it has no trunk that gives hidden states"
+            mend = "compose one: `model: {image: ..., text: ...}`, or choose a model such as LLaVA or Idefics3"
+            raise Refused(Finding("model.head", "model.name", what, mend))
+
     @property
     def mark(self) -> str:
         return self.pictures.mark

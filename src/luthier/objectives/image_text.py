@@ -73,7 +73,7 @@ class Objective(Coupled):
         if bias is None and least is not None:
             bias = nn.Parameter(torch.tensor(least, device=backbone.device))
         self.scale_parameter, self.bias = scale, bias if self.loss_name == "sigmoid" else None
-        self.highest = max(math.log(HIGHEST_SCALE), float(scale.detach()))
+        self.highest = max(math.log(HIGHEST_SCALE), backbone.logit_value("logit_scale"))
         own = {"logit_scale": scale} | ({} if self.bias is None else {"logit_bias": self.bias})
         self.parameters: dict[str, nn.Parameter] = own if options.learn_temperature else {}
         self.held = [p for p in (scale, bias) if p is not None and all(p is not q for q in self.parameters.values())]

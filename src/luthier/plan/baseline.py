@@ -17,7 +17,7 @@ def resident(prepared: Any) -> float:
     """Bytes resident in this process now."""
     with unset_fake_temporarily():
         _warm()
-    if prepared.objective.needs != "token_logits":
+    if prepared.objective.needs not in ("token_logits", "vectors"):
         import sklearn.linear_model
         import sklearn.metrics  # noqa: F401  what a classifier is judged with
     status = Path("/proc/self/status")

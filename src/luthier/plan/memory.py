@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,15 +20,18 @@ from luthier.engine.fit import choose, train_mode, trunk_is_frozen
 from luthier.engine.optimizer import build
 from luthier.engine.precision import matmul_route
 from luthier.evaluate.outputs import Reader
+from luthier.models import sketch
 from luthier.objectives.distill import LOGITS, Classes
 from luthier.objectives.likelihood import supervised_tokens
 from luthier.objectives.preference import REFERENCE
 from luthier.objectives.sequence import SequenceObjective
 from luthier.plan.trace import Trace, Work
+from luthier.runs.augmenting import augments
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import keeps_reference
 from luthier.runs.teacher import teacher_of
 from luthier.runs.teaching import read
+from luthier.runs.training import all_different, frozen_towers, still_towers
 from luthier.types import Features
 
 MOST_STEPS = 2000  # whose micro-batches are looked at
@@ -50,6 +53,8 @@ class Footprint:
     evaluated: int = 0
     read: int = 0
     referred: int = 0
+    read_once: float = 0.0
+    """How many times as much as the traced reading of frozen towers all of it is."""
     update: Work = field(default_factory=Work)
     groups: list[list[int]] = field(default_factory=list)
     cache_bytes: int = 0
@@ -73,6 +78,7 @@ def weigh(prepared: Prepared, trace: Trace) -> Footprint:
         with trace.phase("evaluation", graph=False):
             found.evaluated = _evaluate(prepared, reader)
         rows = _taught(prepared, reader, found)
+        _remember(prepared, reader, found)
         if trunk_is_frozen(prepared.backbone, adaptation) and isinstance(prepared.objective, SequenceObjective):
             rows = _hidden(prepared, reader, found)
         choose(model, adaptation)
@@ -102,6 +108,10 @@ def _step(prepared: Prepared, trace: Trace, found: Footprint, rows: list[Feature
     if not found.groups:
         found.groups = worst_groups(prepared, rows)
     found.tokens = 0
+    if prepared.objective.couples and len(found.groups) > 1:  # every vector once without a graph
+        with torch.no_grad():
+            for group in found.groups:
+                prepared.objective.vectors(prepared.backbone, prepared.objective.collate([rows[i] for i in group]))
     for group in found.groups:
         some = [rows[i] for i in group]
         terms, batch = loss_of(prepared.backbone, prepared.objective, some, str(prepared.resolved.recipe.precision))
@@ -109,11 +119,17 @@ def _step(prepared: Prepared, trace: Trace, found: Footprint, rows: list[Feature
         if terms.total.requires_grad:
             terms.total.backward()
         trace.name("gradients", [p.grad for p in parameters])
-        found.tokens += batch.tokens
-        found.tokens_of_largest = max(found.tokens_of_largest, batch.tokens)
+        tokens = batch.tokens + costs(some)
+        found.tokens += tokens
+        found.tokens_of_largest = max(found.tokens_of_largest, tokens)
         del batch, terms
     with trace.aside() as found.update:
         _update(trace, parameters, optimizer)
+
+
+def costs(rows: Sequence[Features]) -> int:
+    """What pictures and sounds cost beside the tokens of these rows."""
+    return sum(row.get("cost", 0) for row in rows)
 
 
 def _update(trace: Trace, parameters: list[Any], optimizer: Any) -> None:
@@ -191,6 +207,27 @@ def _refer(prepared: Prepared, reader: Reader, found: Footprint) -> None:
     found.referred = sum(size(prepared.train.rows[i]) for i in group)
     for side in (prepared.train, prepared.evaluation):
         side.rows = [row | {REFERENCE: [0.0] * sum(supervised_tokens(row))} for row in side.rows]
+
+
+def _remember(prepared: Prepared, reader: Reader, found: Footprint) -> None:
+    """What towers that do not train make of each picture and text once: as ``runs.training`` does, of the largest
+    micro-batch. The rest is taken to be as large."""
+    backbone, objective = prepared.backbone, prepared.objective
+    varied = augments(prepared)
+    dual = frozen_towers(prepared) and not varied
+    roles = {"vision", "text"} if dual else still_towers(prepared) - ({"vision"} if varied else set())
+    if not roles:
+        return
+    rows = [*prepared.train.rows, *prepared.evaluation.rows]
+    every = rows if dual else all_different(rows, roles)
+    some = [every[i] for i in _largest(every, reader)]
+    with found.trace.phase("cache", graph=False):
+        batch = objective.collate(some)
+        with reader.quietly():
+            sizes = sketch.remember(cast(Any, backbone), rows, some, batch, roles)
+    found.read_once = sum(size(row) for row in every) / max(1, sum(size(row) for row in some))
+    if dual:
+        found.trace.borrow([sizes], "caches")
 
 
 def _hidden(prepared: Prepared, reader: Reader, found: Footprint) -> list[Features]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -128,7 +130,7 @@ def estimate(
         raise Refused(*prepared.findings)
     if base is None:
         base = baseline.resident(prepared) if device.kind == "cpu" else 0.0
-    notes = [f"assumed of this model: {one}" for one in cast(sketch.Sketch, prepared.backbone).assumed]
+    notes = [f"assumed of this model: {one}" for one in cast(sketch.Sketched, prepared.backbone).assumed]
     try:
         found = weigh(prepared, trace)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
@@ -180,9 +182,10 @@ def _prepare(resolved: ResolvedRecipe, device: Device, trace: Trace, findings: l
         return (wanted, "given") if wanted != "auto" else ("bf16" if device.has_bf16 else "fp32", "machine")
 
     load = partial(sketch.load, fake=trace.fake, on_gpu=device.kind == "cuda")
-    means = Means(sketch.locate, load, lambda prepared: [], precision, weights=False, writes=False)
+    towers = sketch.towers(resolved.recipe.model.init == "random")
     try:
-        with sketch.sketching(trace.fake):
+        with tempfile.TemporaryDirectory() as scratch, sketch.sketching(trace.fake):
+            means = Means(sketch.locate, load, lambda prepared: [], precision, False, False, towers, Path(scratch))
             return prepare(resolved, torch.device(device.kind), findings, means)
     except (RuntimeError, NotImplementedError) as error:
         what = f"{type(error).__name__}: {error}".strip().split("\n")[0][:200]

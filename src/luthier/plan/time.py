@@ -17,7 +17,7 @@ import torch
 
 from luthier.engine.precision import autocast, matmul_route
 from luthier.plan.devices import Device
-from luthier.plan.memory import Footprint
+from luthier.plan.memory import Footprint, costs
 from luthier.plan.trace import Work
 from luthier.runs.prepared import Prepared
 
@@ -73,9 +73,9 @@ def timing(prepared: Prepared, found: Footprint, device: Device) -> Timing:
     recipe: Any = prepared.resolved.recipe
     speed = rates(device, recipe.precision, str(recipe.matmul), prepared.backbone.width, found.tokens_of_largest)
     work = {phase.name: phase.work for phase in found.trace.phases}
-    train, held_out = prepared.train.tokens, prepared.evaluation.tokens
+    train, held_out = (side.tokens + costs(side.rows) for side in (prepared.train, prepared.evaluation))
     evaluation = speed.seconds(work.get("evaluation", Work())) * held_out / max(1, found.evaluated)
-    once = speed.seconds(work.get("cache", Work())) * (train + held_out) / max(1, found.read)
+    once = speed.seconds(work.get("cache", Work())) * (found.read_once or (train + held_out) / max(1, found.read))
     if found.referred:
         once += speed.seconds(work["reference"]) * (train + held_out) / found.referred
     if prepared.adaptation.solve is not None:

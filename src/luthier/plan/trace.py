@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 TEMPORARY = "temporary"
+LARGE = 2**14
+"""Bytes from which a real tensor that a model is given, such as a batch of pictures, counts as memory."""
 READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default}
 
 
@@ -52,6 +54,15 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
             yield value
 
 
+def _places(indices: Any) -> list[Any]:
+    """Of masks, which are known, the places: how many an operation by mask gives is no shape."""
+    return [
+        place
+        for one in indices
+        for place in (one.nonzero().unbind(1) if one is not None and one.dtype == torch.bool else (one,))
+    ]
+
+
 class Trace(TorchDispatchMode):
     """``events`` holds (storage, bytes) per allocation and (storage, -bytes) per release; ``part`` names storages."""
 
@@ -78,6 +89,8 @@ class Trace(TorchDispatchMode):
         if func in READS:
             return (args[0].dtype.is_floating_point and 1.0) or 1
         if fakes < len(given):
+            if func is torch.ops.aten.index.Tensor:
+                args = (args[0], _places(args[1]))
             args, kwargs = tree_map_only(Tensor, self._faked, (args, kwargs))
         with self.fake:
             out = func(*args, **kwargs)
@@ -88,7 +101,11 @@ class Trace(TorchDispatchMode):
         return out
 
     def _faked(self, tensor: Tensor) -> Tensor:
-        return tensor if isinstance(tensor, FakeTensor) else self.fake.from_tensor(tensor)
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        if tensor.is_floating_point() and tensor.nbytes >= LARGE:
+            self.note(tensor)  # autograd keeps the real one
+        return self.fake.from_tensor(tensor)
 
     def note(self, tensor: Tensor, part: str = TEMPORARY) -> int | None:
         """The number of a storage seen for the first time, else None."""

@@ -29,14 +29,17 @@ class Stage:
         model = self.values.get("model")
         return model.get("name") if isinstance(model, dict) else model
 
-    def filled(self, model: Callable[[str], str], run: Callable[[str], str | None]) -> dict[str, Any]:
-        """The values with each mention replaced; ``run`` may give None, and what mentions it is then left out."""
+    def filled(self, model: Callable[[str], Any], run: Callable[[str], str | None]) -> dict[str, Any]:
+        """The values with each mention replaced; ``run`` may give None, and what mentions it is then left out.
+        ``model`` gives a name, or the towers of one that is composed."""
         values = copy.deepcopy(self.values)
         if (named := mentioned(self.model)) is not None:
-            if isinstance(values["model"], dict):
-                values["model"]["name"] = model(named)
+            found, given = model(named), values["model"]
+            if isinstance(given, dict):
+                own = {key: value for key, value in given.items() if key != "name"}
+                values["model"] = own | (found if isinstance(found, dict) else {"name": found})
             else:
-                values["model"] = model(named)
+                values["model"] = found
         return {key: filled for key, value in values.items() if (filled := _filled(value, run)) is not None}
 
 

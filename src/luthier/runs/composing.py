@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.models.backbone import Backbone
-from luthier.models.compose import compose, is_bare, key_of
+from luthier.models.compose import Towers, compose, is_bare, key_of
 from luthier.models.load import load, unreadable
 from luthier.models.locate import WEIGHTS_ONLY, locate
 from luthier.recipe import ResolvedRecipe
@@ -16,8 +16,11 @@ from luthier.types import Finding, Refused
 Locate = Callable[[str, Path], tuple[str, list[Finding]]]
 
 
-def locate_model(resolved: ResolvedRecipe, find: Locate = locate) -> tuple[str, list[Finding]]:
-    """Its folder (or its id), and what is wrong with it. A composed one is made where it is not there yet."""
+def locate_model(
+    resolved: ResolvedRecipe, find: Locate = locate, towers: Towers | None = None, scratch: Path | None = None
+) -> tuple[str, list[Finding]]:
+    """Its folder (or its id), and what is wrong with it. A composed one is made where it is not there yet: in the run's
+    cache, or, of ``towers`` that are but a sketch, in ``scratch``."""
     model = resolved.recipe.model
     first = model.audio or model.image
     if first is None or model.text is None:
@@ -40,8 +43,11 @@ def locate_model(resolved: ResolvedRecipe, find: Locate = locate) -> tuple[str, 
     paths = {role: path for role, (path, _) in found.items()}
     folder = Path(resolved.recipe.out) / ".cache" / f"composed-{key_of(_told(paths) | {'fuse': fuse, 'with': options})}"
     if not (folder / "config.json").is_file():
+        folder = scratch / folder.name if scratch else folder
         try:
-            compose(paths["image"], paths["text"], fuse, options, folder, listens=model.audio is not None)
+            compose(
+                paths["image"], paths["text"], fuse, options, folder, listens=model.audio is not None, towers=towers
+            )
         except Refused as refused:
             return model.name, refused.findings
         except (OSError, ValueError) as error:

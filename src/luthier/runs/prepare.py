@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from luthier.checks import run_checks
@@ -18,6 +19,7 @@ from luthier.methods.by_role import ByRole
 from luthier.methods.combine import Methods
 from luthier.methods.common import LEAST_ROOM
 from luthier.models.backbone import Backbone
+from luthier.models.compose import Towers
 from luthier.models.load import load
 from luthier.models.locate import locate
 from luthier.models.probes import head_problem
@@ -53,6 +55,9 @@ class Means:
     weights: bool = True
     writes: bool = True
     """Whether a teacher writes the answers that are learned: a check and a plan do without."""
+    towers: Towers | None = None
+    scratch: Path | None = None
+    """How the towers of a composed model are opened, and where one that is but a sketch is put."""
 
 
 REAL = Means()
@@ -73,7 +78,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     findings += studied + check_settings(resolved, task, rows) + unasked
     if not any(finding.severity == "error" for finding in findings):
         rows = _answered(resolved, task, rows, device, findings, means)
-    path, missing = locate_model(resolved, means.locate)
+    path, missing = locate_model(resolved, means.locate, means.towers, means.scratch)
     findings += missing
     if (
         missing

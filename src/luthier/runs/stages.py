@@ -7,6 +7,7 @@ begin there: policy, reference, reward and value model of an RLHF run are then a
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -70,9 +71,12 @@ def _check(stage: Stage, stages: list[Stage], given: Given, check: One) -> tuple
     values, _, base, where, _ = given
     named = {one.name: one for one in stages}
 
-    def first(name: str) -> str:
+    def first(name: str) -> Any:
         before = mentioned(named[name].model)
-        return str(named[name].model) if before is None else first(before)
+        if before is not None:
+            return first(before)
+        given = named[name].model
+        return given if given is not None else copy.deepcopy(named[name].values.get("model"))
 
     filled = _placed(stage.filled(first, lambda name: None), _root(values, where), stage.name)
     resolved, told = validate(filled, stage.origins, base, where)

@@ -60,10 +60,10 @@ def train(
     frozen = trunk_is_frozen(prepared.backbone, prepared.adaptation)
     if frozen and not varied and isinstance(prepared.objective, SequenceObjective):
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
-    if _frozen_towers(prepared) and not varied:
+    if frozen_towers(prepared) and not varied:
         predictor.alone().reader.remember(prepared.objective, [*rows, *evaluation])
-    if still := _still(prepared) - ({"vision", "audio"} if varied else set()):
-        predictor.alone().reader.remember(prepared.objective, _all_different([*rows, *evaluation], still), still)
+    if still := still_towers(prepared) - ({"vision", "audio"} if varied else set()):
+        predictor.alone().reader.remember(prepared.objective, all_different([*rows, *evaluation], still), still)
 
     found, skipped = checkpoint.latest(folder / "checkpoints", plan.recipe_hash)
     resumed = found.step if found else 0
@@ -103,7 +103,7 @@ def train(
     }  # fmt: skip
 
 
-def _frozen_towers(prepared: Prepared) -> bool:
+def frozen_towers(prepared: Prepared) -> bool:
     """Whether only what projects the vectors of two towers trains."""
     backbone = prepared.backbone
     return isinstance(backbone, DualBackbone) and bool(backbone.projections) and trunk_is_frozen(
@@ -111,7 +111,7 @@ def _frozen_towers(prepared: Prepared) -> bool:
     )  # fmt: skip
 
 
-def _still(prepared: Prepared) -> set[str]:
+def still_towers(prepared: Prepared) -> set[str]:
     """The towers, by role, of a composed model that are as they came, while something else trains."""
     backbone = prepared.backbone
     if not isinstance(backbone, MultimodalBackbone) or trunk_is_frozen(backbone, prepared.adaptation):
@@ -122,7 +122,7 @@ def _still(prepared: Prepared) -> set[str]:
     return {role for role, tower in towers.items() if trained.isdisjoint(id(p) for p in tower.parameters())}
 
 
-def _all_different(rows: list[Features], roles: set[str]) -> list[Features]:
+def all_different(rows: list[Features], roles: set[str]) -> list[Features]:
     """Rows enough to hold every picture, and every text, that there is."""
     seen: set[Any] = set()
     chosen = []
