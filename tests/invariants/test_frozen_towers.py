@@ -36,6 +36,7 @@ def recipe(tmp_path: Path) -> dict[str, Any]:
 CASES = [
     ("concatenation", {"vision": "frozen", "text": "frozen", "projector": PROJECTOR}, {"vision": 6, "text": 3}),
     ({"cross_attention": {"dropout": 0.0}}, {"projector": PROJECTOR}, {"vision": 6, "text": 3}),
+    ("modulation", {"projector": PROJECTOR}, {"vision": 6, "text": 3}),
     ("concatenation", {"vision": "frozen", "text": "lora"}, {"vision": 6}),
     ("concatenation", {"vision": {"lora": {"rank": 2}}, "text": "frozen"}, {"text": 3}),
     ("projection", {"vision": "frozen", "text": "frozen", "projector": PROJECTOR}, {"vision": 6}),

@@ -21,6 +21,7 @@ LABELS = {"num_labels": 3, "id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a
 FUSIONS = [
     ("projection", {}), ("projection", {"tokens": 3}), ("projection", {"tokens": 2, "resample": True}),
     ("concatenation", {}), ("concatenation", {"when": "early"}), ("cross_attention", {}),
+    ("modulation", {}), ("modulation", {"layers": 1}),
 ]  # fmt: skip
 
 

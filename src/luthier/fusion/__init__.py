@@ -12,5 +12,6 @@ FUSIONS = Registry(
     projection="luthier.fusion.projection",
     concatenation="luthier.fusion.concatenation",
     cross_attention="luthier.fusion.cross_attention",
+    modulation="luthier.fusion.modulation",
     similarity="luthier.fusion.similarity",
 )

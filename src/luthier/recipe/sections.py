@@ -18,7 +18,8 @@ class ModelSection(Options):
     text: str | None = Field(None, description="an encoder or a decoder, to be composed with `image` or `audio`")
     fuse: str | dict[str, Any] | None = Field(
         None,
-        description="how they meet: projection, concatenation, cross_attention, similarity; or one with its options",
+        description="how they meet: projection, concatenation, cross_attention, modulation, similarity; or one with "
+        "its options",
     )
     init: Literal["pretrained", "random"] = Field(
         "pretrained",

@@ -1,0 +1,52 @@
+"""Places that a text changes before they are pooled, on numbers that fit on paper."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from luthier.fusion.common import Sizes
+from luthier.fusion.modulation import Fusion, Options
+
+
+@pytest.fixture
+def fusion() -> Any:
+    """One layer of width 2: γ = (w₁, 0), β = 0; its inner unit is 10 x₁, a tenth of which goes to number 2. Mixed are
+    h + (max₁ + mean₂, max₂ + mean₁)."""
+    made: Any = Fusion(Options(layers=1), Sizes(pictures=2, text=2, tokens=2))
+    layer = made.layers[0]
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "norm" not in name and not name.startswith("project.layers.0"):
+                parameter.zero_()
+        made.project.layers[1].weight.copy_(torch.eye(2))
+        layer.film.weight[0, 0] = 1
+        layer.up.weight[0, 0], layer.down.weight[1, 0] = 10, 0.1
+        made.mix.weight.copy_(torch.tensor([[1.0, 0, 1, 0, 0, 1], [0, 1, 0, 1, 1, 0]]))
+    return made
+
+
+def given(fusion: Any, states_KLE: list[list[list[float]]], mask_KL: list[list[int]]) -> torch.Tensor:
+    """Rows of which the first two see a picture of the places (3, 1) and (1, 3), and the third none."""
+    pictures_IPD = torch.tensor([[[3.0, 1.0], [1.0, 3.0]]] * 2)
+    text = lambda **_: SimpleNamespace(last_hidden_state=torch.tensor(states_KLE))  # noqa: E731
+    inputs = {"attention_mask": torch.tensor(mask_KL)}
+    return fusion(text, inputs, pictures_IPD, torch.tensor([0, 1]))
+
+
+def test_what_is_asked_for_decides_at_each_place(fusion: Any) -> None:
+    """Normed, the places are (1, -1) and (-1, 1). Told (1, 0), 10 x₁ is 20 and -20: the first place becomes (1, 1), the
+    second stays, so that max = (1, 1), mean = (0, 1) and the row (1 + 1 + 1, 0 + 1 + 0). Told (-1, 0) both stay:
+    max = (1, 1), mean = (0, 0), (-1 + 1 + 0, 0 + 1 + 0). A row that sees nothing is its text."""
+    told = given(fusion, [[[1.0, 0.0]], [[-1.0, 0.0]], [[5.0, 6.0]]], [[1], [1], [1]])
+    torch.testing.assert_close(told[:, 0], torch.tensor([[3.0, 1.0], [0.0, 1.0], [5.0, 6.0]]), atol=1e-3, rtol=0)
+
+
+def test_a_text_is_the_mean_of_its_own_tokens(fusion: Any) -> None:
+    """Of the states (2, 0), (0, 0) and of padding (9, 9) the text is (1, 0): what is seen adds (2, 1) to each."""
+    states = [[[2.0, 0.0], [0.0, 0.0], [9.0, 9.0]]] * 3
+    told = given(fusion, states, [[1, 1, 0]] * 3)
+    torch.testing.assert_close(told[0], torch.tensor([[4.0, 1.0], [2.0, 1.0], [11.0, 10.0]]), atol=1e-3, rtol=0)
