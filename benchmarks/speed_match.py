@@ -130,9 +130,8 @@ def run_transformers(folder: Path, cell: dict[str, int], told: dict[str, Any]) -
 
     def gradient(rows: list[int]) -> float:
         ids, mask = padded([told["ids"][i] for i in rows], None)
-        loss = model(
-            input_ids=ids, attention_mask=mask, pixel_values=told["pixels"][rows], return_loss=True
-        ).loss  # fmt: skip
+        pixels = told["pixels"][rows]
+        loss = model(input_ids=ids, attention_mask=mask, pixel_values=pixels, return_loss=True).loss
         loss.backward()
         return float(loss.detach())
 
