@@ -65,8 +65,7 @@ def prepare(folder: Path, cell: dict[str, int]) -> None:
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=SPACE)
     transformers.CLIPModel(config).save_pretrained(folder / "model")
     words.save_pretrained(folder / "model")
-    processor = transformers.CLIPImageProcessor()
-    processor.save_pretrained(folder / "model")
+    (processor := transformers.CLIPImageProcessor()).save_pretrained(folder / "model")
     source = SHARED / "data/emoji/emoji.jsonl"
     lines = source.read_text(encoding="utf-8").splitlines()[: cell["batch"] * cell["steps"]]
     rows = [json.loads(line) for line in lines]
