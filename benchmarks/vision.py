@@ -1,7 +1,8 @@
 """Pictures with real data: photographs of clothing by class, and easy-VQA's questions by composed models.
 
     python benchmarks/vision.py clothing [--seeds 3]
-    python benchmarks/vision.py easy_vqa [--fuse concatenation] [--steps 2000] [--out runs/easy_vqa]
+    python benchmarks/vision.py easy_vqa [--fuse concatenation] [--steps 2000] [--seed 0] [--out runs/easy_vqa]
+    python benchmarks/vision.py easy_vqa --trial [--fuse projection] [--steps 500]
     python benchmarks/vision.py match [--seeds 3]
 
 Writes ``benchmarks/results/vision-<part>.json``. Clothing: 2,060 photographs in 10 classes, a fifth held out by
@@ -39,11 +40,24 @@ CLOTHING: list[tuple[str, dict[str, Any]]] = [
     ("mobilenet_v1_0.5_160", {"method": "full", "learning_rate": 1e-3, "epochs": 3}),
 ]
 MATCH = ("mobilenet_v1_0.25_128", "mobilenet_v1_0.5_160")
-# How each is trained: φ and the head at their rates, rows a step.
-FUSES: dict[str, tuple[Any, dict[str, Any], int]] = {
+# How each is trained: φ, rates of what joins the towers, of the head (and of LoRA in the text tower), rows a step.
+Way = tuple[Any, dict[str, float], int]
+FUSES: dict[str, Way] = {
     "concatenation": ("concatenation", {"projector": 2e-3, "head": 2e-3}, 64),
     "cross_attention": ("cross_attention", {"projector": 5e-4, "head": 1e-3}, 32),
     "projection": ({"projection": {"tokens": 4}}, {"projector": 1e-3, "head": 1e-3, "text": 1e-3}, 32),
+}
+# What `--trial` tries beside, on pictures of train that are held out of it.
+TRIED: dict[str, list[Way]] = {
+    "concatenation": [FUSES["concatenation"]],
+    "cross_attention": [
+        ("cross_attention", {"projector": 5e-4, "head": 1e-3}, 32),
+        ("cross_attention", {"projector": 1e-3, "head": 1e-3}, 32),
+    ],
+    "projection": [
+        ({"projection": {"tokens": 4}}, {"projector": 1e-3, "head": 1e-3, "text": 1e-3}, 32),
+        ({"projection": {"tokens": 4}}, {"projector": 2e-3, "head": 2e-3, "text": 3e-3}, 32),
+    ],
 }
 
 
@@ -90,19 +104,36 @@ def questions(folder: Path) -> dict[str, str]:
     return files
 
 
-def easy_vqa(out: Path, fuses: list[str], steps: int) -> Iterator[dict[str, Any]]:
+def easy_vqa(out: Path, fuses: list[str], steps: int, seed: int, trial: bool) -> Iterator[dict[str, Any]]:
     data = questions(out)
+    data = held_out(out, data["train"]) if trial else data | {"select": 0.02}  # type: ignore[operator]
     image = str(SHARED / "models/mobilenet_v1_0.25_128")
     for name in fuses:
-        fuse, rates, rows = FUSES[name]
-        method: dict[str, Any] = {"vision": "frozen", "text": "frozen"}
-        method |= {role: {"lora" if role == "text" else "full": {}, "learning_rate": r} for role, r in rates.items()}
-        recipe = {
-            "task": "classify", "model": {"image": image, "text": "starter:minilm", "fuse": fuse},
-            "data": data | {"select": 0.02}, "method": method, "steps": steps, "batch_size": rows,
-            "eval_every": max(1, steps // 4), "final": "last", "out": str(out), "name": f"{name}-{steps}",
-        }  # fmt: skip
-        yield run(recipe, {"fuse": name, "steps": steps, "batch_size": rows, "rates": rates, "seed": 0})
+        for fuse, rates, rows in TRIED[name] if trial else [FUSES[name]]:
+            method: dict[str, Any] = {"vision": "frozen", "text": "frozen"}
+            method |= {
+                role: {"lora" if role == "text" else "full": {}, "learning_rate": r} for role, r in rates.items()
+            }
+            kind = f"{name}-{steps}-{seed}" + (f"-trial-{rates['projector']}-{rows}" if trial else "")
+            recipe = {
+                "task": "classify", "model": {"image": image, "text": "starter:minilm", "fuse": fuse},
+                "data": data, "method": method, "steps": steps, "batch_size": rows, "seed": seed,
+                "eval_every": steps if trial else max(1, steps // 4), "final": "last", "out": str(out), "name": kind,
+            }  # fmt: skip
+            yield run(recipe, {"fuse": name, "steps": steps, "batch_size": rows, "rates": rates, "seed": seed})
+
+
+def held_out(out: Path, train: str) -> dict[str, Any]:
+    """Every tenth picture of train with its questions apart, a fourth of these to judge by."""
+    rows = [json.loads(line) for line in Path(train).read_text(encoding="utf-8").splitlines()]
+    apart = {*sorted({row["image"] for row in rows})[::10]}
+    files = {}
+    for side in ("train", "eval"):
+        some = [row for row in rows if (row["image"] in apart) is (side == "eval")]
+        files[side] = str(out / f"trial-{side}.jsonl")
+        some = some[::4] if side == "eval" else some
+        Path(files[side]).write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+    return files
 
 
 def match(out: Path, seeds: int) -> Iterator[dict[str, Any]]:
@@ -145,19 +176,22 @@ def main() -> None:
     parser.add_argument("part", choices=["clothing", "easy_vqa", "match"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--fuse", choices=[*FUSES], help="one way alone; its rows replace those of before")
+    parser.add_argument("--seed", type=int, default=0, help="of easy_vqa")
+    parser.add_argument("--trial", action="store_true", help="easy_vqa: rates, judged on pictures held out of train")
+    parser.add_argument("--fuse", choices=[*FUSES], help="one way alone; its rows of that seed replace those of before")
     parser.add_argument("--out", type=Path, help="where runs are kept, and go on from")
     given = parser.parse_args()
-    target = HERE / "results" / f"vision-{given.part}.json"
+    target = HERE / "results" / f"vision-{given.part}{'-trial' if given.trial else ''}.json"
     rows: list[dict[str, Any]] = []
     if given.fuse and target.is_file():
-        rows = [row for row in json.loads(target.read_text(encoding="utf-8")) if row["fuse"] != given.fuse]
+        again = (given.fuse, given.seed)
+        rows = [r for r in json.loads(target.read_text(encoding="utf-8")) if (r["fuse"], r["seed"]) != again]
     with tempfile.TemporaryDirectory() as folder:
         out = given.out or Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         fuses = [given.fuse] if given.fuse else [*FUSES]
         parts = {"clothing": lambda: clothing(out, given.seeds), "match": lambda: match(out, given.seeds)}
-        parts["easy_vqa"] = lambda: easy_vqa(out, fuses, given.steps)
+        parts["easy_vqa"] = lambda: easy_vqa(out, fuses, given.steps, given.seed, given.trial)
         for row in parts[given.part]():
             rows.append(row)  # kept at once, in case the rest is stopped
             target.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
