@@ -2,7 +2,8 @@
 
 Registered with transformers' ``AttentionInterface``, so any model that asks the interface for its attention can be
 packed without a line of its code changed. The sequences of a packed row are told by ``cu_seq_lens_q``, the keyword
-that transformers passes down for variable-length attention. An attention module that carries a prefix (see
+that transformers passes down for variable-length attention; ``begins`` (K,) beside it says which other sequence one
+sees as well, as its beginning (``data/branches.py``). An attention module that carries a prefix (see
 ``models/prefixed.py``) has it put before the keys and values of every sequence.
 
 Axes: T tokens of the packed row, H heads, G key/value heads, E width of a head, K sequences, L longest sequence,
@@ -48,6 +49,7 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
+    begins: Tensor | None = None,
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
     fused: bool | None = None,
@@ -69,6 +71,11 @@ def packed_attention(
         if groups > 1:
             keys_and_values = tuple(x.repeat_interleave(groups, 1) for x in keys_and_values)
         key, value, *prefix = keys_and_values
+        if begins is not None:
+            if not causal or softcap is not None:
+                raise NotImplementedError("only causal attention without a cap on its scores shares a beginning")
+            told = begins.tolist()
+            return _branched(query, key, value, lengths, told, scale, sliding_window, dropout, prefix)
         one_by_one = query.device.type == "cpu" if fused is None else fused
         if softcap is not None or not one_by_one:
             return _padded(query, key, value, lengths, scale, causal, sliding_window, softcap, dropout, prefix)
@@ -96,6 +103,26 @@ def _each(
             mask = None if mask is None else F.pad(mask, (prefix[0].shape[2], 0), value=True)
         plain_causal = causal and mask is None
         parts.append(F.scaled_dot_product_attention(query, key, value, mask, dropout, plain_causal, scale=scale))
+    return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+def _branched(
+    query_1HTE: Tensor, key_1HTE: Tensor, value_1HTE: Tensor, lengths: list[int], begins: list[int],
+    scale: float, window: int | None, dropout: float, prefix: Sequence[Tensor] = (),
+) -> Tensor:  # fmt: skip
+    """One fused causal attention per sequence, whose keys and values follow those of its beginning, if it has one."""
+    split = [x.split(lengths, dim=2) for x in (query_1HTE, key_1HTE, value_1HTE)]
+    parts = []
+    for query, key, value, beginning in zip(*split, begins, strict=True):
+        if beginning >= 0:
+            key, value = (torch.cat([x[beginning], own], dim=2) for x, own in zip(split[1:], (key, value), strict=True))
+        length, own = key.shape[2], query.shape[2]
+        plain = beginning < 0 and not prefix and (window is None or length <= window)
+        mask = None if plain else _band(length, window, True, query.device)[length - own :]
+        if prefix:
+            key, value = torch.cat([prefix[0], key], dim=2), torch.cat([prefix[1], value], dim=2)
+            mask = None if mask is None else F.pad(mask, (prefix[0].shape[2], 0), value=True)
+        parts.append(F.scaled_dot_product_attention(query, key, value, mask, dropout, plain, scale=scale))
     return torch.cat(parts, dim=2).transpose(1, 2)
 
 

@@ -25,7 +25,7 @@ from luthier.data.collate import lay_out
 from luthier.models.attention import PACKED
 from luthier.models.heads import head_logits, positions_read
 from luthier.models.modes import evaluating
-from luthier.models.packing import laid_out_by_row, layout_inputs, packing_offset
+from luthier.models.packing import laid_out_by_row, layout_inputs, packing_offset, sharing_problem
 from luthier.models.pictures import Pictures
 from luthier.models.prefixed import Switch
 from luthier.models.probes import closing_norms, row_of
@@ -67,6 +67,7 @@ class Backbone(Addressed, Switched):
     layout: str = "padded"
     position_offset: int = 0
     unpacked_because: str = ""
+    unshared_because: str = "rows are padded"
     fingerprint: str = ""
     adapters: Composition | None = None
     soft_prompt: Callable[[], Tensor] | None = None
@@ -293,3 +294,4 @@ class Backbone(Addressed, Switched):
             return
         self.layout, self.position_offset, self.unpacked_because = "packed", offset, ""
         self.set_attention(PACKED)
+        self.unshared_because = sharing_problem(self) if self.needs == "token_logits" else "no answers are read"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from luthier.data.branches import lay_out_branches
 from luthier.models.attention import PACKED
 from luthier.models.modes import evaluating
 from luthier.types import Batch
@@ -49,6 +50,26 @@ def packing_offset(backbone: Backbone) -> tuple[int | None, str]:
     return None, worst
 
 
+def sharing_problem(backbone: Backbone) -> str:
+    """Why a packed model can't compute the beginning of two sequences once ("" where it can): measured likewise."""
+    vocabulary = len(backbone.embedding.weight)
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = (torch.randint(vocabulary // 2, vocabulary, (n,), generator=generator).tolist() for n in (7, 3, 6))
+    ways = [lay_out_branches(rows) for rows in ([[a + b], [a + c]], [[a + b, a + c]])]
+    found = []
+    try:
+        with backbone.plain(), evaluating(backbone.model), torch.no_grad(), backbone.attention(PACKED):
+            for tensors, places in ways:
+                batch = Batch({name: tensor.to(backbone.device) for name, tensor in tensors.items()}, [0, 1])
+                hidden_TD = backbone.hidden(batch).float()
+                found.append(torch.cat([hidden_TD[told] for told in places]))
+    except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        return f"{type(error).__name__}: {error}".split("\n")[0][:160]
+    exact = next(backbone.model.parameters()).dtype in (torch.float32, torch.float64)
+    difference, largest = (found[0] - found[1]).abs().max(), found[0].abs().max()
+    return "" if difference <= (1e-4 if exact else 5e-2) * largest else f"answers differ by {float(difference):.1e}"
+
+
 def _packed(rows: list[Tensor]) -> Batch:
     lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
     boundaries = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
@@ -73,6 +94,8 @@ def layout_inputs(batch: Batch, offset: int, shift: int) -> dict[str, Any]:
         longest = int((boundaries[1:] - boundaries[:-1]).max())
         inputs = {"position_ids": batch["position_ids"] + offset + shift}
         inputs |= {"cu_seq_lens_q": boundaries, "cu_seq_lens_k": boundaries}
+        if "begins" in batch.tensors and bool((batch["begins"] >= 0).any()):
+            inputs["begins"] = batch["begins"]
         return inputs | {"max_length_q": longest, "max_length_k": longest}
     inputs = {"attention_mask": batch["attention_mask"]}
     if "position_ids" in batch.tensors:

@@ -7,11 +7,14 @@ Axes: K rows, S sequences of all rows, N supervised tokens of all sequences, D h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from luthier.data.branches import common, lay_out_branches
 from luthier.data.lengths import split
 from luthier.models.backbone import Backbone
 from luthier.objectives import chunked
@@ -35,17 +38,36 @@ def lay_out_answers(backbone: Backbone, rows: list[Features]) -> dict[str, Tenso
     """Rows ``[a B | a C D]`` and ``[e F | e G]`` (capitals supervised, a bar between sequences), packed:
 
     input_ids [[a B a C D e F e G]]   predict_at [0 2 3 5 7]   targets [B C D F G]   counts [1 2 1 1]
+
+    Where the model can, what the sequences of a row begin with is there once (``data/branches.py``):
+
+    input_ids [[a B C D e F G]]       predict_at [0 0 2 4 4]
     """
-    some = [sequence for row in rows for sequence in sequences(row)]
-    tensors = backbone.lay_out(some)
+    by_row = [sequences(row) for row in rows]
+    some = [sequence for parts in by_row for sequence in parts]
+    tensors, places = _lay_out(backbone, by_row)
     at, targets, counts = [], [], []
-    for start, sequence in zip(tensors["starts"].tolist(), some, strict=True):
+    for place, sequence in zip(places, some, strict=True):
         found = predicted(sequence)
-        at += [start + position for position, _ in found]
+        at += [place[position] for position, _ in found]
         targets += [token for _, token in found]
         counts.append(len(found))
     told = {"predict_at": at, "targets": targets, "counts": counts}
     return tensors | {name: torch.tensor(values, dtype=torch.long) for name, values in told.items()}
+
+
+def _lay_out(backbone: Backbone, rows: list[list[Features]]) -> tuple[dict[str, Tensor], list[Sequence[int]]]:
+    """The tensors of rows of sequences, and where the tokens of each sequence lie."""
+    able = backbone.layout == "packed" and not backbone.unshared_because and backbone.soft_prompt is None
+    ids = [[sequence["input_ids"] for sequence in parts if "pictures" not in sequence] for parts in rows]
+    if able and all(ids) and any(len(parts) > 1 and common(parts) for parts in ids):
+        tensors, places = lay_out_branches(ids, backbone.tokenizer.pad_token_id or 0)
+        return tensors, [*places]
+    some = [sequence for parts in rows for sequence in parts]
+    tensors = backbone.lay_out(some)
+    return tensors, [
+        range(start, len(one["input_ids"]) + start) for start, one in zip(tensors["starts"].tolist(), some, strict=True)
+    ]
 
 
 def token_log_probabilities(
