@@ -38,6 +38,7 @@ THUMBS = {
     "label": ("label", "thumb", "liked", "desirable"),
 }  # fmt: skip
 BESIDE_THUMBS = {"system": ("system",), "tools": ("tools",)}
+PICTURES = ("image", "picture", "images")
 UP, DOWN = (
     {"true", "1", "up", "good", "yes", "desirable", "👍"},
     {"false", "0", "-1", "down", "bad", "no", "undesirable", "👎"},
@@ -60,6 +61,7 @@ def preference(fields: Fields) -> Example:
 
 
 def thumbs(fields: Fields) -> Example:
+    refuse_pictures(fields)
     turns = read_prompt(fields)
     at = fields.column("completion")
     if at != fields.column("prompt"):
@@ -85,6 +87,7 @@ def paired(
 ) -> Example:  # fmt: skip
     """The example of a pair; ``names`` are ours for the two sides. What both begin with joins the prompt."""
     columns = [fields.column(name) for name in names]
+    refuse_pictures(fields)
     if not prompt and not any(turn["role"] == "user" for turn in (*chosen, *rejected)):
         mend = "give `prompt`, or answers that begin with it (turns, or a text with `Human:` and `Assistant:`)"
         fields.report("data.no-prompt", columns[0], "nothing says what was asked", mend)
@@ -136,6 +139,15 @@ def check_prompt(fields: Fields, prompt: Sequence[Message], at: str) -> None:
     asked = [turn for turn in prompt if turn["role"] == "user"]
     if not fields.findings and any(not (turn["content"] or "").strip() for turn in asked):
         fields.report("data.empty-text", at, "a turn of the user's is empty", LEAVE_OUT)
+
+
+def refuse_pictures(fields: Fields) -> None:
+    """Judged answers are read as text alone: an answer about a picture would be learned without it."""
+    for column in PICTURES:
+        if fields.row.get(column):
+            what = "is a picture, and judged answers are read as text: it would not be seen"
+            mend = "take the column out if it doesn't matter; `reinforce` learns answers about pictures from rewards"
+            fields.report("data.pictures-unread", column, what, mend)
 
 
 def as_turns(side: str | list[Message]) -> list[Message]:

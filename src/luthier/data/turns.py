@@ -127,7 +127,8 @@ def _joined(content: Any, at: str, report: Report, pictures: list[Any] | None) -
             pictures.append((mark, at, named))
             text += mark
         else:
-            report("data.type", at, f"has a part of type {kind_of}: text, pictures and sounds are read", "")
+            read = "text is read here, and no pictures" if pictures is None else "text, pictures and sounds are read"
+            report("data.type", at, f"has a part of type {kind_of}: {read}", "")
             return _BAD
     return text
 
