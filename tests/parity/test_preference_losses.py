@@ -92,3 +92,26 @@ def test_value_and_gradient_are_those_of_trl(name: str, known: bool, packing: st
     elif compares:
         objective.reference = Frozen(reference, "reference", "")
     assert_same(case, policy, objective, rows)
+
+
+def test_smoothed_labels_follow_from_what_trl_has() -> None:
+    """TRL 1.16 smooths no labels of its `sigmoid`. With L the loss and M that of the other order, recorded are L and
+    R = ((1 - ε) L - ε M) / (1 - 2ε), so that (1 - ε) L + ε M = 2 (1 - ε) L - (1 - 2ε) R, and so of each gradient."""
+    plain, robust, noise = CASES["dpo"], CASES["dpo-robust"], 0.2
+    assert plain["rows"] == robust["rows"]
+
+    def smoothed(of_plain: Any, of_robust: Any) -> torch.Tensor:
+        return 2 * (1 - noise) * torch.tensor(of_plain) - (1 - 2 * noise) * torch.tensor(of_robust)
+
+    module = OBJECTIVES.load("dpo")
+    policy, reference = (backbone(seed, "token_logits", "auto") for seed in (0, 1))
+    objective = module.Objective(module.Options(beta=0.3, label_smoothing=noise), policy, None)
+    objective.reference = Frozen(reference, "reference", "")
+    terms, _ = loss_of(policy, objective, features(plain), "fp32")
+    loss = terms.total / terms.count
+    torch.testing.assert_close(loss.detach(), smoothed(plain["loss"], robust["loss"]), rtol=1e-5, atol=0)
+    loss.backward()
+    for name, parameter in policy.model.named_parameters():
+        if name in plain["gradients"]:
+            expected = smoothed(plain["gradients"][name], robust["gradients"][name])
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-5, atol=1e-5, msg=name)
