@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +40,42 @@ def test_the_last_number(text: str, number: float | None) -> None:
         ("number", "four", "4", "", 0), ("number", "0.333333333", "0.3333333333", "", 1),
         ("number", "1", "no number", "", 0), ("format", "<a>1\n2</a>\n", "", "<a>.*</a>", 1),
         ("format", "so <a>1</a>", "", "<a>.*</a>", 0),
+        ("after", "2 + 2 = 4\n#### 4", "4", "####", 1), ("after", "2 + 2 = 4", "4", "####", 0),
+        ("after", "#### $1,200.00 in all\nor 7", "1200", "####", 1), ("after", "4\n####\n4", "4", "####", 0),
+        ("after", "#### 3\n#### 4", "4", "####", 0), ("after", "#### 3 or 4", "4", "####", 0),
+        ("after", "#### 4", "so 2 + 2:\n#### 4", "####", 1), ("after", "Answer: Red. \nblue", "red", "Answer:", 1),
+        ("after", "red", "red", "Answer:", 0), ("after", "Answer: blue", "red", "Answer:", 0),
     ],
 )  # fmt: skip
 def test_a_verifier(name: str, answer: str, expected: str, setting: str, reward: int) -> None:
     assert verifier(name, setting)([[]], [answer], [expected]) == [float(reward)]
+
+
+THEIRS = re.compile(r"#### (\-?[0-9\.\,]+)")  # of openai/grade-school-math, dataset.py
+
+
+def test_real_solutions_are_right_where_gsm8k_reads_them_so(shared: Callable[[str], Path]) -> None:
+    """Each worked solution against its own final number, and against that of the row before it."""
+    with gzip.open(shared("data/gsm8k/train.jsonl.gz"), "rt") as file:
+        rows = [json.loads(line) for line in file]
+    answers, finals = [row["answer"] for row in rows], [row["final"] for row in rows]
+    found = [THEIRS.search(answer) for answer in answers]
+    read = [match[1].replace(",", "") if match else "" for match in found]
+    asks = verifier("after", "####")
+    assert asks([[]] * len(rows), answers, finals) == [1.0] * len(rows)
+    moved = [finals[-1], *finals[:-1]]
+    theirs = [float(one == wanted.replace(",", "")) for one, wanted in zip(read, moved, strict=True)]
+    assert 0 < sum(theirs) < len(rows) / 10
+    assert asks([[]] * len(rows), answers, moved) == theirs
+
+
+def test_an_equation_of_svamp_and_its_result_after_the_marker(shared: Callable[[str], Path]) -> None:
+    """Some numbers of the rows are wholes written as floats, and some are none."""
+    rows = [json.loads(line) for line in shared("data/svamp/svamp.jsonl").read_text().splitlines()]
+    answers = [f"{row['equation']}\n#### {row['final']:g}" for row in rows]
+    finals = [str(row["final"]) for row in rows]
+    assert verifier("after", "####")([[]] * len(rows), answers, finals) == [1.0] * len(rows)
+    assert sum(verifier("after", "####")([[]] * len(rows), [row["equation"] for row in rows], finals)) == 0
 
 
 def test_normalising_leaves_what_is_only_punctuation() -> None:

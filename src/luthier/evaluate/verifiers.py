@@ -1,6 +1,7 @@
 """Small verifiers: whether an answer is what was expected. One function each, one line in ``VERIFIERS``.
 
-Each takes the answer as text, what is expected, and its setting (a pattern), and gives a number: 1 right, 0 not.
+Each takes the answer as text, what is expected, and its setting (a pattern, a marker), and gives a number: 1 right,
+0 not.
 """
 
 from __future__ import annotations
@@ -50,6 +51,20 @@ def form(answer: str, expected: str, setting: str) -> float:
     return float(re.fullmatch(setting, answer.strip(), re.DOTALL) is not None)
 
 
+def after(answer: str, expected: str, setting: str) -> float:
+    """What stands after the marker, to the end of its line, is what is expected: a number if that is one, else a text.
+
+    The first marker counts, as in GSM8K's own evaluation (Cobbe et al. 2021, arXiv 2110.14168), so that an answer which
+    lists several results gains nothing; nor does a line with several numbers. What is expected may have the marker too.
+    """
+    _, marked, rest = answer.partition(setting)
+    said = rest.partition("\n")[0]
+    wanted = expected.partition(setting)[2] or expected
+    if last_number(wanted) is None:
+        return float(bool(marked)) * exact(said, wanted, setting)
+    return float(len(NUMBER.findall(said)) == 1) * number(said, wanted, setting)
+
+
 VERIFIERS: dict[str, Callable[[str, str, str], float]] = {
-    "exact": exact, "contains": contains, "number": number, "format": form,
+    "exact": exact, "contains": contains, "number": number, "format": form, "after": after,
 }  # fmt: skip

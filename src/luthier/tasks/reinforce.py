@@ -30,7 +30,10 @@ DEFAULTS = {
     "batch_size": 8, "overlong": "error", "epochs": 1.0, "learning_rate_factor": 0.5, "schedule": "constant",
     "metric": "reward",
 }  # fmt: skip
-SETTINGS = {"format": "a pattern", "function": "file.py:name or package.module:name", "model": "a run of `reward`"}
+SETTINGS = {
+    "format": "a pattern", "after": "a marker", "function": "file.py:name or package.module:name",
+    "model": "a run of `reward`",
+}  # fmt: skip
 
 KINDS = (*VERIFIERS, "tests", "function", "model")
 
@@ -39,8 +42,8 @@ class Options(Section):
     rewards: list[str | dict[str, str | float]] | None = Field(
         None,
         min_length=1,
-        description="exact, contains, number, tests, {format: pattern}, {function: file.py:name}, {model: a run of "
-        "`reward`}; each may have a weight; "
+        description="exact, contains, number, tests, {format: pattern}, {after: marker}, {function: file.py:name}, "
+        "{model: a run of `reward`}; each may have a weight; "
         "default: number where all that is expected are numbers, else exact",
     )
     system: str | None = Field(None, min_length=1, description="a system turn for prompts that have none")
