@@ -70,9 +70,9 @@ def test_real_solutions_are_right_where_gsm8k_reads_them_so(shared: Callable[[st
 
 
 def test_an_equation_of_svamp_and_its_result_after_the_marker(shared: Callable[[str], Path]) -> None:
-    """Some numbers of the rows are wholes written as floats, and some are none."""
+    """Results are floats, most of them wholes: `22090603.0`, said here as `22,090,603.0`."""
     rows = [json.loads(line) for line in shared("data/svamp/svamp.jsonl").read_text().splitlines()]
-    answers = [f"{row['equation']}\n#### {row['final']:g}" for row in rows]
+    answers = [f"{row['equation']}\n#### {row['final']:,}" for row in rows]
     finals = [str(row["final"]) for row in rows]
     assert verifier("after", "####")([[]] * len(rows), answers, finals) == [1.0] * len(rows)
     assert sum(verifier("after", "####")([[]] * len(rows), [row["equation"] for row in rows], finals)) == 0

@@ -160,7 +160,7 @@ def test_frozen_ears_are_heard_once(
     monkeypatch.setattr(ComposedModel, "seen", lambda self, given: calls.append(len(given)) or seen(self, given))
     run = luthier.tune(**keys, name="once")
     once = len(calls)
-    monkeypatch.setattr("luthier.runs.training._still", lambda prepared: set())
+    monkeypatch.setattr("luthier.runs.training.still_towers", lambda prepared: set())
     anew = luthier.tune(**keys, name="anew")
     assert len(calls) - once >= once + STEPS // 2
     assert losses_of(run) == pytest.approx(losses_of(anew), abs=1e-4)

@@ -39,12 +39,15 @@ class Fusion(nn.Module):
         self.layers = nn.ModuleList(Modulated(sizes.text) for _ in range(options.layers))
         self.mix = nn.Linear(3 * sizes.text, sizes.text)
 
-    def forward(self, text: Text, inputs: dict[str, Any], pictures_IPD: Tensor, rows_I: Tensor) -> Tensor:
+    def forward(
+        self, text: Text, inputs: dict[str, Any], pictures_IPD: Tensor, rows_I: Tensor, lengths_I: Tensor | None = None
+    ) -> Tensor:
         inputs.pop("places_KL", None)
         mask_KL = inputs.get("attention_mask")
         hidden_KLE = text(**inputs).last_hidden_state
         told_KE = _mean(hidden_KLE, mask_KL)
-        seen_KME, mask_KM = by_row(self.project(pictures_IPD).to(hidden_KLE.dtype), rows_I, len(hidden_KLE))
+        projected_IPE = self.project(pictures_IPD).to(hidden_KLE.dtype)
+        seen_KME, mask_KM = by_row(projected_IPE, rows_I, len(hidden_KLE), lengths_I)
         for layer in self.layers:
             seen_KME = layer(seen_KME, told_KE)
         most_KE = seen_KME.masked_fill(~mask_KM[..., None], float("-inf")).amax(1)
