@@ -132,13 +132,22 @@ def test_a_plan_is_of_the_run(
     assert most == pytest.approx(kept(real), rel=0.1)
 
 
-def test_towers_that_are_frozen_are_read_once(models: Any, folder: Path, tmp_path: Path) -> None:
-    """Then no step sees a picture: a plan of all of them training takes longer a step."""
-    given = recipe("resnet + bert: concatenation", "classify", FROZEN, models, folder, tmp_path)
-    frozen, whole = plan(given), plan({**given, "method": "full"})
-    assert "cache" in frozen.phases
+@pytest.mark.parametrize(
+    ("model", "task", "frozen"),
+    [
+        ("resnet + bert: concatenation", "classify", FROZEN),
+        ("wav2vec2 + llama: projection", "transcribe", {"audio": "frozen", "text": "lora", "projector": "full"}),
+    ],
+)
+def test_towers_that_are_frozen_are_read_once(
+    model: str, task: str, frozen: dict[str, Any], models: Any, folder: Path, tmp_path: Path
+) -> None:
+    """Then no step sees a picture or a sound: a plan of all of them training takes longer a step."""
+    given = recipe(model, task, frozen, models, folder, tmp_path)
+    still, whole = plan(given), plan({**given, "method": "full"})
+    assert "cache" in still.phases
     assert "cache" not in whole.phases
-    assert frozen.timing.step_flops < 0.5 * whole.timing.step_flops
+    assert still.timing.step_flops < 0.5 * whole.timing.step_flops
 
 
 def test_a_plan_of_towers_needs_no_weights_and_leaves_nothing(models: Any, folder: Path, tmp_path: Path) -> None:

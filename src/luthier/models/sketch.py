@@ -213,9 +213,9 @@ def remember(backbone: Any, rows: list[Features], some: list[Features], batch: B
         return sum(states.nbytes for states in backbone.memory.values())
     trunk, pictures = backbone.trunk, backbone.pictures
     shapes: dict[str, tuple[int, ...]] = {}
-    if "vision" in roles and "pixel_values" in batch.tensors:
-        shape = tuple(trunk.pictures(batch["pixel_values"]).shape[1:])
-        shapes |= {key: shape for row in rows for key in row.get("pictures", ())}
+    if backbone.first_role in roles and "pixel_values" in batch.tensors:
+        wide = trunk.seen(batch["pixel_values"])[0].shape[2]
+        shapes |= {key: (backbone.states_of(key), wide) for row in rows for key in row.get("pictures", ())}
     if "text" in roles:
         mask_KL = batch["attention_mask"]
         wide = trunk.text(input_ids=batch["input_ids"], attention_mask=mask_KL).last_hidden_state.shape[2]

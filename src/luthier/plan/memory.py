@@ -26,12 +26,11 @@ from luthier.objectives.likelihood import supervised_tokens
 from luthier.objectives.preference import REFERENCE
 from luthier.objectives.sequence import SequenceObjective
 from luthier.plan.trace import Trace, Work
-from luthier.runs.augmenting import augments
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import keeps_reference
 from luthier.runs.teacher import teacher_of
 from luthier.runs.teaching import read
-from luthier.runs.training import all_different, frozen_towers, still_towers
+from luthier.runs.training import all_different, still_towers
 from luthier.types import Features
 
 MOST_STEPS = 2000  # whose micro-batches are looked at
@@ -213,20 +212,18 @@ def _remember(prepared: Prepared, reader: Reader, found: Footprint) -> None:
     """What towers that do not train make of each picture and text once: as ``runs.training`` does, of the largest
     micro-batch. The rest is taken to be as large."""
     backbone, objective = prepared.backbone, prepared.objective
-    varied = augments(prepared)
-    dual = frozen_towers(prepared) and not varied
-    roles = {"vision", "text"} if dual else still_towers(prepared) - ({"vision"} if varied else set())
+    roles = still_towers(prepared)
     if not roles:
         return
     rows = [*prepared.train.rows, *prepared.evaluation.rows]
-    every = rows if dual else all_different(rows, roles)
+    every = all_different(rows, roles)
     some = [every[i] for i in _largest(every, reader)]
     with found.trace.phase("cache", graph=False):
         batch = objective.collate(some)
         with reader.quietly():
             sizes = sketch.remember(cast(Any, backbone), rows, some, batch, roles)
     found.read_once = sum(size(row) for row in every) / max(1, sum(size(row) for row in some))
-    if dual:
+    if sizes:
         found.trace.borrow([sizes], "caches")
 
 

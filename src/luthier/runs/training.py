@@ -56,13 +56,10 @@ def train(
     rows, evaluation = prepared.train.rows, prepared.choosing
     plan = _plan(prepared)
     rows = with_logits(prepared, rows, processes)
-    varied = augments(prepared)
     frozen = trunk_is_frozen(prepared.backbone, prepared.adaptation)
-    if frozen and not varied and isinstance(prepared.objective, SequenceObjective):
+    if frozen and not augments(prepared) and isinstance(prepared.objective, SequenceObjective):
         rows, evaluation = (_with_hidden(prepared, predictor, side, processes) for side in (rows, evaluation))
-    if frozen_towers(prepared) and not varied:
-        predictor.alone().reader.remember(prepared.objective, [*rows, *evaluation])
-    if still := still_towers(prepared) - ({"vision", "audio"} if varied else set()):
+    if still := still_towers(prepared):
         predictor.alone().reader.remember(prepared.objective, all_different([*rows, *evaluation], still), still)
 
     found, skipped = checkpoint.latest(folder / "checkpoints", plan.recipe_hash)
@@ -103,22 +100,19 @@ def train(
     }  # fmt: skip
 
 
-def frozen_towers(prepared: Prepared) -> bool:
-    """Whether only what projects the vectors of two towers trains."""
-    backbone = prepared.backbone
-    return isinstance(backbone, DualBackbone) and bool(backbone.projections) and trunk_is_frozen(
-        backbone, prepared.adaptation
-    )  # fmt: skip
-
-
 def still_towers(prepared: Prepared) -> set[str]:
-    """The towers, by role, of a composed model that are as they came, while something else trains."""
+    """The towers, by role, that are as they came while something else trains, and read the same each time: what they
+    make of a picture, a sound or a text is computed once. Of two that are compared, both or none."""
     backbone = prepared.backbone
+    if isinstance(backbone, DualBackbone):
+        still = trunk_is_frozen(backbone, prepared.adaptation) and bool(backbone.projections)
+        return {"vision", "text"} if still and not augments(prepared) else set()
     if not isinstance(backbone, MultimodalBackbone) or trunk_is_frozen(backbone, prepared.adaptation):
         return set()
     trained = {id(parameter) for parameter in prepared.adaptation.parameters.values()}
     first, text = stacks(backbone.model).values()
-    towers = {backbone.first_role: first} | ({"text": text} if backbone.reads_apart else {})
+    towers = {} if augments(prepared) else {backbone.first_role: first}
+    towers |= {"text": text} if backbone.reads_apart else {}
     return {role for role, tower in towers.items() if trained.isdisjoint(id(p) for p in tower.parameters())}
 
 
