@@ -168,6 +168,11 @@ class Recipe(Options):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of the computation; what trains is fp32")
     matmul: Literal["auto", "default", "onednn"] = Field("auto", description="the library of matrix products on a CPU")
+    batch_norm: Literal["auto", "batch", "frozen"] = Field(
+        "auto",
+        description="the statistics that batch normalisation takes in training: each batch's own, or the checkpoint's; "
+        "auto: each batch's own under `full`, where a step is computed in one go",
+    )
     gradient_checkpointing: bool = Field(False, description="less memory, more time, the same result")
 
     eval_every: int | None = Field(None, gt=0, description="steps; default: once an epoch")
