@@ -108,7 +108,9 @@ class Example:
     images: list[Picture] | None = None
     sounds: list[Sound] | None = None
     negatives: list[str] | None = None
-    """What does not match ``text``."""
+    """What does not match ``text``, or the row's picture."""
+    negative_images: list[Picture] | None = None
+    """Pictures that ``targets`` do not match."""
     translations: dict[str, list[str]] | None = None
     """What a row says, by language; of several texts in one language all are references."""
     steps: list[Step] | None = None

@@ -29,7 +29,7 @@ def test_loss_and_gradients_are_open_clips(case: str) -> None:
     learned |= {} if objective.bias is None else {"logit_bias": objective.bias}
     objective.parameters = learned
     leaves = {name: torch.tensor(TOLD[name]).requires_grad_() for name in ("images", "texts")}
-    rows = [{"keys": [2 * k, 2 * k + 1], "weight": 1.0} for k in range(len(TOLD["images"]))]
+    rows = [{"keys": [2 * k, 2 * k + 1], "weight": 1.0, "pictures": ["p"]} for k in range(len(TOLD["images"]))]
     vectors_UD = torch.stack([F.normalize(leaf, dim=-1) for leaf in leaves.values()], dim=1).flatten(0, 1)
     terms = objective.coupled_loss(vectors_UD, rows)
     mean = terms.total / terms.count

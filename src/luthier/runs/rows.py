@@ -163,6 +163,7 @@ def decode(backbone: Backbone, rows: Rows) -> None:
     """Read every picture and every sound once, in threads."""
     examples = [example for side in rows.sides for example in side]
     if backbone.pictures is not None:
-        backbone.pictures.prepare(one for example in examples for one in example.images or ())
+        both = ([*(example.images or ()), *(example.negative_images or ())] for example in examples)
+        backbone.pictures.prepare(one for some in both for one in some)
     if backbone.sounds is not None:
         backbone.sounds.prepare(Clip(one) for example in examples for one in example.sounds or ())
