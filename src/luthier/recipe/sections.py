@@ -70,7 +70,10 @@ class DataSection(Options):
     select: float | None = Field(
         None, gt=0, lt=1, description="share of train to choose checkpoints on, apart from eval; default: eval's rows"
     )
-    split_seed: int | None = Field(None, ge=0, description="of the splits; default: `seed`")
+    split_seed: int | None = Field(None, ge=0, description="of the splits and of `few_shot`; default: `seed`")
+    few_shot: int | None = Field(
+        None, gt=0, description="how many rows of each class of train are learned from, drawn by content; default: all"
+    )
     format: str | None = Field(None, description="messages, sharegpt, alpaca, ...; default: recognised")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: the file's column")
     images: str | None = Field(
