@@ -108,7 +108,9 @@ class Example:
     images: list[Picture] | None = None
     sounds: list[Sound] | None = None
     negatives: list[str] | None = None
-    """What does not match ``text``."""
+    """What does not match ``text``, or the row's picture."""
+    negative_images: list[Picture] | None = None
+    """Pictures that ``targets`` do not match."""
     translations: dict[str, list[str]] | None = None
     """What a row says, by language; of several texts in one language all are references."""
     steps: list[Step] | None = None
@@ -184,8 +186,9 @@ class Adaptation:
     without any. ``penalty()`` is added to the mean loss of each optimizer step. ``after_step(step)`` is
     called with the number of steps taken, after each that changed weights, while the gradients are still there; what
     it keeps between steps is in ``state``, tensors that it changes in place, and so in every checkpoint. ``told()`` is
-    what it adds to the result of a finished run. ``rates`` has the highest learning rate of those parameters that have
-    one of their own.
+    what it adds to the result of a finished run. ``batch_norms`` are the layers of batch normalisation that take
+    each batch's own statistics, or may (``runs/normalising.py``). ``rates`` has the highest learning rate of those
+    parameters that have one of their own.
     """
 
     method: str
@@ -203,6 +206,7 @@ class Adaptation:
     state: dict[str, Tensor] = field(default_factory=dict)
     told: Callable[[], dict[str, Any]] | None = None
     rates: dict[str, float] = field(default_factory=dict)
+    batch_norms: dict[str, torch.nn.Module] = field(default_factory=dict)
 
 
 class Solved(Protocol):

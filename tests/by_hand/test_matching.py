@@ -27,8 +27,10 @@ def vectors(*rows: tuple[float, ...]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def row(picture: int, text: int, weight: float = 1.0) -> dict[str, Any]:
-    return {"keys": [picture, text], "weight": weight, "lengths": [1], "pictures": ["p"]}
+def row(picture: int, text: int, apart: tuple[int, ...] = (), others: tuple[int, ...] = ()) -> dict[str, Any]:
+    """``apart``, ``others``: the contents of its negative texts and pictures."""
+    made = {"keys": [picture, text, *apart, *others], "weight": 1.0, "lengths": [1] * (1 + len(apart)), "own": 1}
+    return made | {"pictures": ["p"] * (1 + len(others))}
 
 
 def objective(scale: float, bias: float | None = None) -> Objective:
@@ -62,6 +64,50 @@ def test_what_belongs_to_a_picture_is_no_negative_of_it() -> None:
     x = math.e**2
     assert losses.tolist() == pytest.approx([math.log((x + 1) / x), math.log(1 + x), math.log((x + 2) / x)])
     assert weights.tolist() == [1, 1, 1]
+
+
+def test_negatives_of_rows_are_told_from_every_row() -> None:
+    """p and its a are east, q and its b north; p's row has a negative text n and q's a negative picture m, both west.
+
+    InfoNCE, cosines times 2, x = e². p among a, b, n: logits 2, 0, -2; a among p, q, m the same: ln((x + 1 + 1/x) / x).
+    q among a, b, n: 0, 2, 0; b among p, q, m the same: ln((x + 2) / x).
+    Sigmoid, times ln 3, bias 0: -ln σ(ln 3) = ln(4/3), -ln σ(0) = ln 2. a with p, q, m: ln(4/3) + ln 2 + ln(4/3), p
+    with n: ln(4/3). b with p, q, m: ln 2 + ln(4/3) + ln 2, q with n: ln 2.
+    """
+    given = vectors(EAST, EAST, WEST, NORTH, NORTH, WEST)
+    rows = [row(1, 11, apart=(91,)), row(2, 12, others=(92,))]
+    losses, weights = objective(2).row_losses(given, rows)
+    x = math.e**2
+    assert losses.tolist() == pytest.approx([math.log((x + 1 + 1 / x) / x), math.log((x + 2) / x)])
+    assert weights.tolist() == [1, 1]
+    losses, _ = objective(math.log(3), 0.0).row_losses(given, rows)
+    near, even = math.log(4 / 3), math.log(2)
+    assert losses.tolist() == pytest.approx([3 * near + even, near + 3 * even])
+
+
+def test_a_negative_that_is_anothers_own_is_left_out_for_that_one() -> None:
+    """q's row has p's own text a as its negative: p (east) sees a and b alone, logits 2 and 0; q (north) sees a twice,
+    0, 2 and 0. Alone with a negative, a row has something to be told from: p among a and a west text, 2 and -2."""
+    x = math.e**2
+    given = vectors(EAST, EAST, NORTH, NORTH, EAST)
+    losses, _ = objective(2).row_losses(given, [row(1, 11), row(2, 12, apart=(11,))])
+    back = math.log((x + 1) / x)
+    assert losses.tolist() == pytest.approx([back, (math.log((x + 2) / x) + back) / 2])
+    losses, weights = objective(2).row_losses(vectors(EAST, EAST, WEST), [row(1, 11, apart=(91,))])
+    assert weights.tolist() == [1]
+    assert losses.tolist() == pytest.approx([math.log((x + 1 / x) / x) / 2], rel=1e-5)
+
+
+def test_held_out_rows_are_ranked_among_their_negatives() -> None:
+    """p is east; its text north-east by 0.5, a negative nearer by 0.3. A negative picture is south, behind p."""
+    near, nearer = ((math.cos(angle), math.sin(angle)) for angle in (0.5, 0.3))
+    outputs = [vectors(EAST, near, nearer), vectors(NORTH, NORTH, (0.0, -1.0))]
+    rows = [row(1, 11, apart=(91,)), row(2, 12, others=(92,))]
+    made = objective(2)
+    settled = made.settle(outputs, rows)
+    assert [out["image_to_text"] for out in settled] == [2, 1]
+    assert [out["text_to_image"] for out in settled] == [1, 1]
+    assert settled[0]["best_text"] == 2, "the first after the rows"
 
 
 def test_rows_that_say_the_same_have_nothing_to_be_told_from() -> None:
@@ -131,6 +177,15 @@ def test_bad_rows_are_told_by_row(tmp_path: Path) -> None:
     assert errors([*good, {"image": picture, "caption": ""}])["data.empty-target"].endswith("rows.jsonl:3:caption")
     assert errors([*good, {"image": [picture, other], "caption": "x"}])["data.pictures"].endswith("rows.jsonl:3:image")
     assert errors([*good, {"image": "text.jpg", "caption": "x"}])["data.picture"].endswith("rows.jsonl:3:image")
+    apart = {"negatives": "a green house", "negative_images": [other]}
+    assert errors([good[0] | apart, good[1]]) == {}
+    bad = errors([good[0] | {"negatives": "Red."}, good[1]])
+    assert bad["data.same-text"].endswith("rows.jsonl:1:negatives")
+    assert errors([good[0] | {"negatives": [""]}, good[1]])["data.empty-text"].endswith("rows.jsonl:1:negatives")
+    bad = errors([good[0] | {"negative_images": [other, picture]}, good[1]])
+    assert bad["data.same-picture"].endswith("rows.jsonl:1:negative_images")
+    bad = errors([good[0], good[1] | {"negative_images": "none.png"}])
+    assert bad["data.picture"].endswith("rows.jsonl:2:negative_images")
     assert "data.single-class" in errors([{"image": one, "caption": "red"} for one in (picture, other)])
     assert "model.no-vectors" in errors(good, model=tiny.save_image_model("vit", tmp_path / "vit"))
     assert "recipe.value" in errors(good, match={"templates": ["a photo"]})

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from luthier.data.few import few
 from luthier.data.split import content_key, duplicates, normalised, split
 from luthier.types import Example, Refused, Source
 
@@ -159,3 +160,21 @@ def test_a_document_with_two_summaries_is_no_repeat() -> None:
 
 def test_nothing_twice_is_no_finding() -> None:
     assert duplicates(MANY[:1000], MANY[1000:]) == []
+
+
+def test_a_few_rows_of_each_class_are_drawn_by_content() -> None:
+    """Two of three a, both b, the one c there is; another seed draws others; a row more of b moves no a."""
+    rows = [Example(Source("rows", i), text=f"text {i}", label="aaabbc"[i]) for i in range(6)]
+    kept, (short,) = few(rows, 2, seed=0)
+    assert [example.label for example in kept] == ["a", "a", "b", "b", "c"]
+    assert [example.source.line for example in kept] == sorted(example.source.line for example in kept)
+    assert (short.code, short.severity) == ("data.few", "warning")
+    assert "1 of 3 classes" in short.what
+    assert "c (1)" in short.what
+    drawn = {tuple(e.source.line for e in few(rows, 2, seed=seed)[0] if e.label == "a") for seed in range(20)}
+    assert drawn == {(0, 1), (0, 2), (1, 2)}
+    more = [*rows, Example(Source("rows", 9), text="text 9", label="b")]
+    assert [e for e in few(more, 2, seed=0)[0] if e.label == "a"] == [e for e in kept if e.label == "a"]
+    for label in (0.5, ["a", "b"], None):
+        same, (refused,) = few([*rows, Example(Source("rows", 9), text="x", label=label)], 2, seed=0)
+        assert (len(same), refused.code, refused.where) == (7, "recipe.combination", "rows:9")

@@ -255,12 +255,14 @@ PAIRS = {
 
 
 def pictured(folder: Path, kind: str, keys: dict[str, Any], tiny_folder: Callable[..., str]) -> Trial:
-    """Eight pairs of a picture and 1 to 9 words, two of one picture and two that say the same."""
+    """Eight pairs of a picture and 1 to 9 words, two of one picture and two that say the same; some with negatives."""
     choose, rows = random.Random(0), []
     for i in range(8):
         picture = tiny.save_picture(folder / f"{min(i, 6)}.png", ("red", "green", "blue")[i % 3], seed=min(i, 6))
         rows.append({"image": picture.name, "caption": words(choose.randint(1, 9), choose), "weight": 1 + i % 3})
     rows[5]["caption"] = rows[2]["caption"]
+    rows[1]["negatives"], rows[4]["negatives"] = ["old dog", "the small river and a tree"], "blue cat"
+    rows[4]["negative_images"], rows[7]["negative_images"] = ["0.png", "1.png"], "2.png"
     model: Any = {"image": "", "text": tiny_folder("bert", **NO_DROPOUT), "fuse": "similarity"}
     if kind == "towers":
         model["image"] = tiny.save_image_model("vit", folder / "vit")

@@ -156,3 +156,24 @@ def test_photographs_with_captions(shared: Callable[[str], Path], tmp_path: Path
     result = json.loads((tmp_path / "runs/photographs/result.json").read_text())
     assert result["after"]["loss"]["value"] < result["before"]["loss"]["value"]
     assert 5 < result["after"]["image_to_text_recall@1"]["n"] < 20, "pictures, each with its captions"
+
+
+def test_a_linear_probe_of_a_few_pictures_a_class(folder: Path) -> None:
+    """CLIP's image encoder alone, four rows of each class of 36: frozen vectors, logistic regression."""
+    model = tiny.save_dual_model("clip", folder / "clip")
+    words = f"tune --task classify --model {model} --data classes.jsonl data.eval=labels.jsonl --method features"
+    tuned, evaluated, predicted, refused = session(
+        folder, f"{words} data.few_shot=4 name=probe", "evaluate runs/probe --data labels.jsonl --json",
+        "predict runs/probe images/0.png --json",
+        f"tune --task match --model {model} --data train.jsonl data.few_shot=4 --method lora",
+    )  # fmt: skip
+    assert tuned.code == 0, tuned.out + tuned.err
+    result = json.loads((folder / "runs/probe/result.json").read_text())
+    told = result["data"]["train"]
+    assert (told["read"], told["used"], told["skipped"]) == (36, 12, {"beyond few_shot": 24})
+    assert result["data"]["labels"] == dict.fromkeys(COLOURS, 4)
+    assert result["after"]["accuracy"]["value"] > 0.5
+    assert evaluated.json["metrics"]["accuracy"]["value"] == result["after"]["accuracy"]["value"]
+    assert predicted.json[0]["label"] in COLOURS
+    assert refused.code == 2
+    assert "no single class" in " ".join((refused.out + refused.err).split())

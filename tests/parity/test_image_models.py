@@ -15,7 +15,7 @@ from luthier.models.compose import compose
 from luthier.models.composed import ComposedForSequenceClassification
 from luthier.models.load import load
 from luthier.objectives.classification import Objective, Options
-from luthier.types import Features
+from luthier.types import Batch, Features
 
 LABELS = {"num_labels": 3, "id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
 FUSIONS = [
@@ -101,3 +101,21 @@ def test_the_picture_decides(
         named = list(backbone.trunk.get_submodule(part).named_parameters())
         reached = [name for name, p in named if p.grad is not None and p.grad.abs().sum() > 0]
         assert len(reached) > len(named) / 2, (part, reached)
+
+
+@pytest.mark.parametrize("kind", tiny.DUAL_MODELS)
+def test_an_image_encoder_of_a_model_that_compares_is_transformers_own(
+    kind: str, pictures: list[Path], tmp_path: Path
+) -> None:
+    """Its picture tower alone, where vectors of pictures are all that is asked for: a linear probe."""
+    path = tiny.save_dual_model(kind, tmp_path)
+    backbone = load(kind, path, "hidden", config=LABELS)
+    assert backbone.fresh == set()
+    rows: list[Features] = [backbone.picture_row([one], None, None) | {"row": i} for i, one in enumerate(pictures)]
+    batch = backbone.lay_out(rows)
+    peer = transformers.AutoModel.from_pretrained(path).vision_model.eval()
+    backbone.model.eval()
+    with torch.no_grad():
+        theirs = peer(pixel_values=batch["pixel_values"]).last_hidden_state
+        ours = backbone.hidden(Batch(batch, list(range(len(rows)))))
+    torch.testing.assert_close(ours, theirs.flatten(0, 1), atol=1e-6, rtol=1e-6)

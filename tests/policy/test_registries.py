@@ -39,6 +39,7 @@ SHARED = {
         "extract",
         "language",
         "letters",
+        "matched",
         "observed",
         "pictures",
         "shown",

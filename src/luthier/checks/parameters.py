@@ -9,6 +9,7 @@ import torch
 
 from luthier.engine.accumulate import loss_of
 from luthier.engine.fit import choose, train_mode
+from luthier.models.modes import statistics
 from luthier.models.stacks import stacks
 from luthier.runs.reference import with_reference
 from luthier.types import Features, Finding
@@ -22,8 +23,8 @@ NUDGE = 1e-3
 def gradients_flow(prepared: Prepared) -> list[Finding]:
     """Two trial steps on a few short rows, undone afterwards.
 
-    The second matters: a LoRA's A has no gradient while its B is zero. Nothing is left changed: weights, gradients,
-    mode and random state are as before.
+    The second matters: a LoRA's A has no gradient while its B is zero. Nothing is left changed: weights, statistics,
+    gradients, mode and random state are as before.
     """
     parameters = prepared.adaptation.parameters
     rows = with_reference(prepared, _trial_rows(prepared))
@@ -32,7 +33,8 @@ def gradients_flow(prepared: Prepared) -> list[Finding]:
     backbone, model = prepared.backbone, prepared.backbone.model
     mode = [(module, module.training) for module in model.modules()]
     choose(model, prepared.adaptation)
-    before = {name: p.detach().clone() for name, p in parameters.items()}
+    held: dict[str, torch.Tensor] = {**parameters, **statistics(prepared.adaptation.batch_norms)}
+    before = {name: tensor.detach().clone() for name, tensor in held.items()}
     reached: set[str] = set()
     with torch.random.fork_rng():
         train_mode(backbone, prepared.adaptation)
@@ -49,8 +51,8 @@ def gradients_flow(prepared: Prepared) -> list[Finding]:
             for p in (*model.parameters(), *parameters.values()):
                 p.grad = None
     with torch.no_grad():
-        for name, p in parameters.items():
-            p.copy_(before[name])
+        for name, tensor in held.items():
+            tensor.copy_(before[name])
     for module, training in mode:
         module.training = training
     return _unreached(prepared, [name for name in parameters if name not in reached])

@@ -132,8 +132,9 @@ def _convert(
 def _locate_files(example: Example, base: Path, images: Path | None) -> None:
     """Paths are relative to the file that names them; those of pictures, or else to the folder ``images``."""
     folder = (base / example.source.file).parent
-    if example.images:
-        example.images = [one if isinstance(one, bytes) else _located(one, folder, images) for one in example.images]
+    for some in (example.images, example.negative_images):
+        if some:
+            some[:] = [one if isinstance(one, bytes) else _located(one, folder, images) for one in some]
     if example.sounds:
         example.sounds = [folder / one if isinstance(one, Path) else one for one in example.sounds]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from luthier.data import pairs
 from luthier.data.fields import Fields
 from luthier.data.files import kind
 from luthier.data.texts import read_label
@@ -23,9 +24,18 @@ def image_text_label(row: Fields) -> Example:
 CAPTION = ("caption", "captions", "sentences", "sentence", "description", "title", "text", "comment")
 
 
+NEGATIVES = pairs.NEGATIVES | {"negative_images": ("negative_images", "negative_image")}
+
+
 def image_caption(row: Fields) -> Example:
-    """One caption or several, each of which says what the picture shows."""
-    return Example(row.source, images=row.pictures("image"), targets=row.texts("caption"))
+    """One caption or several, each of which says what the picture shows; with texts that do not, and pictures that
+    they do not say, where a row has them."""
+    captions, negatives = row.texts("caption"), pairs.texts_of(row, "negatives")
+    pairs.differ(row, "negatives", "caption", captions, negatives)
+    others = row.pictures("negative_images") if row.get("negative_images") else None
+    return Example(
+        row.source, images=row.pictures("image"), targets=captions, negatives=negatives or None, negative_images=others
+    )
 
 
 def image_question_answer(row: Fields) -> Example:

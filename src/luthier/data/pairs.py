@@ -30,16 +30,11 @@ SCORED_PAIR = {
 def query_positive(fields: Fields) -> Example:
     """Of several positives each is a pair of its own. A text stands on one side only."""
     query = fields.text("query", target=True)
-    positives, negatives = _texts(fields, "positive"), _texts(fields, "negatives")
+    positives, negatives = texts_of(fields, "positive"), texts_of(fields, "negatives")
     if not positives and not fields.findings:
         fields.report("data.empty-target", fields.column("positive"), "there is no positive: nothing belongs together")
-    sides = {"query": {normalised(query)}, "positive": set(map(normalised, positives))}
-    for name, other, texts in (("positive", "query", positives), ("negatives", "positive", negatives)):
-        for text in texts:
-            if text.strip() and normalised(text) in sides[other]:
-                what = f"this {name.removesuffix('s')} is the {other} itself: {text[:60]!r}"
-                why = "give another text: it would teach nothing" if other == "query" else "leave it on one side"
-                fields.report("data.same-text", fields.column(name), what, why)
+    differ(fields, "positive", "query", [query], positives)
+    differ(fields, "negatives", "positive", positives, negatives)
     return Example(fields.source, text=query, targets=positives, negatives=negatives or None)
 
 
@@ -58,7 +53,17 @@ def scored_pair(fields: Fields) -> Example:
     return Example(fields.source, text=first, targets=[second], label=score)
 
 
-def _texts(fields: Fields, name: str) -> list[str]:
+def differ(fields: Fields, name: str, other: str, taken: list[str], texts: list[str]) -> None:
+    """Report those of ``name`` that say what one of ``taken``, the ``other`` side, says."""
+    known = set(map(normalised, taken))
+    for text in texts:
+        if text.strip() and normalised(text) in known:
+            what = f"this {name.removesuffix('s')} is the {other} itself: {text[:60]!r}"
+            mend = "give another text: it would teach nothing" if other == "query" else "leave it on one side"
+            fields.report("data.same-text", fields.column(name), what, mend)
+
+
+def texts_of(fields: Fields, name: str) -> list[str]:
     found, column = fields.get(name), fields.column(name)
     several = found if isinstance(found, list) else [] if found is None else [found]
     if not all(isinstance(text, str) for text in several):

@@ -5,7 +5,7 @@
 | image-text-label | image, text (question, ...), label (answer, ...) | images, text, label |
 | image-label | image (picture, file_name), label | images, label |
 | image-question-answer | image, question (text, ...), answers (answer, label; or a list) | images, text, targets |
-| image-caption | image, caption (captions, sentences, text, ...; text or list) | images, targets |
+| image-caption | image, caption (captions, text, ...; text or list); negatives?, negative_images? | images, targets |
 | audio-label | audio (sound, audio_filepath, ...), label | sounds, label |
 | audio-text | audio, text (transcript, sentence, caption, ...; text or list) | sounds, targets |
 | messages | messages; tools?, images? | messages, images |
@@ -78,7 +78,7 @@ FORMATS: dict[str, Format] = {
         {"image": IMAGE, "question": ("question", *texts.TEXT), "answer": ANSWERS}, {}, images.image_question_answer
     ),
     "image-label": Format({"image": IMAGE, "label": texts.LABEL}, {}, images.image_label),
-    "image-caption": Format({"image": IMAGE, "caption": images.CAPTION}, {}, images.image_caption),
+    "image-caption": Format({"image": IMAGE, "caption": images.CAPTION}, images.NEGATIVES, images.image_caption),
     "audio-label": Format({"audio": audio.AUDIO, "label": texts.LABEL}, {}, audio.audio_label),
     "audio-text": Format({"audio": audio.AUDIO, "text": audio.TRANSCRIPT}, {}, audio.audio_text),
     "messages": Format({"messages": ("messages",)}, SHOW, conversations.messages, talks=True),

@@ -52,6 +52,8 @@ def gradient_of_sum(
             failed = True
         if not any(processes.sum(float(failed))):
             break
+        if plan.uncut:
+            raise Refused(_uncut(len(rows), progress.step))
         trained = [*backbone.model.parameters(), *own_parameters(objective).values()]
         for parameter in trained:
             parameter.grad = None
@@ -70,6 +72,12 @@ def gradient_of_sum(
     if not math.isfinite(sums.total):
         sums.bad_rows = processes.gather(sums.bad_rows)
     return sums
+
+
+def _uncut(rows: int, step: int) -> Finding:
+    what = f"{rows} rows do not fit in memory together, and batch normalisation takes their statistics together"
+    mend = "lower `batch_size`, or set `batch_norm: frozen`"
+    return Finding("machine.memory", f"step {step}", what, mend)
 
 
 def _accumulate(

@@ -28,7 +28,7 @@ from luthier.engine.recovery import peak_memory_mb, stop_on_signal
 from luthier.engine.schedule import learning_rate
 from luthier.engine.source import Source
 from luthier.models.backbone import Backbone
-from luthier.models.modes import keep_statistics, train_without_dropout
+from luthier.models.modes import normalise, statistics, train_without_dropout
 from luthier.types import Adaptation, Features, Finding, Refused
 
 NAN_PATIENCE = 3
@@ -59,6 +59,8 @@ def fit(
             at = partial(learning_rate, schedule=plan.schedule, step=step, total=plan.steps, warmup=plan.warmup)
             set_learning_rate(optimizer, at)
             train_mode(backbone, adaptation)
+            moving = statistics(adaptation.batch_norms)
+            before = {name: tensor.clone() for name, tensor in moving.items()}
             learned = _learned(step, order, rows, source)
             sums = gradient_of_sum(backbone, objective, learned, plan, progress, processes, emit)
             if source is not None:
@@ -76,6 +78,8 @@ def fit(
                     adaptation.after_step(step + 1)
                 progress.skipped = 0
             else:
+                for name, tensor in moving.items():
+                    tensor.copy_(before[name])
                 _not_finite(step, sums, [row["row"] for row in learned], progress, emit)
             optimizer.zero_grad(set_to_none=True)
 
@@ -125,7 +129,7 @@ def train_mode(backbone: Backbone, adaptation: Adaptation) -> None:
         backbone.model.train()
     else:
         train_without_dropout(backbone.model)
-    keep_statistics(backbone.model)
+    normalise(backbone.model, adaptation.batch_norms)
     if trunk_is_frozen(backbone, adaptation):
         backbone.trunk.eval()
 

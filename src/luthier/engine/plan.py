@@ -37,6 +37,8 @@ class Plan:
     data_hash: str
     final: str = "best"
     mixture: Mixture | None = None
+    uncut: bool = False
+    """A step's rows are one micro-batch and never cut, as their own statistics are what they are normalised with."""
 
 
 @dataclass

@@ -29,11 +29,12 @@ CLASSED = {"loss": False, "accuracy": True}
 
 
 def settle_pairs(
-    vectors: Sequence[Tensor], rows: Sequence[Features], more: Sequence[Tensor] = ()
+    vectors: Sequence[Tensor], rows: Sequence[Features], more: Sequence[Tensor] = (), pictured: Sequence[Tensor] = ()
 ) -> list[dict[str, Any]]:
     """For each row: the ``picture`` and ``text`` that it is (numbers, equal for equal contents), the place (from 1) of
     the nearest of its own for each way, and the row of the first text and of the first picture. ``more`` are vectors
-    (D,) of texts that pictures are ranked among too; as the first text they count on from the rows."""
+    (D,) of texts that are ranked for pictures too, ``pictured`` of pictures that are for texts; as the first they count
+    on from the rows."""
     shown, said = ([row["keys"][at] for row in rows] for at in (0, 1))
     pictures, texts = ({key: k for k, key in reversed(list(enumerate(keys)))} for keys in (shown, said))
     at_picture, at_text = ({key: at for at, key in enumerate(sorted(s, key=s.__getitem__))} for s in (pictures, texts))
@@ -46,9 +47,11 @@ def settle_pairs(
         back[at_text[text]].add(at_picture[picture])
     among = torch.cat([texts_TD, torch.stack(list(more))]) if more else texts_TD
     places_I, best_I = rank(pictures_ID, among, [sorted(those) for those in own])
-    places_T, best_T = rank(texts_TD, pictures_ID, [sorted(those) for those in back])
+    shown_ID = torch.cat([pictures_ID, torch.stack(list(pictured))]) if pictured else pictures_ID
+    places_T, best_T = rank(texts_TD, shown_ID, [sorted(those) for those in back])
     row_of_text, row_of_picture = [texts[key] for key in at_text], [pictures[key] for key in at_picture]
     row_of_text += range(len(rows), len(rows) + len(more))
+    row_of_picture += range(len(rows), len(rows) + len(pictured))
     settled = []
     for k, (picture, text) in enumerate(zip(shown, said, strict=True)):
         i, t = at_picture[picture], at_text[text]

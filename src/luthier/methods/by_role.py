@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.methods.combine import Methods, Several, attach_weights, combined
+from luthier.methods.combine import Methods, Several, attach_weights, combined, weights_of
 from luthier.types import Adaptation, Finding, Refused
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class ByRole(Several):
 
     def attach(self, backbone: Backbone, folder: Path) -> None:
         """Put what was saved back on the base model."""
-        own = dict(backbone.model.named_parameters())
+        own = weights_of(backbone.model)
         backbone.roles  # noqa: B018 - by the names of the model as it came
         for role, methods in self.training.items():
             if not methods.whole:

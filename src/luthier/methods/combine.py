@@ -17,7 +17,10 @@ from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from luthier.methods import METHODS
+from luthier.models.modes import batch_norms, statistics
 from luthier.types import Adaptation, Finding, Refused, Solved
 
 if TYPE_CHECKING:
@@ -135,7 +138,7 @@ class Methods(Several):
     def attach(self, backbone: Backbone, folder: Path) -> Solved | None:
         """Put what was saved back on the base model; the fitted classifier of a method that has one."""
         solved = None
-        own = dict(backbone.model.named_parameters())  # as they are called without an adapter
+        own = weights_of(backbone.model)  # as they are called without an adapter
         places = {name: folder if len(self.options) == 1 else folder / name for name in self.options}
         for name, options in self._ordered():
             if not options.whole:
@@ -202,6 +205,7 @@ def combined(backbone: Backbone, name: str, made: Mapping[str, Adaptation], weig
         after_step=_together([one.after_step for one in made.values()]),
         told=tells and (lambda: dict(ChainMap(*tells()))),
         state={name: tensor for one in made.values() for name, tensor in one.state.items()},
+        batch_norms={name: layer for one in made.values() for name, layer in one.batch_norms.items()},
     )  # fmt: skip
 
 
@@ -215,7 +219,13 @@ def _save_weights(folder: Path, backbone: Backbone, adaptation: Adaptation) -> N
     """Weights of the model itself that trained beside an adapter, under the names that they have without one."""
     from luthier.methods.common import by_file_name, save_adapter
 
-    save_adapter(folder, backbone, {"peft_type": WEIGHTS_TYPE}, by_file_name(adaptation.parameters), {})
+    tensors = adaptation.parameters | statistics(adaptation.batch_norms)
+    save_adapter(folder, backbone, {"peft_type": WEIGHTS_TYPE}, by_file_name(tensors), {})
+
+
+def weights_of(model: nn.Module) -> dict[str, Any]:
+    """Parameters and statistics of a model, by name."""
+    return dict(model.named_parameters()) | statistics(batch_norms(model.named_modules()))
 
 
 def attach_weights(own: Mapping[str, Any], folder: Path) -> None:
@@ -223,6 +233,6 @@ def attach_weights(own: Mapping[str, Any], folder: Path) -> None:
 
     tensors, parameters = read_adapter(folder)[1], by_file_name(own)
     places = {name: p for name, p in parameters.items() if name in tensors}
-    for parameter in places.values():
+    for parameter in (place for place in places.values() if place.is_floating_point()):
         parameter.data = parameter.data.float()  # as it was trained, in a model that is held in bf16
     restore(places, tensors)

@@ -169,8 +169,8 @@ def restore(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None
         places[name].copy_(tensor)
 
 
-def by_file_name(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """Parameters under the names that a file of an adapter has for them."""
+def by_file_name(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the names that a file of an adapter has for them."""
     return {f"{PREFIX}{name}": parameter for name, parameter in parameters.items()}
 
 

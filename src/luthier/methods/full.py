@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from luthier.methods.common import MethodOptions, save_whole
 from luthier.models.backbone import Backbone
+from luthier.models.modes import batch_norms
 from luthier.types import Adaptation
 
 DEFAULTS = {"learning_rate": 5e-5}
@@ -16,4 +17,5 @@ class Options(MethodOptions):
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
-    return Adaptation("full", dict(backbone.named_parameters()), save_whole(backbone))
+    norms = batch_norms(backbone.named_modules())
+    return Adaptation("full", dict(backbone.named_parameters()), save_whole(backbone), batch_norms=norms)

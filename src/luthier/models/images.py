@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.models.composed import ComposedConfig
+from luthier.models.dual import compares
 from luthier.models.heads import picture_logits
 from luthier.models.modes import evaluating
 from luthier.models.pictures import Pictures
@@ -43,11 +45,22 @@ class NoText:
 
 
 def reads_pictures_alone(config: Any) -> bool:
-    """Whether models of this config classify pictures and read no text."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    """Whether models of this config classify pictures, or encode them for another model, and read no text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
-    return type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and type(config) not in TOKENIZER_MAPPING
+    kind = MODEL_MAPPING.get(type(config), None)
+    shown = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or (
+        config.base_config_key == "vision_config" and getattr(kind, "main_input_name", "") == "pixel_values"
+    )
+    return shown and type(config) not in TOKENIZER_MAPPING
+
+
+def image_tower(config: Any) -> Any | None:
+    """The config of the image encoder of a model that compares pictures with texts; None of another model."""
+    return (
+        None if isinstance(config, ComposedConfig) or not compares(config) else getattr(config, "vision_config", None)
+    )
 
 
 @dataclass(kw_only=True)

@@ -26,6 +26,7 @@ def load(
     from luthier.models.attention import register
     from luthier.models.backbone import OWN_HEADS
     from luthier.models.fingerprint import fingerprint
+    from luthier.models.images import image_tower
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -34,8 +35,11 @@ def load(
     where = {"revision": revision} if revision else {}
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
-        auto = auto_class(needs, found)
         config = dict(config or {})
+        if needs == "hidden" and (tower := image_tower(found)) is not None:
+            tower.update(config)
+            found, config = tower, {"config": tower}
+        auto = auto_class(needs, found)
         letters = config.pop("letters", None)
         reading = read_by(path, found, needs, letters, **where)
         config |= reading.more

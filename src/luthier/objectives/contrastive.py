@@ -76,6 +76,10 @@ class Objective(Coupled):
         if wide := [size for size in options.sizes if not 0 < size <= backbone.width]:
             what = f"the vectors of {backbone.name} have {backbone.width} numbers: a prefix can't have {wide[0]}"
             raise Refused(Finding("recipe.value", "contrastive.sizes", what, f"give sizes up to {backbone.width}"))
+        if not backbone.reads_text:
+            what = f"{backbone.name} reads no text, and gives no vector of one"
+            mend = "choose an encoder of text; pictures with texts are `task: match`, classes of pictures `classify`"
+            raise Refused(Finding("model.no-text", "model.name", what, mend))
         self.pooling = options.pooling or pooling_of(backbone)
         self.parameters: dict[str, nn.Parameter] = {}
         if options.learn_temperature:

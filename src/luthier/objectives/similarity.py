@@ -40,16 +40,17 @@ def info_nce(
 
 
 def pair_sigmoid(
-    pictures_KD: Tensor, texts_KD: Tensor, blocked_KK: Tensor, scale: Tensor | float, bias: Tensor | float
-) -> Tensor:
-    """(K,) losses: -Σ_j log σ(z_kj (scale · p_j · t_k + bias)), z = 1 where j = k and -1 elsewhere.
+    queries_KD: Tensor, candidates_CD: Tensor, blocked_KC: Tensor, scale: Tensor | float, bias: Tensor | float, *,
+    own: bool = True,
+) -> Tensor:  # fmt: skip
+    """(K,) losses: -Σ_c log σ(z_kc (scale · q_k · v_c + bias)), z = 1 where c = k and -1 elsewhere.
 
-    SigLIP (Zhai et al. 2023, arXiv 2303.15343), equation 1, whose sum over k is divided by K. ``blocked_KK`` [k, j] are
-    texts j that are no negatives of picture k: these pairs are left out, both ways.
+    SigLIP (Zhai et al. 2023, arXiv 2303.15343), equation 1, whose sum over k is divided by K. ``blocked_KC`` are
+    candidates that are no negatives of a query: these pairs are left out. Without ``own`` all are negatives.
     """
-    logits_KK = scale * texts_KD @ pictures_KD.T + bias
-    signs_KK = 2 * torch.eye(len(logits_KK), device=logits_KK.device) - 1
-    return -F.logsigmoid(signs_KK * logits_KK).masked_fill(blocked_KK.T, 0).sum(1)
+    logits_KC = scale * queries_KD @ candidates_CD.T + bias
+    signs_KC = 2 * own * torch.eye(*logits_KC.shape, device=logits_KC.device) - 1
+    return -F.logsigmoid(signs_KC * logits_KC).masked_fill(blocked_KC, 0).sum(1)
 
 
 def cosent(similarities_K: Tensor, scores_K: Tensor, weights_K: Tensor, scale: Tensor | float) -> Tensor:

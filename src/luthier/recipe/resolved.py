@@ -57,6 +57,8 @@ class ResolvedRecipe:
             values.pop("samples")
         if self.recipe.augment == AugmentSection():
             values.pop("augment")
+        if self.recipe.batch_norm == "auto":  # nothing asks for it
+            values.pop("batch_norm")
         for name, options in self._sections():
             dumped = options.model_dump()
             if dumped:

@@ -70,7 +70,10 @@ class DataSection(Options):
     select: float | None = Field(
         None, gt=0, lt=1, description="share of train to choose checkpoints on, apart from eval; default: eval's rows"
     )
-    split_seed: int | None = Field(None, ge=0, description="of the splits; default: `seed`")
+    split_seed: int | None = Field(None, ge=0, description="of the splits and of `few_shot`; default: `seed`")
+    few_shot: int | None = Field(
+        None, gt=0, description="how many rows of each class of train are learned from, drawn by content; default: all"
+    )
     format: str | None = Field(None, description="messages, sharegpt, alpaca, ...; default: recognised")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: the file's column")
     images: str | None = Field(
@@ -168,6 +171,11 @@ class Recipe(Options):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of the computation; what trains is fp32")
     matmul: Literal["auto", "default", "onednn"] = Field("auto", description="the library of matrix products on a CPU")
+    batch_norm: Literal["auto", "batch", "frozen"] = Field(
+        "auto",
+        description="the statistics that batch normalisation takes in training: each batch's own, or the checkpoint's; "
+        "auto: each batch's own under `full`, where a step is computed in one go",
+    )
     gradient_checkpointing: bool = Field(False, description="less memory, more time, the same result")
 
     eval_every: int | None = Field(None, gt=0, description="steps; default: once an epoch")

@@ -30,6 +30,7 @@ from luthier.runs.augmenting import check_augmenting, give_augment
 from luthier.runs.composing import locate_model
 from luthier.runs.critic import give_value
 from luthier.runs.mixing import mix, tell_mixture
+from luthier.runs.normalising import choose_statistics
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import bind_reference
 from luthier.runs.rollouts import check_reference, judged_by, repeats
@@ -119,10 +120,9 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     prepared = Prepared(
         resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
     )
-    prepared.prompts, prepared.beneath = prompts, digest(task, resolved)
-    prepared.mixture = mix(prepared)
+    prepared.prompts, prepared.beneath, prepared.mixture = prompts, digest(task, resolved), mix(prepared)
     tell_mixture(prepared)
-    prepared.findings += check_augmenting(prepared) + means.checks(prepared)
+    prepared.findings += choose_statistics(prepared) + check_augmenting(prepared) + means.checks(prepared)
     return prepared
 
 

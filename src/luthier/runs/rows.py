@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data.encode import Encoded
+from luthier.data.few import few
 from luthier.data.formats import ReadResult, read_examples
 from luthier.data.split import duplicates, row_key, split
 from luthier.models.backbone import Backbone
@@ -81,6 +82,10 @@ def read_rows(resolved: ResolvedRecipe, task: Any) -> Rows:
     if data.select:
         train, selection = _split(train, data.select, seed, findings, "select")
         report["train"]["selection"] = len(selection)
+    if data.few_shot and train:
+        kept, told = few(train, data.few_shot, seed)
+        report["train"]["skipped"] |= {"beyond few_shot": len(train) - len(kept)} if len(kept) < len(train) else {}
+        train, findings = kept, findings + told
     return Rows(train, evaluation, findings, report, selection)
 
 
@@ -163,6 +168,7 @@ def decode(backbone: Backbone, rows: Rows) -> None:
     """Read every picture and every sound once, in threads."""
     examples = [example for side in rows.sides for example in side]
     if backbone.pictures is not None:
-        backbone.pictures.prepare(one for example in examples for one in example.images or ())
+        both = ([*(example.images or ()), *(example.negative_images or ())] for example in examples)
+        backbone.pictures.prepare(one for some in both for one in some)
     if backbone.sounds is not None:
         backbone.sounds.prepare(Clip(one) for example in examples for one in example.sounds or ())

@@ -151,4 +151,5 @@ def _plan(prepared: Prepared) -> Plan:
         seed=r.seed, metric=r.metric, higher_is_better=prepared.task.metrics[r.metric],
         precision=r.precision, matmul=r.matmul, recipe_hash=prepared.identity,
         data_hash=rows_hash(prepared.train.rows), final=r.final, mixture=prepared.mixture,
+        uncut=bool(prepared.adaptation.batch_norms),
     )  # fmt: skip

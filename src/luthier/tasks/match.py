@@ -19,7 +19,8 @@ from luthier.models.backbone import Backbone
 from luthier.models.dual import DualBackbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
-from luthier.tasks.pictures import bad_pictures, picture_example, told_pictures
+from luthier.tasks.matched import several, shown_by, unusable
+from luthier.tasks.pictures import picture_example, told_pictures
 from luthier.tasks.retrieve import content
 from luthier.tasks.sounds import sound_example, told_sounds
 from luthier.types import INLINE, Example, Features, Finding, Refused
@@ -104,7 +105,7 @@ class Task:
             what = f"all {len(train)} rows say the same: there is nothing to tell them from"
             return [Finding("data.single-class", "data.train", what, "give rows of at least two captions or classes")]
         both = [*train, *evaluation]
-        return [found for example in both if (found := _several(example))] + self.unknown(both)
+        return [found for example in both if (found := several(example))] + self.unknown(both)
 
     def unknown(self, examples: Sequence[Example]) -> list[Finding]:
         """Labels that are not among the recipe's, where it names them."""
@@ -135,18 +136,21 @@ class Task:
         cut, self.listens = limit if overlong == "truncate" else None, backbone.sounds is not None
 
         def encode(example: Example) -> list[Features]:
-            """One row for each caption, one for a class; a picture or a text may stand alone."""
-            findings = _unfit(example, self.listens) or bad_pictures(backbone, example)
+            """One row for each caption, one for a class; a picture or a text may stand alone. Negatives come last."""
+            findings = unusable(backbone, example)
             if findings:
                 raise Refused(*findings)
-            texts, images = self._texts(example), example.images or example.sounds or []
-            several = [texts] if example.label is not None or not texts else [[text] for text in texts]
+            texts, images, paired = self._texts(example), shown_by(example), bool(example.targets)
+            apart, others = (example.negatives or [], example.negative_images or []) if paired else ([], [])
+            each = [texts] if example.label is not None or not texts else [[text] for text in texts]
             rows = []
-            for some in several:
-                row = backbone.pair_row(images, some, cut)
+            for some in each:
+                row = backbone.pair_row([*images, *others], [*some, *apart], cut)
                 name = str(example.label) if example.label is not None else some[0] if some else ""
-                keys = [int(row["pictures"][0][:15], 16) if images else 0, content(name)]
-                rows.append(row | {"keys": keys, "weight": example.weight, "classed": example.label is not None})
+                shown = [int(key[:15], 16) for key in row["pictures"]] or [0]
+                row["keys"] = [shown[0], content(name), *map(content, apart), *shown[1:]]
+                row |= {"own": len(some), "weight": example.weight, "classed": example.label is not None}
+                rows.append(row)
                 if images and example.label is not None:
                     rows[-1]["classes"] = classes()
             return rows
@@ -191,15 +195,17 @@ class Task:
         """The vector of a picture or a text alone; of a picture with texts or classes to choose from how probable each
         is; the caption or class, among those of all examples, that is nearest to the picture of a row that has one."""
         answers: dict[int, dict[str, Any]] = {}
-        choose = [i for i, e in enumerate(examples) if e.source == INLINE and _of(e) and (e.targets or e.negatives)]
-        paired = [i for i, e in enumerate(examples) if i not in choose and _of(e) and self._texts(e)]
+        choose = [
+            i for i, e in enumerate(examples) if e.source == INLINE and shown_by(e) and (e.targets or e.negatives)
+        ]
+        paired = [i for i, e in enumerate(examples) if i not in choose and shown_by(e) and self._texts(e)]
         for i in choose:
             answers[i] = self._choice(ask, examples[i])
         for i, answer in zip(paired, self._nearest(ask, [examples[i] for i in paired]), strict=True):
             answers[i] = answer
         alone = [i for i in range(len(examples)) if i not in answers]
         for kind in (True, False):
-            those = [i for i in alone if bool(_of(examples[i])) is kind]
+            those = [i for i in alone if bool(shown_by(examples[i])) is kind]
             some = [_alone(examples[i], examples[i].targets) for i in those]
             answers.update(zip(those, ask.outputs(some) if some else [], strict=True))
         return [answers[i] for i in range(len(examples))]
@@ -227,7 +233,10 @@ class Task:
         told = [str(e.label) if e.label is not None else (e.targets or [""])[0] for e in firsts]
         outputs = ask.outputs(firsts) if firsts else []
         known = {content(name) for name in told}
-        told += [name for name in self.choices if content(name) not in known]  # as the loss lays them beside the rows
+        # As the loss lays them beside the rows: negatives, then classes.
+        apart = [text for e in firsts if e.targets for text in e.negatives or []]
+        told += {content(text): text for text in apart if content(text) not in known}.values()
+        told += [name for name in self.choices if content(name) not in known]
         return [
             {"caption": told[out["best_text"]], "place": out["image_to_text"], "similarity": out["similarity"]}
             for out in outputs
@@ -266,31 +275,8 @@ def _named(out: dict[str, Any]) -> bool:
     return out["image_to_text"] == 1
 
 
-def _of(example: Example) -> list[Any]:
-    """The pictures of a row, or its sounds."""
-    return [*(example.images or []), *(example.sounds or [])]
-
-
 def _alone(example: Example, targets: list[str] | None = None) -> Example:
     return Example(INLINE, images=example.images, sounds=example.sounds, targets=targets)
-
-
-def _several(example: Example) -> Finding | None:
-    if len(_of(example)) == 1:
-        return None
-    what = f"this row has {len(_of(example))} pictures"
-    return Finding("data.pictures", f"{example.source}:image", what, "give one a row: captions may be several")
-
-
-def _unfit(example: Example, listens: bool) -> list[Finding]:
-    """Sounds for a model that sees, or pictures for one that hears."""
-    if listens and example.images:
-        what, mend = "this model compares sounds with texts, and these rows have pictures", "set `model.image`"
-        return [Finding("model.no-pictures", "model.name", what, mend)]
-    if example.sounds and not listens:
-        what, mend = "this model compares pictures with texts, and these rows have sounds", "set `model.audio`"
-        return [Finding("model.no-sounds", "model.name", what, mend)]
-    return []
 
 
 def _short(text: str) -> str:

@@ -71,7 +71,10 @@ def bad_pictures(backbone: Backbone, example: Example) -> list[Finding]:
     """What is wrong with each picture of a row, or with its sound, that can't be used."""
     assert backbone.pictures is not None
     findings = []
-    kinds = (("picture", "image", example.images), ("sound", "audio", example.sounds))
+    kinds = (
+        ("picture", "image", example.images), ("picture", "negative_images", example.negative_images),
+        ("sound", "audio", example.sounds),
+    )  # fmt: skip
     for kind, column, one in ((kind, column, one) for kind, column, some in kinds for one in some or []):
         try:
             backbone.pictures.key(one)  # type: ignore[arg-type]
