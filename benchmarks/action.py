@@ -7,7 +7,6 @@
 Writes ``benchmarks/results/action.json``.
 
 Grid: two small towers (the recipe `act-grid`'s, with random weights) learn 1,000 demonstrations of GoToRedBall (one
-Grid: two small towers (the recipe `act-grid`'s, with random weights) learn 1,000 demonstrations of GoToRedBall (one
 instruction; a tenth held out) by BabyAI's own bot, from seed 1,000,000 on, and act in the easier GoToRedBallGrey. The
 closed loop has seeds 0 to 199, for the policy, the bot and chance, with the likeliest action and with one drawn at
 temperature 1. Local: towers and 6,000 demonstrations of their own for GoToLocalS5N2 (two objects, of which the
@@ -32,6 +31,7 @@ from typing import Any
 
 import luthier
 from luthier.runs.closed_loop import BLIND, rollout
+from side_by_side import finished
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
@@ -79,7 +79,7 @@ def told(part: str, run: Any) -> dict[str, Any]:
 def trained(folder: Path, **keys: Any) -> Any:
     if (folder / "final").is_dir():
         return luthier.load(folder)
-    return luthier.tune(**{"task": "act", "out": str(folder.parent), "name": folder.name, **TAUGHT, **keys})
+    return finished(luthier.tune(**{"task": "act", "out": str(folder.parent), "name": folder.name, **TAUGHT, **keys}))
 
 
 def looped(part: str, run: Any, level: str, **options: Any) -> Iterator[dict[str, Any]]:
@@ -123,11 +123,11 @@ def bridge(out: Path) -> Iterator[dict[str, Any]]:
     for name, keys in BRIDGE.items():
         began, found = time.process_time(), []
         for split in range(SPLITS):
-            run = luthier.tune(
+            run = finished(luthier.tune(
                 task="act", model=towers, data={"train": rows, "eval": 0.2, "split_seed": split}, method="full",
                 epochs=8, batch_size=20, learning_rate=1e-3, out=str(out / "runs"), name=f"{name}-{split}",
                 final="last", eval_every=1000, **keys,
-            )  # fmt: skip
+            ))  # fmt: skip
             found.append({key: value["value"] for key, value in run.result["after"].items()})
         yield {"part": "bridge", "what": name, "splits": SPLITS, "cpu_seconds": round(time.process_time() - began, 1),
                **{key: round(float(np.mean([one[key] for one in found])), 4) for key in found[0]},

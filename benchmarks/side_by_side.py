@@ -55,6 +55,13 @@ def _in_a_process(cell: Cell) -> dict[str, Any]:
     return json.loads(ran.stdout.strip().rpartition("\n")[2])
 
 
+def finished(run: Any) -> Any:
+    """The run; ends the benchmark where it was stopped before its end (a signal, a failed step) and has no result."""
+    if not run.finished:
+        raise SystemExit(f"{run.folder} is {run.info['status']} and has no result: nothing of it is written down")
+    return run
+
+
 def made() -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     for package in PACKAGES:

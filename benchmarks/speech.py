@@ -30,6 +30,7 @@ from typing import Any
 
 import luthier
 from luthier.evaluate.intervals import mean_interval
+from side_by_side import finished
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared" / "data"
@@ -59,7 +60,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def run(recipe: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     began, spent = time.perf_counter(), time.process_time()
-    made = luthier.tune(**recipe)
+    made = finished(luthier.tune(**recipe))
     row = told | {"steps": made.result["steps"], "parameters": made.info["model"]["parameters"]}
     for name, found in made.result["after"].items():
         row[name] = {key: found[key] for key in ("value", "low", "high", "n") if key in found}

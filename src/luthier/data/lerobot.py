@@ -9,19 +9,19 @@ names of the action's numbers are told as its units. Files are read from the fol
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from luthier.data import videos
 from luthier.data.files import Row
 from luthier.types import Finding, Source
 
 INFO = Path("meta/info.json")
 VERSION = "v3."
 STATE, ACTION, CAMERA = "observation.state", "action", "observation.image"
+VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
 
 class Unreadable(Exception):
@@ -61,11 +61,9 @@ def _info(folder: Path, shown: str) -> dict[str, Any]:
     if find_spec("pyarrow") is None:
         what, mend = "parquet is read with pyarrow, which is not installed", 'pip install "luthier[data]"'
         raise Unreadable("data.needs-extra", shown, what, mend)
-    if _cameras(info, "video") and find_spec("av") is None:
-        what = (
-            f"its pictures are videos ({', '.join(_cameras(info, 'video'))}), which PyAV decodes; it is not installed"
-        )
-        raise Unreadable("data.needs-extra", shown, what, "pip install av, or write it with `use_videos=False`")
+    if (cameras := _cameras(info, "video")) and not videos.installed():
+        what = f"its pictures are videos ({', '.join(cameras)}), which PyAV decodes; it is not installed"
+        raise Unreadable("data.needs-extra", shown, what, 'pip install "luthier[video]"')
     return info
 
 
@@ -96,7 +94,7 @@ def _episodes(folder: Path, shown: str, info: dict[str, Any]) -> tuple[list[Row]
     frames: dict[int, list[dict[str, Any]]] = {}
     for row in _table(folder, "data"):
         frames.setdefault(int(row["episode_index"]), []).append(row)
-    videos, cameras, units = _Videos(folder, info), _cameras(info, "image"), _units(info["features"][ACTION])
+    shown_by, cameras, units = _Videos(folder, info), _cameras(info, "image"), _units(info["features"][ACTION])
     rows: list[Row] = []
     findings: list[Finding] = []
     for episode, found in sorted(frames.items()):
@@ -109,7 +107,12 @@ def _episodes(folder: Path, shown: str, info: dict[str, Any]) -> tuple[list[Row]
             findings.append(Finding("data.malformed", str(source), what, "write the data set again"))
             continue
         seen = [[row[name] for name in cameras] for row in found]
-        for pictures, more in zip(seen, videos.frames(told, len(found)), strict=True):
+        try:
+            shots = shown_by.frames(told, found)
+        except Unreadable as unreadable:
+            findings.append(unreadable.finding)
+            continue
+        for pictures, more in zip(seen, shots, strict=True):
             pictures += more
         trajectory = [
             {"image": pictures or None, "state": row.get(STATE), "action": row[ACTION]}
@@ -133,44 +136,30 @@ def _units(action: dict[str, Any]) -> dict[str, str]:
 
 
 class _Videos:
-    """Frames of the cameras that are videos. Each file is decoded once, in the order in which episodes lie in it."""
+    """Frames of the cameras that are videos, of which a file holds several episodes, one after the other."""
 
     def __init__(self, folder: Path, info: dict[str, Any]):
-        self.folder, self.template = folder, str(info.get("video_path") or "")
+        self.folder, self.template = folder, str(info.get("video_path") or VIDEO)
         self.cameras, self.fps = _cameras(info, "video"), float(info.get("fps") or 30)
-        self._open: dict[Path, list[bytes]] = {}
 
-    def frames(self, about: dict[str, Any], length: int) -> Iterator[list[bytes]]:
-        """For each frame of an episode the pictures of all these cameras."""
-        columns = [self._of(camera, about, length) for camera in self.cameras]
-        yield from ([column[at] for column in columns] for at in range(length))
+    def frames(self, about: dict[str, Any], frames: list[dict[str, Any]]) -> list[list[bytes]]:
+        """For each frame of an episode the pictures of all these cameras. Raises Unreadable."""
+        columns = [self._of(camera, about, frames) for camera in self.cameras]
+        return [[column[at] for column in columns] for at in range(len(frames))]
 
-    def _of(self, camera: str, about: dict[str, Any], length: int) -> list[bytes]:
-        place = {part: int(about[f"videos/{camera}/{part}_index"]) for part in ("chunk", "file")}
-        path = self.folder / self.template.format(
-            video_key=camera, chunk_index=place["chunk"], file_index=place["file"]
-        )
-        if path not in self._open:
-            self._open = {**{p: v for p, v in self._open.items() if camera not in str(p)}, path: decoded(path)}
-        first = round(float(about[f"videos/{camera}/from_timestamp"]) * self.fps)
-        found = self._open[path][first : first + length]
-        if len(found) < length:
-            what = f"holds {len(self._open[path])} frames, and an episode needs those up to {first + length}"
-            raise Unreadable("data.malformed", str(path.relative_to(self.folder)), what, "get the file again")
-        return found
-
-
-def decoded(path: Path) -> list[bytes]:
-    """Every frame of a video as the bytes of a PNG file. Raises Unreadable."""
-    import av
-
-    frames = []
-    try:
-        with av.open(str(path)) as video:
-            for frame in video.decode(video=0):
-                held = io.BytesIO()
-                frame.to_image().save(held, "PNG", compress_level=1)
-                frames.append(held.getvalue())
-    except (OSError, ValueError) as error:  # what PyAV raises is one of them
-        raise Unreadable("data.malformed", str(path), f"is no video that can be decoded ({error})") from None
-    return frames
+    def _of(self, camera: str, about: dict[str, Any], frames: list[dict[str, Any]]) -> list[bytes]:
+        """A frame is shown at its number over the frames a second, after the time at which its episode begins."""
+        try:
+            place = {f"{part}_index": int(about[f"videos/{camera}/{part}_index"]) for part in ("chunk", "file")}
+            begins = float(about[f"videos/{camera}/from_timestamp"])
+        except (KeyError, TypeError) as error:
+            what = f"episode {about['episode_index']} has no place in the videos of {camera} ({error})"
+            raise Unreadable("data.malformed", about["_file"], what, "get the file again") from None
+        path = self.folder / self.template.format(video_key=camera, **place)
+        where = f"{path.relative_to(self.folder)}: episode {about['episode_index']}"
+        if not path.is_file():
+            raise Unreadable("data.missing", where, "there is no such file", "get the data set's videos too")
+        try:
+            return videos.frames_at(path, [begins + int(row["frame_index"]) / self.fps for row in frames])
+        except videos.NoFrames as error:
+            raise Unreadable("data.malformed", where, str(error), "get the file again") from None
