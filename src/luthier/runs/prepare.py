@@ -36,6 +36,7 @@ from luthier.runs.rollouts import check_reference, judged_by, repeats
 from luthier.runs.rows import Rows, decode, read_rows, tell
 from luthier.runs.sampling import read_prompts
 from luthier.runs.scoring import digest, open_scores
+from luthier.runs.sharing import settle_sharing
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
 from luthier.tasks import TASKS
 from luthier.tasks.common import Meets
@@ -122,7 +123,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     prepared.prompts, prepared.beneath = prompts, digest(task, resolved)
     prepared.mixture = mix(prepared)
     tell_mixture(prepared)
-    prepared.findings += check_augmenting(prepared) + means.checks(prepared)
+    prepared.findings += check_augmenting(prepared) + settle_sharing(prepared) + means.checks(prepared)
     return prepared
 
 
