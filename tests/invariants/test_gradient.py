@@ -61,7 +61,7 @@ def trial(case: str, tiny_folder: Callable[..., str], folder: Path, *, weighted:
 
 
 def split_into(monkeypatch: pytest.MonkeyPatch, groups: list[list[int]]) -> None:
-    monkeypatch.setattr(accumulate, "micro_batches", lambda lengths, budget, *, padded, at_least: groups)
+    monkeypatch.setattr(accumulate, "micro_batches", lambda lengths, budget, *, padded, at_least, begun=(): groups)
 
 
 def reference(prepared: Prepared, start: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:

@@ -70,7 +70,7 @@ def quiet(case: str) -> dict[str, float]:
 
 
 def split_into(monkeypatch: pytest.MonkeyPatch, groups: list[list[int]]) -> None:
-    monkeypatch.setattr(accumulate, "micro_batches", lambda lengths, budget, *, padded, at_least: groups)
+    monkeypatch.setattr(accumulate, "micro_batches", lambda lengths, budget, *, padded, at_least, begun=(): groups)
 
 
 @pytest.mark.parametrize("case", CASES)

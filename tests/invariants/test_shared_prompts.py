@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,14 @@ import torch
 import tiny
 from luthier.data.branches import common, lay_out_branches
 from luthier.engine.accumulate import loss_of
+from luthier.engine.batching import micro_batches
 from luthier.models.backbone import Backbone
+from luthier.models.compose import compose
+from luthier.models.illustrated import Illustrated
 from luthier.models.load import load
-from luthier.objectives import dpo
+from luthier.objectives import dpo, grpo
 from luthier.objectives.likelihood import lay_out_answers
+from luthier.objectives.online import ADVANTAGE
 from luthier.objectives.preference import REFERENCE
 from luthier.types import Features
 
@@ -94,3 +99,79 @@ def test_beginnings_are_not_shared_where_virtual_tokens_stand_before_rows(tiny_f
     assert "begins" in lay_out_answers(backbone, rows([(30, 3, 6)]))
     backbone.soft_prompt = lambda: torch.zeros(2, tiny.WIDTH)
     assert "begins" not in lay_out_answers(backbone, rows([(30, 3, 6)]))
+
+
+def group(asked: int, answers: list[int], row: int, seed: int) -> list[Features]:
+    """The rows of one prompt's answers, as a rollout makes them."""
+    choose = random.Random(seed)
+    prompt = [choose.randrange(20, 300) for _ in range(asked)]
+    made = []
+    for at, size in enumerate(answers):
+        made.append({
+            "row": row, "weight": 1.0, "prompt": asked, "begins": asked, "lengths": [asked + size],
+            "input_ids": prompt + [choose.randrange(20, 300) for _ in range(size)],
+            "supervised": [False] * asked + [True] * size, ADVANTAGE: 1.0 - at, REFERENCE: [-6.0] * size,
+        })  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize("name", [name for name in tiny.DECODERS if name not in CAPPED])
+def test_answers_of_a_group_give_what_they_give_apart(name: str, tiny_folder: Callable[..., str]) -> None:
+    backbone = open_(tiny_folder, name)
+    some = [*group(30, [3, 6, 2, 1], 0, 1), *group(9, [4, 4], 1, 2)]
+    objective = grpo.Objective(grpo.Options(max_new_tokens=6), backbone, None)
+    assert objective.collate(some)["input_ids"].shape[1] == 64  # 59 tokens; apart 158
+    found = []
+    for one in (backbone, replace(backbone, unshared_because="a test")):
+        objective = grpo.Objective(grpo.Options(max_new_tokens=6), one, None)
+        terms, _ = loss_of(one, objective, some, "fp32")
+        grads = torch.autograd.grad(terms.total, list(one.model.parameters()), allow_unused=True)
+        found.append((terms, torch.cat([g.flatten() for g in grads if g is not None])))
+    (shared, gradient), (apart, expected) = found
+    torch.testing.assert_close(shared.total, apart.total, rtol=1e-5, atol=1e-5)
+    assert {*shared.report} == {"kl", "ratio", "clip_fraction"}
+    assert [*chain(*shared.report.values())] == pytest.approx([*chain(*apart.report.values())], rel=1e-5)
+    assert float(expected.abs().max()) > 1e-3
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_a_group_of_answers_about_a_picture_sees_it_once(tiny_folder: Callable[..., str], tmp_path: Path) -> None:
+    towers = tiny.save_image_model("vit", tmp_path / "vit"), tiny_folder("llama")
+    compose(*towers, "projection", {}, tmp_path / "both")
+    backbone = load("both", str(tmp_path / "both"), "token_logits")
+    assert isinstance(backbone, Illustrated)
+    backbone.choose_layout("auto")
+    some = []
+    for at, colour in enumerate(("red", "green")):
+        picture = tiny.save_picture(tmp_path / f"{colour}.png", colour)
+        for row in group(9, [3, 5], at, at):
+            ids = [*row["input_ids"][:4], backbone.mark_id, *row["input_ids"][4:]]
+            told = row | {"input_ids": ids, "supervised": [False, *row["supervised"]], "turn_ends": []}
+            shown = backbone.illustrated(told, [Path(picture)])
+            length = len(shown["input_ids"])
+            asked = length - sum(row["supervised"])
+            some.append(shown | {"lengths": [length], "prompt": asked, "begins": asked})
+    with backbone.looking():
+        found = []
+        for one in (backbone, replace(backbone, unshared_because="a test")):
+            objective = grpo.Objective(grpo.Options(max_new_tokens=6), one, None)
+            terms, batch = loss_of(one, objective, some, "fp32")
+            grads = torch.autograd.grad(terms.total, list(one.model.parameters()), allow_unused=True)
+            found.append(
+                (len(batch["pixel_values"]), terms.total, torch.cat([g.flatten() for g in grads if g is not None]))
+            )
+    assert [one for one, *_ in found] == [2, 4]
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[0][2], found[1][2], rtol=1e-5, atol=1e-5 * float(found[1][2].abs().max()))
+
+
+def test_rows_that_begin_alike_stand_together_and_count_their_beginning_once() -> None:
+    """Budget 20; rows of 12, 11 and 10 tokens that begin with the same 8 come to 12 + 3 + 2 = 17, one of 9 is alone."""
+    a, b = ("a", 8), ("b", 4)
+    assert micro_batches([11, 9, 12, 10], 20, padded=False, begun=[a, None, a, a]) == [[2, 0, 3], [1]]
+    assert micro_batches([11, 9, 12, 10], 20, padded=False) == [[2], [0], [3, 1]]
+    # The group is cut where the budget ends, and the next one counts the beginning anew.
+    assert micro_batches([12, 12, 12], 17, padded=False, begun=[a, a, a]) == [[0, 1], [2]]
+    assert micro_batches([9, 6, 9, 6], 30, padded=False, begun=[b, a, b, a]) == [[0, 2, 1, 3]]
+    # Two processes: 12 + 4 + 4 + 4 = 24 tokens, so 12 each at most.
+    assert micro_batches([12, 12, 12, 12], 99, padded=False, begun=[a] * 4, at_least=2) == [[0], [1], [2], [3]]

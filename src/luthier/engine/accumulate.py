@@ -6,6 +6,7 @@ An objective that couples the rows of a batch has its vectors cached instead: se
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,10 +85,8 @@ def _accumulate(
     backbone: Backbone, objective: Any, rows: list[Features], plan: Plan, progress: Progress, processes: Processes
 ) -> Sums:
     sums = Sums()
-    groups = micro_batches(
-        [size(row) for row in rows], progress.micro_tokens, padded=backbone.layout == "padded",
-        at_least=processes.world,
-    )  # fmt: skip
+    padded = backbone.layout == "padded"
+    groups = row_groups(rows, progress.micro_tokens, padded=padded, at_least=processes.world)
 
     def seed(index: int) -> None:
         # Dropout's draws depend on the step and the micro-batch alone: resuming or evaluating can't shift them.
@@ -140,7 +139,15 @@ def _add(sums: Sums, terms: LossTerms, tokens: int, rows: list[int]) -> None:
 
 
 def size(row: Features) -> int:
-    """Tokens of a row, source and target, and what it costs beside them; or those of its cached hidden states."""
+    """Tokens of a row, source and target, and what it costs beside them, less those that are computed once though they
+    stand in several of its sequences; or those of its cached hidden states."""
     if "hidden_LD" in row:
         return len(row["hidden_LD"])
-    return len(row["input_ids"]) + len(row.get("target_ids", ())) + row.get("cost", 0)
+    return len(row["input_ids"]) + len(row.get("target_ids", ())) + row.get("cost", 0) - row.get("spared", 0)
+
+
+def row_groups(rows: Sequence[Features], budget: int, *, padded: bool, at_least: int = 1) -> list[list[int]]:
+    """Micro-batches of rows, as their places; so many tokens as a row ``begins`` with are computed once for all rows of
+    one id."""
+    begun = [(row["row"], row["begins"]) if row.get("begins") else None for row in rows]
+    return micro_batches([size(row) for row in rows], budget, padded=padded, at_least=at_least, begun=begun)

@@ -10,10 +10,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from luthier.data.mixing import Mixture
+
+Begun = tuple[Any, int]
+"""What names the tokens that several rows begin with, and how many they are."""
 
 
 class Order:
@@ -53,31 +57,58 @@ class Order:
         return counts
 
 
-def micro_batches(lengths: Sequence[int], budget: int, *, padded: bool, at_least: int = 1) -> list[list[int]]:
+def micro_batches(
+    lengths: Sequence[int], budget: int, *, padded: bool, at_least: int = 1, begun: Sequence[Begun | None] = ()
+) -> list[list[int]]:
     """Cut rows (given by their lengths) into groups of at most ``budget`` tokens, pads counted where ``padded``.
 
     Rows of like length come together, so padding is small. At least ``at_least`` groups are made where there are
-    enough rows, so that each process has one. A row longer than the budget is a group of its own.
+    enough rows, so that each process has one. A row longer than the budget is a group of its own. Rows that begin
+    alike (``begun``: what names the beginning, and its tokens) stand together, and a group counts a beginning once.
     """
+    begun = list(begun) or [None] * len(lengths)
     if at_least > 1:
-        total = max(lengths) * len(lengths) if padded else sum(lengths)
+        total = max(lengths) * len(lengths) if padded else sum(lengths) - _spared(begun)
         budget = min(budget, math.ceil(total / at_least))
     groups: list[list[int]] = []
     current: list[int] = []
+    seen: set[Any] = set()
     used = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        length = lengths[index]
-        cost = lengths[current[0]] * (len(current) + 1) if padded and current else used + length
+    for index in _ordered(lengths, begun):
+        length, begins = lengths[index], begun[index]
+        new = length - (begins[1] if begins is not None and begins[0] in seen else 0)
+        cost = lengths[current[0]] * (len(current) + 1) if padded and current else used + new
         if current and cost > budget:
             groups.append(current)
-            current, used = [], 0
+            current, seen, used, new = [], set(), 0, length
         current.append(index)
-        used += length
+        used += new
+        seen |= {begins[0]} if begins is not None else set()
     if current:
         groups.append(current)
     while len(groups) < min(at_least, len(lengths)):
         _halve_fullest(groups, lengths)
     return groups
+
+
+def _ordered(lengths: Sequence[int], begun: Sequence[Begun | None]) -> list[int]:
+    """The longest first; rows that begin alike in one place, that of the longest among them."""
+    leaders: dict[Any, tuple[int, int]] = {}
+    for index, (length, begins) in enumerate(zip(lengths, begun, strict=True)):
+        if begins is not None:
+            leaders[begins[0]] = min((-length, index), leaders.get(begins[0], (0, 0)))
+
+    def place(index: int) -> tuple[int, int, int, int]:
+        begins, own = begun[index], (-lengths[index], index)
+        return (*(own if begins is None else leaders[begins[0]]), *own)
+
+    return sorted(range(len(lengths)), key=place)
+
+
+def _spared(begun: Sequence[Begun | None]) -> int:
+    """The tokens that rows which begin alike have in common, but for the first time."""
+    told = [begins for begins in begun if begins is not None]
+    return sum(tokens for _, tokens in told) - sum(dict(told).values())
 
 
 def _halve_fullest(groups: list[list[int]], lengths: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from luthier.data.collate import lay_out
+from luthier.evaluate.prefill import prefilled
 from luthier.models.backbone import Backbone
 from luthier.models.modes import evaluating
 from luthier.types import Features, Prompt
@@ -80,6 +81,8 @@ def generate(
             new = _room(backbone, ids_KL.shape[1], max_new_tokens)
             # An encoder-decoder gives what it wrote, after its start token; a decoder its prompt too, unless that was
             # given as embeddings.
+            if num_beams == 1:
+                inputs = prefilled(backbone, rows, inputs, pad)
             given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
             first = 1 if backbone.encoder_decoder else given
             rules = [_OfTheAnswer(no_repeat_ngram_size, first)] if no_repeat_ngram_size else []

@@ -13,8 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from luthier.engine.accumulate import size
-from luthier.engine.batching import micro_batches
+from luthier.engine.accumulate import row_groups
 from luthier.engine.parallel import Processes
 from luthier.engine.precision import autocast, matmul_route
 from luthier.models.backbone import Backbone
@@ -96,7 +95,7 @@ class Reader:
         return Batch(tensors, [row["row"] for row in rows]).to(self.backbone.device)
 
     def _groups(self, rows: Sequence[Features]) -> Iterator[list[int]]:
-        groups = micro_batches([size(row) for row in rows], self.micro_tokens, padded=self.backbone.layout == "padded")
+        groups = row_groups(rows, self.micro_tokens, padded=self.backbone.layout == "padded")
         yield from (group for _, group in (self.processes.share(groups) if self.processes else enumerate(groups)))
 
     def _together(self, found: dict[int, Any], count: int) -> list[Any]:

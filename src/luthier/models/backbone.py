@@ -50,8 +50,7 @@ class Backbone(Addressed, Switched):
     """What objectives and methods are given in place of a bare model.
 
     ``layout`` is "packed" (rows laid end to end, no pad) or "padded"; ``position_offset`` is the first position id
-    that this model counts from; ``needs`` is what the model was loaded to give (token_logits, sequence_logits,
-    tag_logits, span_logits, action_flow, hidden);
+    that this model counts from; ``needs`` is what the model was loaded to give (token_logits, sequence_logits, ...);
     ``fresh`` names the parameters that were not in the checkpoint; ``fingerprint`` tells these weights from others;
     ``adapters`` are those that were put in, and which are in force. ``soft_prompt`` gives embeddings (P, D) that are
     laid before every row; ``prefix_positions`` is how many positions a carried prefix takes from the tokens.

@@ -60,6 +60,7 @@ class Sketched:
                 self.miniature.choose_layout(packing)
             self.layout, self.position_offset = self.miniature.layout, self.miniature.position_offset
             self.unpacked_because = self.miniature.unpacked_because
+            self.unshared_because = self.miniature.unshared_because
         elif self.pictures is None and self.sounds is None:
             self.layout, self.unpacked_because = "packed", ""
             self.assumed.append("rows can be packed")

@@ -16,7 +16,14 @@ class Switched:
 
     model: PreTrainedModel
     soft_prompt: Callable[[], Tensor] | None
+    layout: str
+    unshared_because: str
     prefix_switch: Switch
+
+    @property
+    def shares(self) -> bool:
+        """Whether what several sequences begin with is computed once; virtual tokens stand before each by itself."""
+        return self.layout == "packed" and not self.unshared_because and self.soft_prompt is None
 
     @contextmanager
     def attention(self, implementation: str) -> Iterator[None]:

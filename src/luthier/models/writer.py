@@ -54,9 +54,10 @@ class ComposedForCausalLM(ComposedPreTrainedModel, GenerationMixin):
         position_ids: Tensor | None = None, labels: Tensor | None = None,
         inputs_embeds: Tensor | None = None, pixel_values: Tensor | None = None, picture_rows: Tensor | None = None,
         picture_states: Tensor | None = None, picture_lengths: Tensor | None = None, use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0, **inputs: Any,
+        logits_to_keep: int | Tensor = 0, cache: Any = None, **inputs: Any,
     ) -> CausalLMOutputWithPast:  # fmt: skip
         """``labels`` (K, L): the loss is the mean over those that are not -100, each predicted at the place before."""
+        inputs |= {} if cache is None else {CACHE: cache}
         if use_cache and inputs.get(CACHE) is None:
             inputs[CACHE] = DynamicCache(config=self.config.text_config)
         inputs |= {} if position_ids is None else {"position_ids": position_ids}

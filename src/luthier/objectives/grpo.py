@@ -45,6 +45,8 @@ class Options(SamplingOptions):
 
 
 class Objective(OnlineObjective):
+    shares = True
+
     @property
     def repeats(self) -> int:
         return int(self.options.iterations)

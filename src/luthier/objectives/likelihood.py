@@ -43,9 +43,8 @@ def lay_out_answers(backbone: Backbone, rows: list[Features]) -> dict[str, Tenso
 
     input_ids [[a B C D e F G]]       predict_at [0 0 2 4 4]
     """
-    by_row = [sequences(row) for row in rows]
-    some = [sequence for parts in by_row for sequence in parts]
-    tensors, places = _lay_out(backbone, by_row)
+    some = [sequence for row in rows for sequence in sequences(row)]
+    tensors, places = _lay_out(backbone, begun_alike(rows), some)
     at, targets, counts = [], [], []
     for place, sequence in zip(places, some, strict=True):
         found = predicted(sequence)
@@ -56,14 +55,32 @@ def lay_out_answers(backbone: Backbone, rows: list[Features]) -> dict[str, Tenso
     return tensors | {name: torch.tensor(values, dtype=torch.long) for name, values in told.items()}
 
 
-def _lay_out(backbone: Backbone, rows: list[list[Features]]) -> tuple[dict[str, Tensor], list[Sequence[int]]]:
-    """The tensors of rows of sequences, and where the tokens of each sequence lie."""
-    able = backbone.layout == "packed" and not backbone.unshared_because and backbone.soft_prompt is None
-    ids = [[sequence["input_ids"] for sequence in parts if "pictures" not in sequence] for parts in rows]
-    if able and all(ids) and any(len(parts) > 1 and common(parts) for parts in ids):
+def begun_alike(rows: list[Features]) -> list[list[Features]]:
+    """The sequences of each row; of neighbours with one ``row`` that say how much ``begins`` them, of all together."""
+    found: list[list[Features]] = []
+    for at, row in enumerate(rows):
+        again = at > 0 and row.get("begins") and rows[at - 1].get("begins") and rows[at - 1]["row"] == row["row"]
+        if again:
+            found[-1] += sequences(row)
+        else:
+            found.append(sequences(row))
+    return found
+
+
+def spared(row: Features) -> int:
+    """Tokens that a model which shares beginnings need not compute again for the sequences of a row."""
+    ids = split(row["input_ids"], row["lengths"])
+    return (len(ids) - 1) * common(ids) if len(ids) > 1 else 0
+
+
+def _lay_out(
+    backbone: Backbone, alike: list[list[Features]], some: list[Features]
+) -> tuple[dict[str, Tensor], list[Sequence[int]]]:
+    """The tensors of ``some`` sequences, those that may begin ``alike`` side by side, and where their tokens lie."""
+    ids = [[sequence["input_ids"] for sequence in parts] for parts in alike]
+    if backbone.shares and any(len(parts) > 1 and common(parts) for parts in ids):
         tensors, places = lay_out_branches(ids, backbone.tokenizer.pad_token_id or 0)
-        return tensors, [*places]
-    some = [sequence for parts in rows for sequence in parts]
+        return tensors | backbone.row_media([parts[0] for parts in alike]), [*places]
     tensors = backbone.lay_out(some)
     return tensors, [
         range(start, len(one["input_ids"]) + start) for start, one in zip(tensors["starts"].tolist(), some, strict=True)

@@ -8,6 +8,7 @@ one of these answers, with what it is to be learned by:
 | input_ids, lengths | prompt and answer, its terminator among it; one sequence |
 | supervised | True where a token is of the answer |
 | prompt | tokens of the prompt |
+| begins | as many, where the prompt is computed once for its answers |
 | pictures | those that stand in it, where there are some |
 | advantage | how much better the answer is than others of its group |
 | old | log-probabilities of its tokens when it was written, where it is learned more than once |
@@ -74,6 +75,8 @@ class OnlineObjective:
 
     needs = "token_logits"
     couples = False
+    shares = False
+    """Whether it reads nothing but supervised tokens, so that answers to one prompt may be laid behind it once."""
     per_token: tuple[str, ...] = (OLD, REFERENCE)
     """What a row has of each token of its answer."""
 
@@ -172,4 +175,8 @@ class OnlineObjective:
             "input_ids": [*asked, *ids], "lengths": [len(asked) + len(ids)],
             "supervised": [False] * len(asked) + [True] * len(ids),
         }  # fmt: skip
-        return {**prompt, **made, **learned_by}
+        return {**prompt, **made, **self.begun(prompt), **learned_by}
+
+    def begun(self, prompt: Features) -> Features:
+        """How many tokens of its answers' rows are computed once for all of them."""
+        return {"begins": prompt["prompt"]} if self.shares and self.backbone.shares else {}

@@ -39,6 +39,7 @@ from luthier.objectives.likelihood import (
     lay_out_answers,
     per_sequence,
     sequences,
+    spared,
     supervised_tokens,
     token_log_probabilities,
 )
@@ -112,6 +113,8 @@ class PreferenceObjective:
     couples = False
     compares = True
     """Whether it needs a reference."""
+    shares = True
+    """Whether a model that can computes what the answers of a row begin with once."""
     sides = ("chosen", "rejected")
 
     def __init__(self, options: Any, backbone: Backbone, encoder: Callable[[Example], list[Features]] | None):
@@ -141,7 +144,7 @@ class PreferenceObjective:
             what = "a row has one answer with a thumb, and this objective compares two"
             mend = "leave `objective` out (it is then `kto`), or give rows with a chosen and a rejected answer"
             raise Refused(Finding("prefer.unpaired", "objective", what, mend))
-        return rows
+        return [row | {"spared": spared(row)} for row in rows] if self.backbone.shares else rows
 
     def units(self, features: Features) -> int:
         """0 where nothing tells the two answers apart, once they are cut."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from luthier.data.collate import MULTIPLE
-from luthier.engine.accumulate import loss_of, size
-from luthier.engine.batching import Order, micro_batches
+from luthier.engine.accumulate import loss_of, row_groups, size
+from luthier.engine.batching import Order
 from luthier.engine.cache import rows_hash
 from luthier.engine.fit import choose, train_mode, trunk_is_frozen
 from luthier.engine.optimizer import build
@@ -127,8 +127,8 @@ def _step(prepared: Prepared, trace: Trace, found: Footprint, rows: list[Feature
 
 
 def costs(rows: Sequence[Features]) -> int:
-    """What pictures and sounds cost beside the tokens of these rows."""
-    return sum(row.get("cost", 0) for row in rows)
+    """What pictures and sounds cost beside the tokens of these rows, less what is computed once of these."""
+    return sum(row.get("cost", 0) - row.get("spared", 0) for row in rows)
 
 
 def _update(trace: Trace, parameters: list[Any], optimizer: Any) -> None:
@@ -160,9 +160,7 @@ def worst_groups(prepared: Prepared, rows: Sequence[Features]) -> list[list[int]
     later: list[int] = []
     for step in range(min(recipe.steps, MOST_STEPS)):
         indices = order.step(step)
-        groups = [
-            [indices[i] for i in g] for g in micro_batches([size(rows[i]) for i in indices], budget, padded=padded)
-        ]
+        groups = [[indices[i] for i in g] for g in row_groups([rows[i] for i in indices], budget, padded=padded)]
         first = max(first, groups[0], key=cost) if first else groups[0]
         for group in groups[1:]:
             later = max(later, group, key=cost) if later else group
@@ -181,7 +179,7 @@ def _evaluate(prepared: Prepared, reader: Reader) -> int:
 
 def _largest(rows: Sequence[Features], reader: Reader) -> list[int]:
     padded = reader.backbone.layout == "padded"
-    groups = micro_batches([size(row) for row in rows], reader.micro_tokens, padded=padded)
+    groups = row_groups(rows, reader.micro_tokens, padded=padded)
     return max(groups, key=lambda group: sum(size(rows[i]) for i in group))
 
 

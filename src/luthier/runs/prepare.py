@@ -37,6 +37,7 @@ from luthier.runs.rollouts import check_reference, judged_by, repeats
 from luthier.runs.rows import Rows, decode, read_rows, tell
 from luthier.runs.sampling import read_prompts
 from luthier.runs.scoring import digest, open_scores
+from luthier.runs.sharing import settle_sharing
 from luthier.runs.teacher import bind_base, encode_for, give_teacher
 from luthier.tasks import TASKS
 from luthier.tasks.common import Meets
@@ -122,7 +123,8 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     )
     prepared.prompts, prepared.beneath, prepared.mixture = prompts, digest(task, resolved), mix(prepared)
     tell_mixture(prepared)
-    prepared.findings += choose_statistics(prepared) + check_augmenting(prepared) + means.checks(prepared)
+    prepared.findings += choose_statistics(prepared) + check_augmenting(prepared)
+    prepared.findings += settle_sharing(prepared) + means.checks(prepared)
     return prepared
 
 

@@ -198,9 +198,10 @@ class Rollouts:
         parts = {name: tensors[name].split(lengths) for name in LISTS}
         numbers = {name: tensors[name].split(counts) for name in self.objective.per_token if name in tensors}
         for at, (row, advantage) in enumerate(zip(tensors["row"].tolist(), tensors[ADVANTAGE].tolist(), strict=True)):
-            made = {name: part[at].tolist() for name, part in parts.items()}
+            made: Features = {name: part[at].tolist() for name, part in parts.items()}
             made |= {name: part[at] for name, part in numbers.items()}
-            self.held.append({**self.prompts[row], **made, "lengths": [lengths[at]], ADVANTAGE: advantage})
+            made |= {"lengths": [lengths[at]], ADVANTAGE: advantage, **self.objective.begun(self.prompts[row])}
+            self.held.append({**self.prompts[row], **made})
 
 
 def gained(answers: Sequence[dict[str, Any]]) -> list[float]:
