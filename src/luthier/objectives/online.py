@@ -45,6 +45,10 @@ class SamplingOptions(Section):
     temperature: float = Field(1.0, gt=0, description="of the sampling")
     max_new_tokens: int = Field(256, gt=0, description="the longest answer")
     generation_batch: int = Field(64, gt=0, description="answers that are written at a time")
+    merge: Literal["auto", "on", "off"] = Field(
+        "auto", description="LoRA lies in the weights while answers are drawn, in a copy of those that it adapts: "
+        "where they are fp32; in any precision; or not",
+    )  # fmt: skip
     reference: Literal["auto", "switched", "copy"] = Field(
         "auto", description="the model as it came: with the method switched off, or a frozen copy of it"
     )
