@@ -169,7 +169,7 @@ class OnlineObjective:
         assert self.score is not None
         return -sum(self.score(outputs, rows)) / max(1, len(rows))
 
-    def answered(self, prompt: Features, ids: list[int], **learned_by: float) -> Features:
+    def answered(self, prompt: Features, ids: list[int], **learned_by: Any) -> Features:
         """A prompt's row with an answer that was written, to be learned."""
         asked = prompt["input_ids"][: prompt["prompt"]]
         made = {
