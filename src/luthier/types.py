@@ -127,6 +127,8 @@ class Example:
     """By how much ``chosen`` is better, where that was told."""
     worse: list[tuple[list[Message], float | None]] = field(default_factory=list)
     """More answers that ``chosen`` is better than, and by how much."""
+    stepwise: list[tuple[str, float | None]] | None = None
+    """The steps of ``chosen``, and how right each is, from 0 to 1; None where nobody said."""
     passed_over: int = 0
     """How many more answers the row has, which are as good as ``chosen`` and so no part of a pair."""
     weight: float = 1.0

@@ -148,7 +148,7 @@ def test_every_format_is_tested() -> None:
     # In test_pictures.py, test_questions.py, test_matching.py.
     pictures = ["image-text-label", "image-question-answer", "image-label", "image-caption"]
     sounds = ["audio-label", "audio-text"]
-    judged = ["preference", "judged-pair", "rated-answers"]  # in test_preference_rows.py, thumbs too
+    judged = ["preference", "judged-pair", "rated-answers", "stepwise"]  # in test_preference_rows.py and test_steps.py
     here = ["text-label", "document-summary", "thumbs", "checkable", "plain-text"]  # checkable: test_rewards.py
     assert list(FORMATS) == [*pictures, *sounds, *talks, *asked, *elsewhere, *judged, *pairs, *here]
 

@@ -28,6 +28,7 @@
 | preference | chosen, rejected; prompt?, system?, tools?, margin?, scores? | messages, chosen, rejected, margin |
 | judged-pair | two answers (output_1, output_2; ...), better (winner, ...); prompt? | messages, chosen, rejected |
 | rated-answers | prompt, answers (responses, ...) with ratings | messages, chosen, rejected, margin |
+| stepwise | prompt, steps (completions), labels (step_ratings) | messages, chosen, stepwise |
 | scored-pair | sentence1, sentence2, score | text, targets, label |
 | query-positive | query (anchor, question), positive (passage, context); negatives? | text, targets, negatives |
 | thumbs | prompt and completion, or messages; label | messages, and chosen or rejected |
@@ -52,6 +53,7 @@ from luthier.data import (
     pairs,
     plans,
     preferences,
+    steps,
     tagged,
     texts,
     translations,
@@ -123,6 +125,7 @@ FORMATS: dict[str, Format] = {
     "preference": Format(preferences.PAIR, preferences.BESIDE_PAIR, preferences.preference),
     "judged-pair": Format(judged.JUDGED, judged.BESIDE_JUDGED, judged.judged_pair),
     "rated-answers": Format(judged.RATED, judged.BESIDE_RATED, judged.rated_answers),
+    "stepwise": Format(steps.STEPWISE, steps.BESIDE_STEPWISE, steps.stepwise),
     "scored-pair": Format(pairs.SCORED_PAIR, {}, pairs.scored_pair),
     "query-positive": Format(pairs.QUERY_POSITIVE, pairs.NEGATIVES, pairs.query_positive),
     "text-label": Format({"text": texts.TEXT, "label": texts.LABEL}, {}, texts.text_label),

@@ -1,8 +1,9 @@
 """Rewards of written answers: verifiers and Python functions, several of them weighted and added up.
 
 A function is called as ``function(prompts, answers, expected)``, three lists of one length (a prompt is a list of
-turns, the others are texts; ``expected`` is "" where a row has none), and returns a number for each answer. What it
-gives is looked at before anything is trained on: no number, NaN, another count, or an exception is an error at its row.
+turns, the others are texts; ``expected`` is "" where a row has none), and returns for each answer a number, or a list
+of numbers, one for each of its steps (``data/steps.py``). What it gives is looked at before anything is trained on: no
+number, NaN, another count, or an exception is an error at its row.
 """
 
 from __future__ import annotations
@@ -32,17 +33,20 @@ class Answer:
     expected: str
     where: str
     problem: Problem | None = None
+    steps: int = 1
 
 
 @dataclass(frozen=True)
 class Reward:
     """One of the rewards: ``name`` as it is told, its weight, and what gives it for several answers: of three lists of
-    texts, or (``whole``) of the answers with all that is known of them."""
+    texts, or (``whole``) of the answers with all that is known of them. ``steps``: what becomes of a reward for each
+    step: it stays one (each), or is one number for the answer (mean, min)."""
 
     name: str
     weight: float
     function: Function | Callable[[Sequence[Answer]], Any]
     whole: bool = False
+    steps: str = "each"
 
     def given(self, answers: Sequence[Answer]) -> Any:
         if self.whole:
@@ -53,10 +57,18 @@ class Reward:
 
 @dataclass(frozen=True)
 class Rewarded:
-    """What an answer got: the weighted sum, and each reward by its name."""
+    """What an answer got: the weighted sum, and each reward by its name. ``steps`` is the part of the sum that belongs
+    to single steps, and ``ends`` the tokens of the answer at which these end; both empty where none does."""
 
     total: float
     parts: dict[str, float] = field(default_factory=dict)
+    steps: tuple[float, ...] = ()
+    ends: tuple[int, ...] = ()
+
+    @property
+    def placed(self) -> list[tuple[int, float]]:
+        """Token of the answer, and what a step that ends there got."""
+        return list(zip(self.ends, self.steps, strict=True))
 
 
 def verifier(name: str, setting: str = "") -> Function:
@@ -96,7 +108,7 @@ def _of_file(path: Path) -> Any:
 def judge(rewards: Sequence[Reward], answers: Sequence[Answer]) -> list[Rewarded]:
     """What each answer gets. Raises Refused with everything that is wrong with what the functions gave."""
     findings: list[Finding] = []
-    columns: list[list[float]] = []
+    columns: list[list[list[float]]] = []
     for reward in rewards if answers else ():
         try:
             given = reward.given(answers)
@@ -109,11 +121,19 @@ def judge(rewards: Sequence[Reward], answers: Sequence[Answer]) -> list[Rewarded
         columns.append(_numbers(reward, given, answers, findings))
     if findings:
         raise Refused(*findings)
-    found = []
-    for at in range(len(answers)):
-        parts = {reward.name: column[at] for reward, column in zip(rewards, columns, strict=True)}
-        found.append(Rewarded(sum(reward.weight * parts[reward.name] for reward in rewards), parts))
-    return found
+    return [_rewarded(rewards, [column[at] for column in columns]) for at in range(len(answers))]
+
+
+def _rewarded(rewards: Sequence[Reward], given: Sequence[list[float]]) -> Rewarded:
+    """Of one answer, by what each reward gave: a number for each step, or one alone, which is the whole answer's."""
+    parts = {reward.name: sum(values) for reward, values in zip(rewards, given, strict=True)}
+    by_step = [
+        [reward.weight * value for value in values]
+        for reward, values in zip(rewards, given, strict=True)
+        if len(values) > 1
+    ]
+    steps = tuple(sum(column) for column in zip(*by_step, strict=True))
+    return Rewarded(sum(reward.weight * parts[reward.name] for reward in rewards), parts, steps)
 
 
 def _raised(reward: Reward, answers: Sequence[Answer], error: Exception) -> Finding:
@@ -129,7 +149,8 @@ def _raised(reward: Reward, answers: Sequence[Answer], error: Exception) -> Find
     return Finding("reinforce.reward-raised", where, what, "mend the function: it must give a number for any text")
 
 
-def _numbers(reward: Reward, given: Any, answers: Sequence[Answer], findings: list[Finding]) -> list[float]:
+def _numbers(reward: Reward, given: Any, answers: Sequence[Answer], findings: list[Finding]) -> list[list[float]]:
+    """Of each answer one number, or one for each of its steps."""
     try:
         values = list(given)
     except TypeError:
@@ -138,13 +159,24 @@ def _numbers(reward: Reward, given: Any, answers: Sequence[Answer], findings: li
         told = f"{len(values)} numbers" if values else f"{type(given).__name__}, no list of numbers"
         what = f"the reward `{reward.name}` gave {told} for {len(answers)} answers"
         findings.append(Finding("reinforce.reward-count", answers[0].where, what, "give one number for each answer"))
-        return [math.nan] * len(answers)
-    numbers = []
-    for value, answer in zip(values, answers, strict=True):
-        number = float(value) if isinstance(value, Real) else math.nan
-        if not math.isfinite(number):
-            what = f"the reward `{reward.name}` is {value!r} for the answer {answer.text[:80]!r}"
-            finding = Finding("reinforce.reward-value", answer.where, what, "give a finite number for any text")
-            findings += [finding] if finding not in findings else []
-        numbers.append(number)
+        return []
+    return [_of_answer(reward, value, answer, findings) for value, answer in zip(values, answers, strict=True)]
+
+
+def _of_answer(reward: Reward, value: Any, answer: Answer, findings: list[Finding]) -> list[float]:
+    by_step = isinstance(value, list | tuple)
+    numbers = [float(one) if isinstance(one, Real) else math.nan for one in (value if by_step else [value])]
+    finding = None
+    if by_step and len(numbers) != answer.steps:
+        what = f"the reward `{reward.name}` gave {len(numbers)} numbers for {answer.steps} steps: {answer.text[:80]!r}"
+        mend = "give one for each part between `reinforce.separator` that is not blank, or one number for the answer"
+        finding = Finding("reinforce.reward-steps", answer.where, what, mend)
+    elif not all(map(math.isfinite, numbers)):
+        what = f"the reward `{reward.name}` is {value!r} for the answer {answer.text[:80]!r}"
+        finding = Finding("reinforce.reward-value", answer.where, what, "give a finite number for any text")
+    if finding is not None:
+        findings += [finding] if finding not in findings else []
+        return [math.nan]
+    if by_step and reward.steps != "each":
+        return [min(numbers) if reward.steps == "min" else sum(numbers) / len(numbers)]
     return numbers

@@ -6,13 +6,16 @@ switch, which would touch it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PeftConfig, PeftType
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -122,6 +125,49 @@ def switched_off(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer._disable_adapters = False
+
+
+@contextmanager
+def merged(model: nn.Module, dtypes: Collection[torch.dtype] = (torch.float32,)) -> Iterator[list[nn.Module]]:
+    """Meanwhile each LoRA that is in force lies in the weights that it adapts, where those are of ``dtypes``; gives the
+    layers of which that is so.
+
+    It is added on copies, and afterwards the very tensors are back: nothing is subtracted. Other adapters in the same
+    layers are left alone. A weight that something else reads too (a head that is the embedding) is not touched.
+    """
+    layers = _merging(model, dtypes)
+    weights = [(parameter, parameter.data) for layer in layers for parameter in _base(layer).parameters()]
+    caches = [(layer, dict(layer._caches)) for layer in layers]
+    try:
+        for layer in layers:
+            cast(BaseTunerLayer, layer).merge(safe_merge=True)
+        yield cast(list[nn.Module], layers)
+    finally:
+        for parameter, data in weights:
+            parameter.data = data
+        for layer, cache in caches:
+            layer.merged_adapters.clear()
+            layer._caches = cache
+
+
+def copied_bytes(model: nn.Module, dtypes: Collection[torch.dtype]) -> int:
+    """What ``merged`` holds a second time meanwhile."""
+    weights = [cast(Tensor, _base(layer).weight) for layer in _merging(model, dtypes)]
+    return sum(weight.numel() * weight.element_size() for weight in weights)
+
+
+def _merging(model: nn.Module, dtypes: Collection[torch.dtype]) -> list[LoraLayer]:
+    owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    found: list[LoraLayer] = []
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer) and isinstance(layer, BaseTunerLayer):
+            alone = all(owners[id(one)] == 1 and one.dtype in dtypes for one in _base(layer).parameters())
+            found += [layer] if alone and not layer.disable_adapters else []
+    return found
+
+
+def _base(layer: LoraLayer) -> nn.Module:
+    return cast(BaseTunerLayer, layer).get_base_layer()
 
 
 def merge(backbone: Backbone) -> None:

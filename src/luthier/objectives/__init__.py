@@ -32,6 +32,7 @@ OBJECTIVES = Registry(
     cpo="luthier.objectives.cpo",
     kto="luthier.objectives.kto",
     bradley_terry="luthier.objectives.bradley_terry",
+    stepwise="luthier.objectives.stepwise",
     grpo="luthier.objectives.grpo",
     ppo="luthier.objectives.ppo",
 )
@@ -41,7 +42,7 @@ ONLINE = ("grpo", "ppo")
 """Those on the answers that a model writes itself as it learns."""
 ACTIONS = ("chunk_regression", "binned_actions", "action_tokens", "flow_matching")
 """Those by which chunks of actions are learned; which of them, the task is told: its head is another."""
-KINDS = (PREFERENCES, ("bradley_terry",), ONLINE, *((one,) for one in ACTIONS))
+KINDS = (PREFERENCES, ("bradley_terry", "stepwise"), ONLINE, *((one,) for one in ACTIONS))
 """Objectives whose rows no other objective reads."""
 
 

@@ -46,6 +46,10 @@ class SamplingOptions(Section):
     temperature: float = Field(1.0, gt=0, description="of the sampling")
     max_new_tokens: int = Field(256, gt=0, description="the longest answer")
     generation_batch: int = Field(64, gt=0, description="answers that are written at a time")
+    merge: Literal["auto", "on", "off"] = Field(
+        "auto", description="LoRA lies in the weights while answers are drawn, in a copy of those that it adapts: "
+        "where they are fp32; in any precision; or not",
+    )  # fmt: skip
     reference: Literal["auto", "switched", "copy"] = Field(
         "auto", description="the model as it came: with the method switched off, or a frozen copy of it"
     )
@@ -168,7 +172,7 @@ class OnlineObjective:
         assert self.score is not None
         return -sum(self.score(outputs, rows)) / max(1, len(rows))
 
-    def answered(self, prompt: Features, ids: list[int], **learned_by: float) -> Features:
+    def answered(self, prompt: Features, ids: list[int], **learned_by: Any) -> Features:
         """A prompt's row with an answer that was written, to be learned."""
         asked = prompt["input_ids"][: prompt["prompt"]]
         made = {

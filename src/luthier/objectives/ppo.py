@@ -14,6 +14,7 @@ Needs: token logits, a value model, and a reference where β > 0. A rollout is l
 | features beside those of ``objectives/online.py`` | |
 |---|---|
 | score, finished | what the whole answer got, and whether it came to an end |
+| placed | tokens of the answer at which a step ends, and what the step got beside it |
 | old, reference, advantages, returns, values | one number for each token of the answer |
 
 Axes: N tokens of all answers, S answers, D hidden width.
@@ -34,10 +35,18 @@ from luthier.objectives.likelihood import per_sequence, token_log_probabilities
 from luthier.objectives.online import OLD, OnlineObjective, Reads, SamplingOptions
 from luthier.objectives.policy import clipped_surrogate, k3
 from luthier.objectives.preference import REFERENCE, Report
-from luthier.objectives.trajectory import advantages, explained_variance, led, token_rewards, value_losses, whitened
+from luthier.objectives.trajectory import (
+    advantages,
+    explained_variance,
+    led,
+    token_rewards,
+    value_losses,
+    whitened,
+    with_steps,
+)
 from luthier.types import Batch, Example, Features, LossTerms
 
-SCORE, FINISHED = "score", "finished"
+SCORE, FINISHED, PLACED = "score", "finished", "placed"
 ADVANTAGES, RETURNS, VALUES = "advantages_n", "returns_n", "values_n"
 BETA = "beta"
 
@@ -119,10 +128,13 @@ class Objective(OnlineObjective):
     def learned(self, prompt: Features, answers: Sequence[dict[str, Any]], rewards: Sequence[float]) -> list[Features]:
         policy, rows = self.options.truncated, []
         for answer, reward in zip(answers, rewards, strict=True):
+            placed = answer["rewarded"].placed if "rewarded" in answer else []
+            reward -= sum(step for _, step in placed)
             if not answer["finished"]:
                 reward = {"penalise": reward - self.options.penalty, "bootstrap": 0.0}.get(policy, reward)
+                placed = placed[:-1] if policy == "bootstrap" else placed  # the step that was cut off
             if answer["finished"] or policy != "drop":
-                told = {SCORE: float(reward), FINISHED: float(answer["finished"])}
+                told = {SCORE: float(reward), FINISHED: float(answer["finished"]), PLACED: placed}
                 rows.append(self.answered(prompt, answer["ids"], **told))
         return rows
 
@@ -147,6 +159,7 @@ class Objective(OnlineObjective):
                 told["beta"] = (self.state[BETA], 1.0)
         scores_S = torch.tensor([row[SCORE] for row in rows])
         rewards_N = token_rewards(scores_S, apart_N, counts_S, self.state[BETA])
+        rewards_N = with_steps(rewards_N, [row[PLACED] for row in rows], counts_S)
         found_N, returns_N = advantages(rewards_N, values_N, beyond_S, counts_S, options.gamma, options.lam)
         told["explained_variance"] = (explained_variance(values_N, returns_N), 1.0)
         told["value"] = (float(values_N.sum()), tokens)

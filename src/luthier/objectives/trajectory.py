@@ -4,6 +4,7 @@ For an answer of n tokens with log-probabilities log π (of its writer) and log 
 V(s_n) of the states before its tokens:
 
     r_t = -β (log π(o_t) - log π_ref(o_t)) + [t = n] R             (Ouyang et al. 2022, arXiv 2203.02155, equation 2)
+          + Σ_i [t = t_i] R_i, where a step i of the answer that ends at token t_i has a reward of its own
     δ_t = r_t + γ V(s_{t+1}) - V(s_t),   A_t = δ_t + γ λ A_{t+1}    (Schulman et al. 2016, arXiv 1506.02438, eq. 16)
     return_t = A_t + V(s_t),   V(s_{n+1}) = 0, or the value model's own where the answer was cut off
 
@@ -17,6 +18,8 @@ Axes: N tokens of all answers end to end, S answers. No answer sees another, and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -29,6 +32,16 @@ def token_rewards(scores_S: Tensor, log_ratios_N: Tensor | None, counts_S: Tenso
     """(N,): what KL takes from each token (log π - log π_ref; None: nothing), and each answer's score at its last."""
     rewards_N = torch.zeros(int(counts_S.sum())) if log_ratios_N is None else -beta * log_ratios_N
     return rewards_N.index_add(0, counts_S.cumsum(0) - 1, scores_S.to(rewards_N.dtype))
+
+
+def with_steps(rewards_N: Tensor, placed: Sequence[Sequence[tuple[int, float]]], counts_S: Tensor) -> Tensor:
+    """(N,): with the rewards of steps where they end; of each answer these are ``(token of the answer, reward)``."""
+    starts = (counts_S.cumsum(0) - counts_S).tolist()
+    told = [(start + at, reward) for start, some in zip(starts, placed, strict=True) for at, reward in some]
+    if not told:
+        return rewards_N
+    at, rewards = zip(*told, strict=True)
+    return rewards_N.index_add(0, torch.tensor(at), torch.tensor(rewards, dtype=rewards_N.dtype))
 
 
 def advantages(

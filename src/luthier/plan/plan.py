@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 
 from luthier.engine.precision import choose_precision
+from luthier.methods.injected import copied_bytes
 from luthier.models import sketch
 from luthier.objectives.online import OnlineObjective
 from luthier.plan import baseline, devices, disk, footprint
@@ -23,6 +24,7 @@ from luthier.recipe import ResolvedRecipe
 from luthier.runs.conduct import read
 from luthier.runs.prepare import Means, prepare
 from luthier.runs.prepared import Prepared
+from luthier.runs.writing import DTYPES
 from luthier.types import Finding, Refused
 
 MEGABYTE = 2**20
@@ -138,12 +140,20 @@ def estimate(
         first = str(error).strip().split("\n")[0][:120]
         notes.append(f"the model could not be traced ({type(error).__name__}: {first}): activations by a formula")
     if isinstance(prepared.objective, OnlineObjective):
-        options = prepared.objective.options
-        what = f"{options.group_size} answers of up to {options.max_new_tokens} tokens to each prompt are not planned: "
-        notes.append(
-            f"{what}writing them and learning from them takes far more time than is told here, and more memory"
-        )
+        notes += _of_answers(prepared.objective.options, prepared.backbone.model)
     return _estimate(prepared, device, found, base, notes)
+
+
+def _of_answers(options: Any, model: Any) -> list[str]:
+    """What is not reckoned of a run that learns from its own answers."""
+    what = f"{options.group_size} answers of up to {options.max_new_tokens} tokens to each prompt are not planned: "
+    notes = [f"{what}writing them and learning from them takes far more time than is told here, and more memory"]
+    if held := copied_bytes(model, DTYPES[options.merge]):
+        what = (
+            f"{held / MEGABYTE:,.1f} MB of it are a copy of the weights that LoRA adapts, into which it is merged while"
+        )
+        notes.append(f"{what} answers are drawn (`merge: off` does without)")
+    return notes
 
 
 def _estimate(prepared: Prepared, device: Device, found: Footprint, base: float, notes: list[str]) -> Estimate:

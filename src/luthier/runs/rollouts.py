@@ -25,6 +25,7 @@ from luthier.objectives.policy import is_equal
 from luthier.objectives.preference import REFERENCE, TokenReader
 from luthier.runs.composing import locate_model, open_base
 from luthier.runs.prepared import Prepared
+from luthier.runs.writing import Own, Writer
 from luthier.types import Adaptation, Features, Finding, Refused
 
 LISTS = ("input_ids", "supervised")
@@ -39,9 +40,11 @@ class Rollouts:
     def __init__(
         self, objective: OnlineObjective, reader: Reader, prompts: Sequence[Features], seed: int,
         processes: Processes, emit: Emit, reference: Callable[[list[Features]], list[Any]] | None = None,
+        writer: Writer | None = None,
     ):  # fmt: skip
         self.objective, self.reader, self.seed, self.reference = objective, reader, seed, reference
         self.processes, self.emit = processes, emit
+        self.writer: Writer = writer or Own(objective, reader.backbone)
         self.prompts = {row["row"]: row for row in prompts}
         self.repeats: int = objective.repeats
         self.report: dict[str, tuple[float, float]] = {}
@@ -105,15 +108,14 @@ class Rollouts:
 
     def _write(self, asked: list[Features], *told: int) -> list[dict[str, Any]]:
         """Answers in batches that are the same for any number of processes, each with a seed of its own."""
-        options, processes = self.objective.options, self.processes
-        size = options.generation_batch
+        size, processes = self.objective.options.generation_batch, self.processes
         cuts = [list(range(at, min(at + size, len(asked)))) for at in range(0, len(asked), size)]
         mine = []
-        for index, places in processes.share(cuts):
-            prompts = [prompt_of(asked[at]) for at in places]
-            seed = self._seed("rollout", *told, index)
-            made = self.objective.write(self.reader.backbone, prompts, options.temperature, seed)
-            mine += list(zip(places, made, strict=True))
+        with self.writer.round():
+            for index, places in processes.share(cuts):
+                prompts = [prompt_of(asked[at]) for at in places]
+                made = self.writer.written(prompts, self._seed("rollout", *told, index))
+                mine += list(zip(places, made, strict=True))
         return [answer for _, answer in sorted(processes.gather(mine), key=lambda one: one[0])]
 
     def _reward(self, written: list[dict[str, Any]], asked: list[Features]) -> None:

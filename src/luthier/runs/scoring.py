@@ -76,12 +76,13 @@ class Scorer:
 
     def __call__(
         self, prompts: Sequence[list[Message]], answers: Sequence[str], expected: Sequence[str]
-    ) -> list[float]:
+    ) -> list[float] | list[list[float]]:
+        """A score for each answer; of a model that judges steps, how probable it is that each of them is right."""
         asked = [
             Example(INLINE, messages=prompt, chosen=[{"role": "assistant", "content": answer}])
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        return [float(output["score"]) for output in self.predictor.outputs(asked)]
+        return [output.get("steps") or float(output["score"]) for output in self.predictor.outputs(asked)]
 
 
 def _open(name: str, adapter: str, resolved: ResolvedRecipe, backbone: Backbone) -> Predictor:
@@ -90,6 +91,11 @@ def _open(name: str, adapter: str, resolved: ResolvedRecipe, backbone: Backbone)
         what = f"{name} is a run of `{run.info['task']}` that is {run.info['status']}"
         raise Refused(Finding("reinforce.reward-model", KEY, what, "name a finished run of `reward`"))
     recipe, ours = resolved.recipe, run.resolved
+    separators = [ours.objective_options.separator] if ours.recipe.objective == "stepwise" else []
+    if separators and separators != [resolved.task_options.separator]:
+        what = f"{name} judges steps between {separators[0]!r}, and answers are parted at another separator here"
+        mend = f"set `reinforce.separator` to {separators[0]!r}"
+        raise Refused(Finding("reinforce.reward-model", KEY, what, mend))
     same = run.info["model"].get("fingerprint") == backbone.fingerprint
     if not (same and holds_beside(resolved.methods) and _fits(run)):
         predictor = run.predictor

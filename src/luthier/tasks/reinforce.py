@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, PrivateAttr, field_validator
 
+from luthier.data.steps import SEPARATOR, step_ends, step_texts
 from luthier.data.template import encode_prompt
 from luthier.data.turns import before_answer, with_system
 from luthier.evaluate.intervals import Metrics, mean_interval
@@ -36,6 +38,7 @@ SETTINGS = {
 }  # fmt: skip
 
 KINDS = (*VERIFIERS, "tests", "function", "model")
+STEPS = ("each", "mean", "min")
 
 
 class Options(Section):
@@ -46,6 +49,7 @@ class Options(Section):
         "{model: a run of `reward`}; each may have a weight; "
         "default: number where all that is expected are numbers, else exact",
     )
+    separator: str = Field(SEPARATOR, min_length=1, description="what stands between two steps of an answer")
     system: str | None = Field(None, min_length=1, description="a system turn for prompts that have none")
     _base: Path = PrivateAttr(Path())
 
@@ -60,10 +64,10 @@ class Options(Section):
         self._base = base
 
 
-def _parsed(given: str | dict[str, str | float]) -> tuple[str, str, float]:
-    """(kind, setting, weight) of a reward as it is written. Raises ValueError where it is none."""
+def _parsed(given: str | dict[str, str | float]) -> tuple[str, str, float, str]:
+    """(kind, setting, weight, what becomes of steps) of a reward as it is written. Raises ValueError for none."""
     entry = {given: ""} if isinstance(given, str) else dict(given)
-    weight = entry.pop("weight", 1.0)
+    weight, steps = entry.pop("weight", 1.0), entry.pop("steps", STEPS[0])
     known = ", ".join(KINDS)
     if len(entry) != 1:
         raise ValueError(f"a reward is one of {known}, and its weight; this is {given!r}")
@@ -74,6 +78,8 @@ def _parsed(given: str | dict[str, str | float]) -> tuple[str, str, float]:
         raise ValueError(f"there is no reward {kind!r}; there are {known}")
     if not isinstance(weight, int | float):
         raise ValueError(f"the weight of {kind} must be a number, this is {weight!r}")
+    if steps not in STEPS:
+        raise ValueError(f"the steps of {kind} are one of {', '.join(STEPS)}, this is {steps!r}")
     if (kind in SETTINGS) != bool(setting) or not isinstance(setting, str):
         wanted = f"{{{kind}: {SETTINGS[kind]}}}" if kind in SETTINGS else f"{{name: {kind}, weight: ...}}"
         raise ValueError(f"write {wanted} instead of {given!r}")
@@ -84,7 +90,7 @@ def _parsed(given: str | dict[str, str | float]) -> tuple[str, str, float]:
             re.compile(setting)
         except re.error as error:
             raise ValueError(f"{setting!r} is no regular expression: {error}") from None
-    return kind, setting, float(weight)
+    return kind, setting, float(weight), str(steps)
 
 
 class Task(chat.Task):
@@ -127,11 +133,11 @@ class Task(chat.Task):
             numbers = all(last_number(one) is not None for one in wanted)
             self.options.rewards = ["number" if numbers else "exact"]
         named = [_parsed(one) for one in self.options.rewards]
-        for kind, setting, weight in named:
+        for kind, setting, weight, steps in named:
             function, told = self._function(kind, setting)
             same = sum(reward.name.partition("-")[0] == told for reward in self.rewards)
             name = f"{told}-{same + 1}" if same else told
-            self.rewards.append(Reward(name, weight, function, whole=kind == "tests"))
+            self.rewards.append(Reward(name, weight, function, whole=kind == "tests", steps=steps))
         if len(self.rewards) > 1:
             self.metrics = {**self.metrics, **{f"reward_{reward.name}": True for reward in self.rewards}}
 
@@ -149,7 +155,7 @@ class Task(chat.Task):
     def reward_models(self) -> list[str]:
         """The runs that are named as rewards."""
         named = [_parsed(one) for one in self.options.rewards or []]
-        return list(dict.fromkeys(setting for kind, setting, _ in named if kind == "model"))
+        return list(dict.fromkeys(setting for kind, setting, *_ in named if kind == "model"))
 
     def objective(self) -> str:
         return "grpo"
@@ -188,14 +194,16 @@ class Task(chat.Task):
         assert self.backbone is not None
         if any("rewarded" not in output for output in outputs):
             self._load([row["expected"] for row in rows])
-            tokenizer = self.backbone.tokenizer
+            tokenizer, separator = self.backbone.tokenizer, self.options.separator
             texts = [str(tokenizer.decode(one["ids"], skip_special_tokens=True)).strip() for one in outputs]
+            counts = [len(step_texts(text, separator)) for text in texts]
             written = [
-                Answer(row["messages"], text, row["expected"], row["where"], row["problem"])
-                for row, text in zip(rows, texts, strict=True)
+                Answer(row["messages"], text, row["expected"], row["where"], row["problem"], count)
+                for row, text, count in zip(rows, texts, counts, strict=True)
             ]
             for output, found in zip(outputs, judge(self.rewards, written), strict=True):
-                output["rewarded"] = found
+                ends = step_ends(tokenizer, output["ids"], separator) if found.steps else []
+                output["rewarded"] = replace(found, ends=tuple(ends))
         return [output["rewarded"] for output in outputs]
 
     def score(self, outputs: Sequence[dict[str, Any]], rows: Sequence[Features]) -> list[float]:

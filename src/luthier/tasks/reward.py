@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from luthier.data.turns import with_system
-from luthier.evaluate import preference
+from luthier.evaluate import preference, stepwise
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
@@ -36,24 +36,29 @@ class Options(Section):
 
 
 class Task:
-    formats = ("preference", "judged-pair", "rated-answers")
+    formats = ("stepwise", "preference", "judged-pair", "rated-answers")
     writes_from_source = False
     splits = False
     sample_options: dict[str, Any] = {}
     labels: tuple[str, ...] = ()
     metric = "preference_accuracy"
-    metrics = {"loss": False, **preference.SCORED}
+    metrics: dict[str, bool] = {"loss": False, **preference.SCORED, **stepwise.METRICS}
 
     def __init__(self, options: Options):
         self.system = options.system
+        self.stepwise = False
 
     def objective(self) -> str:
-        return "bradley_terry"
+        return "stepwise" if self.stepwise else "bradley_terry"
 
     def pieces(self, examples: Sequence[Example]) -> list[Example]:
         return list(examples)
 
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
+        self.stepwise = any(example.stepwise for example in train)
+        if self.stepwise:
+            self.metric = "step_accuracy"
+            return _told_steps(train)
         return told_rows(train, evaluation)
 
     def unknown(self, examples: Sequence[Example]) -> list[Finding]:
@@ -79,18 +84,27 @@ class Task:
         return encode
 
     def plain(self, outputs: list[Any], rows: Sequence[Features]) -> dict[str, float]:
+        if outputs and "steps" in outputs[0]:
+            return stepwise.plain(outputs)
         return preference.plain(outputs, preference.SCORED)
 
     def with_intervals(self, outputs: list[Any], rows: Sequence[Features]) -> Metrics:
+        if outputs and "steps" in outputs[0]:
+            return stepwise.with_intervals(outputs)
         return preference.with_intervals(outputs, preference.SCORED)
 
     def generated(self, ask: Ask, examples: Sequence[Example]) -> Metrics:
         return {}
 
     def parse(self, given: Any) -> Example:
-        """Turns that end in the assistant's; a row with `prompt` and an answer; or one with two answers."""
+        """Turns that end in the assistant's; a row with `prompt` and an answer, or its `steps`; or one with two
+        answers."""
         if isinstance(given, dict) and (row := parsed_row(given, self.formats)) is not None:
             return row
+        if isinstance(given, dict) and isinstance(given.get("steps"), list):
+            given = {**given, "labels": [1] * len(given["steps"])}
+            if (row := parsed_row(given, ("stepwise",))) is not None:
+                return replace(row, stepwise=[(text, None) for text, _ in row.stepwise or []])
         turns = given.get("messages", given.get("prompt")) if isinstance(given, dict) else given
         if isinstance(turns, str) and isinstance(given, dict):
             turns = [{"role": "user", "content": turns}]
@@ -105,27 +119,40 @@ class Task:
 
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
         """``score`` of an answer; of a pair the scores of ``chosen`` and ``rejected``, and how ``probable`` it is that
-        the chosen one is preferred: σ of their difference."""
+        the chosen one is preferred: σ of their difference. By steps, how probable it is that each is right (``steps``)
+        and that all are (``score``)."""
         return [_told(output) for output in ask.outputs([replace(example, worse=[]) for example in examples])]
 
     def terminators(self, backbone: Backbone) -> list[int]:
         return []
 
     def shown(self, example: Example) -> tuple[str, str]:
+        if example.stepwise:
+            marks = [f"{text}  [{_mark(label)}]" for text, label in example.stepwise]
+            return f"{shown_prompt(example.messages or [])}\n" + "\n".join(marks), _found(
+                [1.0 if label is None else label for _, label in example.stepwise]
+            )
         answers = "\n".join(f"{side}: {shown_turns(turns)}" for side, turns in sides_of(example))
         return f"{shown_prompt(example.messages or [])}\n{answers}", "chosen" if example.rejected else ""
 
     def shown_answer(self, answer: dict[str, Any]) -> str:
+        if "steps" in answer:
+            return f"{self.decided(answer)} ({' '.join(f'{step:.2f}' for step in answer['steps'])})"
         if "score" in answer:
             return f"{answer['score']:.3f}"
         return f"{self.decided(answer)} ({answer['chosen']:.3f} and {answer['rejected']:.3f})"
 
     def decided(self, answer: dict[str, Any]) -> str:
+        if "steps" in answer:
+            return _found(answer["steps"])
         if "score" in answer:
             return f"{answer['score']:.3f}"
         return "chosen" if answer["chosen"] > answer["rejected"] else "rejected"
 
     def right(self, example: Example, answer: dict[str, Any]) -> bool | None:
+        if "steps" in answer and example.stepwise:
+            labels = [1.0 if label is None else label for _, label in example.stepwise]
+            return stepwise.first_wrong(answer["steps"]) == stepwise.first_wrong(labels)
         return None if "score" in answer else answer["chosen"] > answer["rejected"]
 
     def confused(self, outputs: Sequence[Any], rows: Sequence[Features]) -> list[tuple[str, str]] | None:
@@ -136,7 +163,33 @@ def _answered(turns: list[Message]) -> bool:
     return bool(turns) and all(isinstance(turn, dict) for turn in turns) and turns[-1].get("role") == "assistant"
 
 
-def _told(output: dict[str, float]) -> dict[str, Any]:
+def _told_steps(examples: Sequence[Example]) -> list[Finding]:
+    """How many steps are judged; and rows of other kinds, which are not learned beside them."""
+    findings = []
+    if other := sum(not example.stepwise for example in examples):
+        what = f"{len(examples) - other} rows have steps with labels and {other} two answers"
+        findings.append(Finding("data.mixed-formats", "data", what, "train on them one at a time"))
+    labels = [label for example in examples for _, label in example.stepwise or []]
+    judged = [label for label in labels if label is not None]
+    what = (
+        f"{len(judged)} of {len(labels)} steps are judged, {sum(label >= stepwise.HALF for label in judged)} as right"
+    )
+    return [*findings, Finding("data.steps-judged", "data", what, severity="note")]
+
+
+def _mark(label: float | None) -> str:
+    return "?" if label is None else f"{label:g}"
+
+
+def _found(steps: Sequence[float]) -> str:
+    """The first step that is wrong."""
+    at = stepwise.first_wrong(steps)
+    return "right" if at is None else f"wrong at step {at + 1}"
+
+
+def _told(output: dict[str, Any]) -> dict[str, Any]:
+    if "steps" in output:
+        return {"score": output["score"], "steps": output["steps"]}
     if "score" in output:
         return output
     apart = output["chosen"] - output["rejected"]
