@@ -14,6 +14,7 @@ import transformers as t
 
 import tiny
 
+PREFIX = ("paligemma",)
 FILMS = ("smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 NAMES = {"smolvlm": "SmolVLM", "qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
 TOWER: dict[str, Any] = {
@@ -23,6 +24,8 @@ TOWER: dict[str, Any] = {
 
 def save(kind: str, folder: Path, *, seed: int = 0) -> str:
     """A random model of a family of ``FILMS``, with its tokenizer and what is told of its processor: its path."""
+    if kind in PREFIX:
+        return _save_prefix(folder, seed)
     mark, added = _marks(kind)
     words = tiny.tokenizer(encoder=False)
     words.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
@@ -39,6 +42,24 @@ def save(kind: str, folder: Path, *, seed: int = 0) -> str:
     more = {"image_seq_len": 4} if kind == "smolvlm" else {}
     (folder / "processor_config.json").write_text(json.dumps(named | more))
     (folder / "chat_template.jinja").write_text(words.chat_template)
+    return str(folder)
+
+
+def _save_prefix(folder: Path, seed: int) -> str:
+    pictures = t.SiglipImageProcessor(size={"height": tiny.SIDE, "width": tiny.SIDE}, image_seq_length=16)
+    reader: Any = t.PaliGemmaProcessor(pictures, tiny.tokenizer(encoder=False))
+    words = reader.tokenizer
+    words.chat_template, words.model_max_length = None, 512
+    text = TOWER | {"model_type": "gemma", "vocab_size": len(words), "num_key_value_heads": 1, "head_dim": 16,
+                    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+                    "max_position_embeddings": 512}  # fmt: skip
+    seen = TOWER | {"model_type": "siglip_vision_model", "image_size": tiny.SIDE, "patch_size": 8}
+    config = t.PaliGemmaConfig(
+        vision_config=seen, text_config=text, projection_dim=tiny.WIDTH,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    drawn(config, seed).save_pretrained(folder)
+    reader.save_pretrained(folder)
     return str(folder)
 
 

@@ -20,7 +20,7 @@ import tiny
 STEPS = 24
 DEFAULT = {
     ("smolvlm", "chat", "full"), ("qwen2_vl", "vqa", "vision lora, text lora"), ("qwen2_5_vl", "chat", "lora"),
-    ("qwen3_vl", "caption", "full"),
+    ("qwen3_vl", "caption", "full"), ("paligemma", "vqa", "full"), ("paligemma", "chat", "lora"),
 }  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_pictures_stand_whole_and_are_never_learned(kind: str, models: Any, fold
     from PIL import Image
 
     for row, example in zip(prepared.train.rows, prepared.train.examples, strict=True):
-        made = processor(text=backbone.mark, images=[Image.open(example.images[0])], return_tensors="np")
+        made = processor(text=f"{backbone.mark}x", images=[Image.open(example.images[0])], return_tensors="np")
         (wanted,) = (list(ids).count(backbone.image_id) for ids in made["input_ids"])
         at = [place for place, token in enumerate(row["input_ids"]) if token == backbone.image_id]
         assert len(at) == wanted > 0

@@ -92,6 +92,7 @@ def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
     from luthier.models.hearing import HearingBackbone
     from luthier.models.images import ImageBackbone, NoText
     from luthier.models.multimodal import MultimodalBackbone
+    from luthier.models.prefix_lm import PrefixBackbone, PrefixPictures
     from luthier.models.processed import ProcessedPictures
     from luthier.models.speech import SpeechBackbone
     from luthier.models.vision_language import VisionLanguageBackbone
@@ -102,7 +103,8 @@ def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
     if reading.pictures is None:
         return Backbone, {}
     if isinstance(reading.pictures, ProcessedPictures):
-        return VisionLanguageBackbone, {"pictures": reading.pictures}
+        whole_rows = isinstance(reading.pictures, PrefixPictures)
+        return PrefixBackbone if whole_rows else VisionLanguageBackbone, {"pictures": reading.pictures}
     reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
     reads = ImageBackbone if isinstance(reading.tokenizer, NoText) else reads_both
     return reads, {"pictures": reading.pictures}

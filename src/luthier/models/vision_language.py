@@ -70,7 +70,7 @@ class VisionLanguageBackbone(Illustrated):
         held = io.BytesIO()
         Image.new("RGB", (64, 64), "grey").save(held, "PNG")
         key = self.pictures.key(held.getvalue())
-        row = {"row": 0, "input_ids": [5, *self.places(key), 6], "pictures": [key]}
+        row = {"row": 0, "input_ids": [5, *self.places(key), 6], "pictures": [key], "prompt_length": 0}
         self.hidden(Batch(self.lay_out([row]), [0]).to(self.device))
 
     def row_media(self, rows: list[Features]) -> dict[str, Tensor]:
@@ -104,6 +104,8 @@ def open_processor(path: str, tokenizer: Any, config: Any, **where: Any) -> Proc
     """Raises Refused where pictures can't be put into a row, or the processor needs what is not installed."""
     import transformers
 
+    from luthier.models.prefix_lm import PrefixPictures, lays_out_rows
+
     try:
         processor: Any = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False, **where)
     except (ImportError, OSError, ValueError, AttributeError) as error:
@@ -111,7 +113,8 @@ def open_processor(path: str, tokenizer: Any, config: Any, **where: Any) -> Proc
     if tokenizer.chat_template is None:
         tokenizer.chat_template = processor.chat_template
     processor.tokenizer = tokenizer
-    return ProcessedPictures(processor, image_id=int(image_id(config) or -1))
+    kind = PrefixPictures if lays_out_rows(processor) else ProcessedPictures
+    return kind(processor, image_id=int(image_id(config) or -1))
 
 
 def _for_pictures(path: str, tokenizer: Any, config: Any, whole: Exception, **where: Any) -> Any:

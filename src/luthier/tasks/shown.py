@@ -14,7 +14,7 @@ from pydantic import Field
 from luthier.data.document import one_text
 from luthier.models.backbone import Backbone
 from luthier.tasks.common import Ask
-from luthier.tasks.pictures import in_places, picture_example, read_among_words, told_pictures
+from luthier.tasks.pictures import in_places, picture_example, read_among_words, told_at, told_pictures
 from luthier.tasks.source import FromSource, WritingOptions
 from luthier.types import Example, Features, Finding, Refused
 
@@ -62,5 +62,8 @@ def shown_source(
         mend = "raise `max_length`, or make fewer tokens of each (`tokens`, `pool`)"
         place = f"{example.source}:{'image' if reader.shows == 'pictures' else 'audio'}"
         raise Refused(Finding("data.picture-room", place, what, mend))
+    if reader.lays_out_rows:
+        with told_at(f"{example.source}:text"):
+            return reader.row_of(source + separator.rstrip(), target, shown, limit)
     made = one_text(reader.tokenizer, source, separator, target, room, reader.mark_id)
     return in_places(reader, made, shown, f"{example.source}:text")
