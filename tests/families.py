@@ -14,6 +14,7 @@ import transformers as t
 
 import tiny
 
+APART = ("vit-gpt2", "vit-bert")
 PREFIX = ("paligemma",)
 FILMS = ("smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 NAMES = {"smolvlm": "SmolVLM", "qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
@@ -26,6 +27,8 @@ def save(kind: str, folder: Path, *, seed: int = 0) -> str:
     """A random model of a family of ``FILMS``, with its tokenizer and what is told of its processor: its path."""
     if kind in PREFIX:
         return _save_prefix(folder, seed)
+    if kind in APART:
+        return _save_apart(kind, folder, seed)
     mark, added = _marks(kind)
     words = tiny.tokenizer(encoder=False)
     words.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
@@ -60,6 +63,22 @@ def _save_prefix(folder: Path, seed: int) -> str:
     )  # fmt: skip
     drawn(config, seed).save_pretrained(folder)
     reader.save_pretrained(folder)
+    return str(folder)
+
+
+def _save_apart(kind: str, folder: Path, seed: int) -> str:
+    """A ViT with a decoder of its width, or one of another, which a projection stands before."""
+    narrow = kind == "vit-bert"
+    words = tiny.tokenizer(encoder=narrow)
+    text = tiny.config("bert" if narrow else "gpt2", vocab_size=len(words), is_decoder=True, add_cross_attention=True)
+    seen = t.ViTConfig(**TOWER | ({"hidden_size": 48} if narrow else {}), image_size=tiny.SIDE, patch_size=8)
+    begins = {"decoder_start_token_id": 3, "eos_token_id": 4} if narrow else {"decoder_start_token_id": 0}
+    config = t.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        seen, text, **{"eos_token_id": 1, "pad_token_id": 2, **begins}
+    )
+    drawn(config, seed).save_pretrained(folder)
+    words.save_pretrained(folder)
+    t.ViTImageProcessor(size={"height": tiny.SIDE, "width": tiny.SIDE}).save_pretrained(folder)
     return str(folder)
 
 

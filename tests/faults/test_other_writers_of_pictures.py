@@ -14,19 +14,12 @@ import tiny
 TOWER: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 VISION: dict[str, Any] = TOWER | {"image_size": tiny.SIDE, "patch_size": 8}
 EXPECTED = {
-    "vision-encoder-decoder": ("model.processor", "has no place among its tokens"),
     "blip-2": ("model.head", "no trunk that gives hidden states"),
 }
 
 
-def built(kind: str, words: Any) -> Any:
+def built(words: Any) -> Any:
     size, mark = len(words), words.convert_tokens_to_ids("<image>")
-    if kind == "vision-encoder-decoder":
-        decoder = transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=size)
-        config: Any = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
-            transformers.ViTConfig(**VISION), decoder
-        )
-        return transformers.VisionEncoderDecoderModel(config=config)
     text, reader = tiny.config("llama", vocab_size=size).to_dict(), TOWER | {"encoder_hidden_size": 32}
     config = transformers.Blip2Config(
         vision_config=VISION, qformer_config=reader, text_config=text, num_query_tokens=4, image_token_index=mark
@@ -40,7 +33,7 @@ def test_what_reads_pictures_otherwise_is_refused(kind: str, tmp_path: Path) -> 
     words.add_special_tokens({"additional_special_tokens": ["<image>"]}, replace_extra_special_tokens=False)
     words.chat_template = tiny.IN_PARTS.replace("IMAGE", "<image>")
     pictures = transformers.CLIPImageProcessor(size={"height": tiny.SIDE, "width": tiny.SIDE}, do_center_crop=False)
-    for part in (built(kind, words), words, pictures):
+    for part in (built(words), words, pictures):
         part.save_pretrained(tmp_path / "model")
     tiny.save_picture(tmp_path / "a.png", "red")
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", [{"image": "a.png", "caption": "the red cat"}] * 2)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import toys
 from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
-from seers import CELLS, METHODS, MODELS, refusal
+from seers import CELLS, METHODS, refusal
 
 import families
 import luthier
@@ -21,6 +21,8 @@ STEPS = 24
 DEFAULT = {
     ("smolvlm", "chat", "full"), ("qwen2_vl", "vqa", "vision lora, text lora"), ("qwen2_5_vl", "chat", "lora"),
     ("qwen3_vl", "caption", "full"), ("paligemma", "vqa", "full"), ("paligemma", "chat", "lora"),
+    ("vit-gpt2", "caption", "lora"), ("vit-bert", "caption", "vision lora, text lora"), ("vit-gpt2", "vqa", "full"),
+    ("vit-bert", "chat", "full"),
 }  # fmt: skip
 
 
@@ -85,7 +87,7 @@ def test_a_refused_cell(kind: str, task: str, method: str, models: Any, folder: 
     assert_refused(recipe(models(kind), task, method, folder, tmp_path), refusal(kind, task, method))
 
 
-@pytest.mark.parametrize("kind", [one for one in MODELS if one not in tiny.VISION_LANGUAGE])
+@pytest.mark.parametrize("kind", [*families.FILMS, *families.PREFIX])
 def test_pictures_stand_whole_and_are_never_learned(kind: str, models: Any, folder: Path, tmp_path: Path) -> None:
     """As many of its tokens as its own processor writes for them; where there is no room for them it is told."""
     keys = recipe(models(kind), "vqa", "lora", folder, tmp_path)

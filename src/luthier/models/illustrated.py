@@ -40,6 +40,11 @@ class Illustrated(Backbone):
         return self.mark_id
 
     @property
+    def reads_questions(self) -> bool:
+        """Whether a text may stand beside pictures."""
+        return True
+
+    @property
     def lays_out_rows(self) -> bool:
         """Whether its processor lays out a whole row, with what is written of pictures and prompt (``row_of``)."""
         return False
