@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +14,27 @@ import tiny
 TOWER: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 VISION: dict[str, Any] = TOWER | {"image_size": tiny.SIDE, "patch_size": 8}
 EXPECTED = {
-    "vision-encoder-decoder": ("model.processor", "has no place among its tokens"),
     "blip-2": ("model.head", "no trunk that gives hidden states"),
-    "paligemma": ("model.processor", "does not put a picture where its mark stands"),
-    "qwen2_vl": ("model.processor", "needs more than is installed"),
 }
 
 
-def built(kind: str, words: Any) -> Any:
+def built(words: Any) -> Any:
     size, mark = len(words), words.convert_tokens_to_ids("<image>")
-    if kind == "vision-encoder-decoder":
-        decoder = transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=size)
-        config: Any = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
-            transformers.ViTConfig(**VISION), decoder
-        )
-        return transformers.VisionEncoderDecoderModel(config=config)
-    if kind == "blip-2":
-        text, reader = tiny.config("llama", vocab_size=size).to_dict(), TOWER | {"encoder_hidden_size": 32}
-        config = transformers.Blip2Config(
-            vision_config=VISION, qformer_config=reader, text_config=text, num_query_tokens=4, image_token_index=mark
-        )
-        return transformers.Blip2ForConditionalGeneration(config)
-    if kind == "paligemma":
-        text = TOWER | {"model_type": "gemma", "vocab_size": size, "num_key_value_heads": 1, "head_dim": 16}
-        vision = VISION | {"model_type": "siglip_vision_model"}
-        config = transformers.PaliGemmaConfig(
-            vision_config=vision, text_config=text, projection_dim=32, image_token_index=mark
-        )
-        return transformers.PaliGemmaForConditionalGeneration(config)
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10_000.0}
-    config = transformers.Qwen2VLConfig(
-        text_config=TOWER | {"vocab_size": size, "num_key_value_heads": 1, "rope_parameters": rope},
-        vision_config={"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "patch_size": 8},
-        image_token_id=mark,
+    text, reader = tiny.config("llama", vocab_size=size).to_dict(), TOWER | {"encoder_hidden_size": 32}
+    config = transformers.Blip2Config(
+        vision_config=VISION, qformer_config=reader, text_config=text, num_query_tokens=4, image_token_index=mark
     )
-    return transformers.Qwen2VLForConditionalGeneration(config)
+    return transformers.Blip2ForConditionalGeneration(config)
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_what_reads_pictures_otherwise_is_refused(kind: str, tmp_path: Path) -> None:
-    if kind == "qwen2_vl" and find_spec("torchvision"):
-        pytest.skip("torchvision is installed")
     words = tiny.tokenizer(encoder=False)
     words.add_special_tokens({"additional_special_tokens": ["<image>"]}, replace_extra_special_tokens=False)
     words.chat_template = tiny.IN_PARTS.replace("IMAGE", "<image>")
     pictures = transformers.CLIPImageProcessor(size={"height": tiny.SIDE, "width": tiny.SIDE}, do_center_crop=False)
-    for part in (built(kind, words), words, pictures):
+    for part in (built(words), words, pictures):
         part.save_pretrained(tmp_path / "model")
-    if kind == "qwen2_vl":  # its processor reads films too
-        told = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor"}
-        (tmp_path / "model/preprocessor_config.json").write_text(json.dumps(told))
     tiny.save_picture(tmp_path / "a.png", "red")
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", [{"image": "a.png", "caption": "the red cat"}] * 2)
     findings, _ = luthier.check(

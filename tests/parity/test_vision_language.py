@@ -5,6 +5,7 @@ Each model is built small from its config, and opened by its own processor and c
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 import transformers
 
+import families
 import tiny
 from luthier.evaluate.generate import generate
 from luthier.models.load import load
@@ -21,12 +23,23 @@ from luthier.tasks.chat import Options as ChatOptions
 from luthier.tasks.chat import Task
 from luthier.types import Example, Source
 
-KINDS = tiny.VISION_LANGUAGE
+KINDS = (*tiny.VISION_LANGUAGE, *families.FILMS)
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save_vision_language_model(request.param, tmp_path_factory.mktemp(request.param))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    save = families.save if kind in families.FILMS else tiny.save_vision_language_model
+    return save(kind, tmp_path_factory.mktemp(kind))
+
+
+@pytest.fixture(scope="module")
+def processor(kind: str, folder: str) -> Any:
+    return families.processor(kind, folder)
 
 
 @pytest.fixture
@@ -63,14 +76,15 @@ def theirs(processor: Any, example: Example, *, prompt: bool = False) -> dict[st
             parts += [{"type": "image"}] if at else []
             parts += [{"type": "text", "text": text}] if text else []
         messages.append({"role": turn["role"], "content": parts})
-    text = processor.apply_chat_template(messages, add_generation_prompt=prompt)
+    text = processor.tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)
     images = [Image.open(one).convert("RGB") for one in example.images or []]  # type: ignore[arg-type]
     return dict(processor(text=text, images=images or None, return_tensors="pt"))
 
 
-def test_rows_are_the_processors(backbone: VisionLanguageBackbone, folder: str, pictures: list[Path]) -> None:
+def test_rows_are_the_processors(
+    backbone: VisionLanguageBackbone, processor: Any, folder: str, pictures: list[Path]
+) -> None:
     """Ids and tensors; supervised are the answers with the end of their turns, and no picture's token."""
-    processor = transformers.AutoProcessor.from_pretrained(folder)
     encode = Task(ChatOptions()).encoder(backbone, 1000, "error")
     for example in talks(pictures):
         (row,) = encode(example)
@@ -85,9 +99,10 @@ def test_rows_are_the_processors(backbone: VisionLanguageBackbone, folder: str, 
         assert told.replace("\n", "") == "".join(f"{one}<|im_end|>" for one in answers)
 
 
-def test_the_loss_is_transformers_own(backbone: VisionLanguageBackbone, folder: str, pictures: list[Path]) -> None:
+def test_the_loss_is_transformers_own(
+    backbone: VisionLanguageBackbone, processor: Any, folder: str, pictures: list[Path]
+) -> None:
     """All rows together and each alone give the sum of what the model's own forward gives for its labels."""
-    processor = transformers.AutoProcessor.from_pretrained(folder)
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     task = Task(ChatOptions())
     objective = Objective(Options(), backbone, task.encoder(backbone, 1000, "error"))
@@ -96,7 +111,9 @@ def test_the_loss_is_transformers_own(backbone: VisionLanguageBackbone, folder: 
     with torch.no_grad():
         for example, row in zip(talks(pictures), rows, strict=True):
             made = theirs(processor, example)
-            if backbone.types:  # a processor that makes them does so for its own model alone
+            if not backbone.types or backbone.types[0] in made:
+                pass
+            else:  # a processor that makes them does so for its own model alone
                 made["token_type_ids"] = (made["input_ids"] == backbone.pictures.image_id).long()
             labels = torch.where(torch.tensor([row["supervised"]]), made["input_ids"], -100)
             expected.append(float(model(**made, labels=labels).loss) * sum(row["supervised"]))
@@ -106,9 +123,10 @@ def test_the_loss_is_transformers_own(backbone: VisionLanguageBackbone, folder: 
     assert together == pytest.approx(sum(expected), rel=1e-5)
 
 
-def test_answers_are_transformers_own(backbone: VisionLanguageBackbone, folder: str, pictures: list[Path]) -> None:
+def test_answers_are_transformers_own(
+    backbone: VisionLanguageBackbone, processor: Any, folder: str, pictures: list[Path]
+) -> None:
     """In a batch, as the model's own ``generate`` on the processor's output for each alone."""
-    processor = transformers.AutoProcessor.from_pretrained(folder)
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     examples = talks(pictures)
     prompts = [Task(ChatOptions()).prompt(type("Ask", (), {"backbone": backbone})(), one) for one in examples]  # type: ignore[arg-type]
@@ -159,3 +177,17 @@ def test_a_processor_that_needs_more_than_is_installed_is_told(tmp_path: Path, m
     (finding,) = refused.value.findings
     assert finding.code == "model.processor"
     assert "Torchvision" in finding.what
+
+
+@pytest.mark.parametrize("told", ["video_preprocessor_config.json", "processor_config.json"])
+def test_what_a_folder_says_of_films_is_kept(told: str, tmp_path: Path) -> None:
+    """For whoever opens a run's model with what films need: under transformers' own name for it."""
+    model, films = Path(families.save("qwen2_vl", tmp_path / "model")), {"patch_size": 8, "fps": 3}
+    if told.startswith("processor"):
+        films = {"video_processor": films, "processor_class": "Qwen2VLProcessor"}
+    (model / told).write_text(json.dumps(films))
+    load("vlm", str(model), "token_logits").save_readers(tmp_path / "kept")
+    kept = json.loads((tmp_path / "kept/processor_config.json").read_text())
+    assert kept["processor_class"] == "Qwen2VLProcessor"
+    assert kept["video_processor"]["fps"] == 3
+    assert kept["image_processor"]["patch_size"] == 8

@@ -39,6 +39,23 @@ class Illustrated(Backbone):
         """The token in whose place a hidden state of a picture stands."""
         return self.mark_id
 
+    @property
+    def reads_questions(self) -> bool:
+        """Whether a text may stand beside pictures."""
+        return True
+
+    @property
+    def lays_out_rows(self) -> bool:
+        """Whether its processor lays out a whole row, with what is written of pictures and prompt (``row_of``)."""
+        return False
+
+    def row_of(self, source: str, target: str | None, pictures: list[Picture], limit: int) -> Features:
+        """Such a row, of at most ``limit`` tokens. Raises BadPicture and Refused."""
+        raise NotImplementedError
+
+    def check_conversations(self) -> None:
+        """Raises Refused where a row can't be a conversation."""
+
     def picture_places(self, batch: Batch) -> Tensor | None:
         found_T = batch["input_ids"].flatten() == self.image_id
         return found_T if bool(found_T.any()) else None

@@ -12,6 +12,7 @@ from luthier.data.dialogue import Dialogue
 from luthier.data.template import encode_prompt, turn_terminators
 from luthier.data.turns import before_answer, has_system, with_system
 from luthier.models.backbone import Backbone
+from luthier.models.illustrated import Illustrated
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.language import LanguageTask, cut, features_of
@@ -50,6 +51,10 @@ class Task(LanguageTask):
         return [Finding("data.system", "chat.system", what, severity="note")]
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
+        """Raises Refused where the model reads one prompt and writes one answer."""
+        if isinstance(backbone, Illustrated):
+            backbone.check_conversations()
+
         def encode(example: Example) -> list[Features]:
             where = f"{example.source}:messages"
             messages = with_system(example.messages or [], self.system)

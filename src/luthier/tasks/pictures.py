@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,15 @@ def read_among_words(backbone: Backbone, example: Example) -> tuple[Illustrated,
 
 def in_places(reader: Illustrated, row: Features, images: list[Picture], where: str) -> Features:
     """The row with the tokens of its pictures; what is wrong is told at ``where``. Raises Refused."""
-    try:
+    with told_at(where):
         return reader.illustrated(row, images)
+
+
+@contextmanager
+def told_at(where: str) -> Iterator[None]:
+    """What is wrong inside is told at ``where``. Raises Refused."""
+    try:
+        yield
     except Refused as refused:
         raise Refused(*(replace(one, where=where) for one in refused.findings)) from None
 

@@ -13,8 +13,9 @@ from pydantic import Field
 
 from luthier.data.document import one_text
 from luthier.models.backbone import Backbone
-from luthier.tasks.common import Ask
-from luthier.tasks.pictures import in_places, picture_example, read_among_words, told_pictures
+from luthier.models.illustrated import Illustrated
+from luthier.tasks.common import Ask, Encoder
+from luthier.tasks.pictures import in_places, picture_example, read_among_words, told_at, told_pictures
 from luthier.tasks.source import FromSource, WritingOptions
 from luthier.types import Example, Features, Finding, Refused
 
@@ -25,9 +26,18 @@ class PictureOptions(WritingOptions):
 
 
 class FromPicture(FromSource):
+    asks = False
+    """Whether each row asks something of its picture."""
+
     def __init__(self, options: Any):
         super().__init__(options)
         self.scored = options.scored
+
+    def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
+        """Raises Refused where the model can't be asked anything, and the task asks."""
+        if self.asks and isinstance(backbone, Illustrated) and not backbone.reads_questions:
+            raise Refused(_unasked(backbone, "model.name"))
+        return super().encoder(backbone, limit, overlong)
 
     def source(self, example: Example) -> str:
         return (example.text or "").strip() or self.options.prompt
@@ -48,12 +58,20 @@ class FromPicture(FromSource):
         return " ".join([*told_pictures(example), asked]), target
 
 
+def _unasked(reader: Illustrated, where: str) -> Finding:
+    what = f"{reader.name} writes of a picture alone: its decoder reads no text that asks something"
+    mend = "use `task: caption` with rows of a picture and a caption, or compose: `model: {image: ..., text: ...}`"
+    return Finding("model.no-text", where, what, mend)
+
+
 def shown_source(
     backbone: Backbone, example: Example, source: str, separator: str, target: str | None, limit: int
 ) -> Features:
     """Pictures or sounds, where no mark says otherwise before the ``source``, and what is written of them. Raises
     Refused where the model takes none, one can't be used, or there is no room for text beside them."""
     reader, shown = read_among_words(backbone, example)
+    if example.text and not reader.reads_questions:
+        raise Refused(_unasked(reader, f"{example.source}:text"))
     if reader.mark not in source:
         source = reader.mark * len(shown) + source
     room = limit - reader.room_taken(shown)
@@ -62,5 +80,8 @@ def shown_source(
         mend = "raise `max_length`, or make fewer tokens of each (`tokens`, `pool`)"
         place = f"{example.source}:{'image' if reader.shows == 'pictures' else 'audio'}"
         raise Refused(Finding("data.picture-room", place, what, mend))
+    if reader.lays_out_rows:
+        with told_at(f"{example.source}:text"):
+            return reader.row_of(source + separator.rstrip(), target, shown, limit)
     made = one_text(reader.tokenizer, source, separator, target, room, reader.mark_id)
     return in_places(reader, made, shown, f"{example.source}:text")
