@@ -50,3 +50,23 @@ def test_a_text_is_the_mean_of_its_own_tokens(fusion: Any) -> None:
     states = [[[2.0, 0.0], [0.0, 0.0], [9.0, 9.0]]] * 3
     told = given(fusion, states, [[1, 1, 0]] * 3)
     torch.testing.assert_close(told[0], torch.tensor([[4.0, 1.0], [2.0, 1.0], [11.0, 10.0]]), atol=1e-3, rtol=0)
+
+
+def test_places_are_as_wide_as_the_narrower_tower() -> None:
+    """Pictures 2 wide, the text 4: told (1, 1, -1, -1), which is normed as it stands, γ = (w₁, 0) doubles what the first
+    number of a place is, as above; of (-1, -1, 1, 1), and of a tenth of it, nothing is left. Mixed into the text's
+    first two numbers: max = (1, 1) and mean = (0, 1), or (1, 1) and (0, 0)."""
+    made: Any = Fusion(Options(layers=1), Sizes(pictures=2, text=4, tokens=2))
+    layer = made.layers[0]
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "norm" not in name and not name.startswith("project.layers.0"):
+                parameter.zero_()
+        made.project.layers[1].weight.copy_(torch.eye(2))
+        layer.film.weight[0, 0] = 1
+        layer.up.weight[0, 0], layer.down.weight[1, 0] = 10, 0.1
+        made.mix.weight[0, [0, 4, 7]], made.mix.weight[1, [1, 5, 6]] = 1.0, 1.0
+    states = [[[1.0, 1.0, -1.0, -1.0]], [[-0.1, -0.1, 0.1, 0.1]]]
+    told = given(made, states, [[1], [1]])
+    expected = torch.tensor([[3.0, 2.0, 0.0, 0.0], [0.9, 0.9, 0.0, 0.0]])
+    torch.testing.assert_close(told[:, 0], expected, atol=2e-2, rtol=0)
