@@ -53,9 +53,9 @@ def test_a_text_is_the_mean_of_its_own_tokens(fusion: Any) -> None:
 
 
 def test_places_are_as_wide_as_the_narrower_tower() -> None:
-    """Pictures 2 wide, the text 4: told (1, 1, -1, -1), which is normed as it stands, γ = (w₁, 0) doubles what the first
-    number of a place is, as above; of (-1, -1, 1, 1), and of a tenth of it, nothing is left. Mixed into the text's
-    first two numbers: max = (1, 1) and mean = (0, 1), or (1, 1) and (0, 0)."""
+    """Pictures 2 wide, the text 4: told (1, 1, -1, -1), normed as it stands, γ = (w₁, 0) doubles the first number of a
+    place, as above; of (-1, -1, 1, 1), and of a tenth of it, nothing is left. Mixed into the first two numbers of the
+    text are max = (1, 1) and mean = (0, 1), or (1, 1) and (0, 0)."""
     made: Any = Fusion(Options(layers=1), Sizes(pictures=2, text=4, tokens=2))
     layer = made.layers[0]
     with torch.no_grad():
