@@ -70,3 +70,30 @@ def test_places_are_as_wide_as_the_narrower_tower() -> None:
     told = given(made, states, [[1], [1]])
     expected = torch.tensor([[3.0, 2.0, 0.0, 0.0], [0.9, 0.9, 0.0, 0.0]])
     torch.testing.assert_close(told[:, 0], expected, atol=2e-2, rtol=0)
+
+
+def test_it_is_drawn_by_its_width_and_not_by_the_text_model() -> None:
+    """Weights of a layer that reads n numbers lie between -1/sqrt(n) and 1/sqrt(n), each as likely as another: their
+    standard deviation is 1/sqrt(3 n). The text model's own is 0.02, half of it where n is 192."""
+    from transformers import BertConfig, ViTConfig
+
+    from luthier.models.composed import ComposedConfig, ComposedForSequenceClassification
+
+    size = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = ComposedConfig(
+        image_config=ViTConfig(hidden_size=192, image_size=8, patch_size=4, **size),
+        text_config=BertConfig(hidden_size=256, vocab_size=8, **size),
+        picture_tokens=5, picture_width=192, fusion="modulation", fusion_options={}, image_token_id=7, num_labels=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model: Any = ComposedForSequenceClassification(config)
+    layer = model.model.fusion.layers[0]
+    for linear, read in (
+        (layer.film, 256),
+        (layer.up, 192),
+        (layer.down, 384),
+        (model.model.fusion.mix, 256 + 2 * 192),
+    ):
+        assert linear.weight.std().item() == pytest.approx((3 * read) ** -0.5, rel=0.02)
+        assert linear.weight.abs().max().item() <= read**-0.5
+    assert model.classifier.weight.std().item() == pytest.approx(0.02, rel=0.15)

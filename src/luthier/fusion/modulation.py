@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from luthier.fusion.common import Projector, Sizes, Text, by_row
+from luthier.fusion.common import ByWidth, Projector, Sizes, Text, by_row
 from luthier.options import Options as Section
 
 
@@ -37,10 +37,10 @@ class Fusion(nn.Module):
         super().__init__()
         self.width = sizes.text
         width = min(sizes.pictures, sizes.text)
-        self.project = Projector(sizes.pictures, width, 1)
+        self.project = Projector(sizes.pictures, width, 1, ByWidth)
         self.told_norm = nn.LayerNorm(sizes.text)
         self.layers = nn.ModuleList(Modulated(width, sizes.text) for _ in range(options.layers))
-        self.mix = nn.Linear(sizes.text + 2 * width, sizes.text)
+        self.mix = ByWidth(sizes.text + 2 * width, sizes.text)
 
     def forward(
         self, text: Text, inputs: dict[str, Any], pictures_IPD: Tensor, rows_I: Tensor, lengths_I: Tensor | None = None
@@ -64,8 +64,8 @@ class Modulated(nn.Module):
 
     def __init__(self, width: int, told: int):
         super().__init__()
-        self.norm, self.film = nn.LayerNorm(width), nn.Linear(told, 2 * width)
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.norm, self.film = nn.LayerNorm(width), ByWidth(told, 2 * width)
+        self.up, self.down = ByWidth(width, 2 * width), ByWidth(2 * width, width)
 
     def forward(self, seen_KMF: Tensor, told_KE: Tensor) -> Tensor:
         scale_K1F, shift_K1F = self.film(told_KE)[:, None].chunk(2, dim=-1)
