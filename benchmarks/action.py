@@ -67,7 +67,7 @@ def local(out: Path) -> Iterator[dict[str, Any]]:
 
 
 def pickup(out: Path) -> Iterator[dict[str, Any]]:
-    yield from instructed("pickup", out, PICKUP, "pick up the red ball", demonstrations=3000, epochs=4)
+    yield from instructed("pickup", out, PICKUP, "pick up the red ball", demonstrations=4000, epochs=4)
 
 
 def instructed(
