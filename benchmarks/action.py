@@ -1,7 +1,8 @@
 """Acting with real data: a policy of language and pictures on two levels of BabyAI, and a real arm's recordings.
 
     python benchmarks/action.py grid [FOLDER]      # demonstrations made anew, training, then the closed loop
-    python benchmarks/action.py local [FOLDER]     # the same where the instruction decides
+    python benchmarks/action.py local [FOLDER]     # the same where the instruction decides: two objects, one is named
+    python benchmarks/action.py pickup [FOLDER]    # and where doing it to another object ends the episode: five objects
     python benchmarks/action.py bridge [FOLDER]    # BridgeData's arm: the error of the next action on held-out episodes
 
 Writes ``benchmarks/results/action.json``.
@@ -9,10 +10,12 @@ Writes ``benchmarks/results/action.json``.
 Grid: two small towers (the recipe `act-grid`'s, with random weights) learn 1,000 demonstrations of GoToRedBall (one
 instruction; a tenth held out) by BabyAI's own bot, from seed 1,000,000 on, and act in the easier GoToRedBallGrey. The
 closed loop has seeds 0 to 199, for the policy, the bot and chance, with the likeliest action and with one drawn at
-temperature 1. Local: towers and 6,000 demonstrations of their own for GoToLocalS5N2 (two objects, of which the
-instruction names one), joined by `modulation`; where the policy heeds the instruction, the closed loop, and once more
-with one instruction whatever the world asks for. Runs are kept in FOLDER, where one is named, and what is there is not
-trained again.
+temperature 1. Local and pickup, with the recipe `act-instruction`: eyes with random weights and a text tower that
+knows words and stays as it is, joined by `modulation`; demonstrations of GoToLocalS5N2 (two objects, of which the
+instruction names one; 25 steps at most) and of PickupDistDebug (one of five, by colour, kind or both; picking up
+another one ends the episode). Where the policy heeds the instruction, the closed loop, and once more with one
+instruction whatever the world asks for. Runs are kept in FOLDER, where one is named, and what is there is not trained
+again.
 
 Bridge: 25 episodes of 10 steps, two cameras, a state and an action of 7 numbers; one split of whole episodes, four
 fifths to learn from. Beside the error of the next action (mean absolute, in halves of each number's range) stand that
@@ -38,7 +41,12 @@ SHARED = HERE.parents[1] / "shared"
 GRID = HERE.parent / "src/luthier/recipes/data/grid"
 TOWERS = {"image": str(GRID / "eyes"), "text": str(GRID / "reader"), "init": "random", "fuse": "cross_attention"}
 TAUGHT = {"method": "full", "batch_size": 64, "epochs": 6, "learning_rate": 1e-3, "schedule": "cosine"}
-BALL, EASY, LOCAL = "BabyAI-GoToRedBall-v0", "BabyAI-GoToRedBallGrey-v0", "BabyAI-GoToLocalS5N2-v0"
+LISTENING = {
+    "model": {"image": str(GRID / "eyes-centred"), "text": "starter:minilm", "init": "random", "fuse": "modulation"},
+    "method": {"vision": "full", "projector": "full"},
+}
+BALL, EASY = "BabyAI-GoToRedBall-v0", "BabyAI-GoToRedBallGrey-v0"
+LOCAL, PICKUP = "BabyAI-GoToLocalS5N2-v0", "BabyAI-PickupDistDebug-v0"
 EPISODES, SPLITS = 200, 1
 BRIDGE: dict[str, dict[str, Any]] = {
     "regression": {"act": {"predicts": "regression", "chunk": 4}},
@@ -56,19 +64,24 @@ def grid(out: Path) -> Iterator[dict[str, Any]]:
 
 
 def local(out: Path) -> Iterator[dict[str, Any]]:
-    run = local_run(out)
-    yield told("local", run)
+    yield from instructed("local", out, LOCAL, "go to the red ball", demonstrations=3000, epochs=5)
+
+
+def pickup(out: Path) -> Iterator[dict[str, Any]]:
+    yield from instructed("pickup", out, PICKUP, "pick up the red ball", demonstrations=4000, epochs=4)
+
+
+def instructed(
+    part: str, out: Path, level: str, other: str, *, demonstrations: int, epochs: int
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    rows = {"train": f"minigrid:{level}:{demonstrations}@1000000", "eval": 0.05}
+    run = trained(out / part, data=rows, epochs=epochs, final="last", eval_every=200, **LISTENING)
+    yield told(part, run)
     if run.result["after"]["changed_by_instruction"]["value"] < BLIND:
         return  # which a rollout refuses
-    yield from looped("local", run, LOCAL, temperature=1.0, record=3, beside=True)
-    yield from looped("local", run, LOCAL, temperature=1.0, instruction="go to the red ball")
-
-
-def local_run(out: Path) -> Any:
-    return trained(
-        out / "local", model=TOWERS | {"fuse": "modulation"}, final="last", eval_every=300, batch_size=32, epochs=4,
-        data={"train": f"minigrid:{LOCAL}:6000@1000000", "eval": 0.05},
-    )  # fmt: skip
+    yield from looped(part, run, level, temperature=0.0, record=3, beside=True)
+    yield from looped(part, run, level, temperature=1.0)
+    yield from looped(part, run, level, temperature=0.0, instruction=other)
 
 
 def told(part: str, run: Any) -> dict[str, Any]:
@@ -141,7 +154,7 @@ def main() -> None:
     rows = [row for row in rows if row["part"] != part]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(kept[0] if kept else temporary)
-        for row in {"grid": grid, "local": local, "bridge": bridge}[part](folder):
+        for row in {"grid": grid, "local": local, "pickup": pickup, "bridge": bridge}[part](folder):
             rows.append(row)
             path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
             print(json.dumps(row), flush=True)
