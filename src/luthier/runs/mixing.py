@@ -14,7 +14,13 @@ from luthier.runs.prepared import Prepared
 from luthier.types import Finding
 
 
-def mix(prepared: Prepared) -> Mixture | None:
+def give_mixture(prepared: Prepared) -> None:
+    """How sets are mixed, and what is told of it."""
+    prepared.mixture = _mixture(prepared)
+    _tell(prepared)
+
+
+def _mixture(prepared: Prepared) -> Mixture | None:
     """None where nothing is mixed, or where what is asked for is refused (among ``prepared.findings``)."""
     data = prepared.resolved.recipe.data
     entries = [data.train] if isinstance(data.train, str) else list(data.train)
@@ -63,7 +69,7 @@ def _path(entry: Any) -> str:
     return str(entry["path"]) if isinstance(entry, dict) else str(entry)
 
 
-def tell_mixture(prepared: Prepared) -> None:
+def _tell(prepared: Prepared) -> None:
     """A note and a line of the report for each set: what all planned steps draw of it."""
     mixture, recipe = prepared.mixture, prepared.resolved.recipe
     if mixture is None or not recipe.steps or not recipe.batch_size:

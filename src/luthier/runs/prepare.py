@@ -29,7 +29,7 @@ from luthier.runs.answers import with_answers
 from luthier.runs.augmenting import check_augmenting, give_augment
 from luthier.runs.composing import locate_model
 from luthier.runs.critic import give_value
-from luthier.runs.mixing import mix, tell_mixture
+from luthier.runs.mixing import give_mixture
 from luthier.runs.normalising import choose_statistics
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import bind_reference
@@ -70,11 +70,10 @@ BY_METHOD = ("method", "method, task")
 def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = None, means: Means = REAL) -> Prepared:
     """Raises Refused with everything found so far where it can't go on; else ``Prepared`` with all findings."""
     recipe = resolved.recipe
-    findings = list(told or [])
     task = TASKS.load(recipe.task).Task(resolved.task_options)
     _defaults(resolved)
     rows = read_rows(resolved, task)
-    findings += rows.findings
+    findings = [*(told or []), *rows.findings]
     studied = task.study([*rows.train, *rows.selection], rows.evaluation) if rows.train else []
     prompts, unasked = read_prompts(resolved, task)
     findings += studied + check_settings(resolved, task, rows) + unasked
@@ -119,10 +118,10 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     _with_own(adaptation, objective)
     tell(rows.report, train, evaluation, task.labels)
     prepared = Prepared(
-        resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection
-    )
-    prepared.prompts, prepared.beneath, prepared.mixture = prompts, digest(task, resolved), mix(prepared)
-    tell_mixture(prepared)
+        resolved, task, backbone, objective, adaptation, train, evaluation, rows.report, findings, selection,
+        prompts=prompts, beneath=digest(task, resolved),
+    )  # fmt: skip
+    give_mixture(prepared)
     prepared.findings += choose_statistics(prepared) + check_augmenting(prepared)
     prepared.findings += settle_sharing(prepared) + means.checks(prepared)
     return prepared
