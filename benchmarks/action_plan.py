@@ -118,7 +118,8 @@ def measure(cell: Cell) -> dict[str, Any]:
         ))  # fmt: skip
         asked = [{"instruction": row.get("command", row.get("task"))} for row in test]
         written = [answer["text"] for answer in run.predict(asked)]
-    return told | {"steps": run.result["steps"], "score": scored(written, test, between)}
+        told |= {"steps": run.result["steps"], "score": scored(written, test, between)}
+    return told
 
 
 if __name__ == "__main__":
