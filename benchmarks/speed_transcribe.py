@@ -3,7 +3,7 @@
     python benchmarks/speed_transcribe.py [--rounds 2]     # results/speed_transcribe.md and .json
 
 `starter:ears` (a Wav2Vec2-BERT of two layers of width 64) with the same random weights on both sides learns the same 32
-of the 40 recordings of yes_no, four a step in the same order, 480 steps: AdamW (fused), 2e-3 with linear decay, no
+of the 40 recordings of yes_no, four a step in the same order, 320 steps: AdamW (fused), 2e-3 with linear decay, no
 weight decay, clipping at 1, fp32. The peer is `Wav2Vec2BertForCTC` with `ctc_loss_reduction: sum`, over the letters of
 a step as Luthier's; transformers' own `mean`, each row by its letters, is another loss. Its masks are off. Both have
 made the features of every recording beforehand, by transformers' extractor; the peer pads them in memory, where Luthier
@@ -34,7 +34,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 SET = HERE.parents[1] / "shared" / "data" / "yes_no"
 EARS = HERE.parent / "src/luthier/starter/ears"
-BATCH, STEPS, RATE, HELD_OUT, EARLY = 4, 480, 2e-3, 8, 50
+BATCH, STEPS, RATE, HELD_OUT, EARLY = 4, 320, 2e-3, 8, 50
 Told = dict[str, Any]
 
 

@@ -26,10 +26,11 @@ class Change:
 
 def draw(
     seed: int, epoch: int, row: int, *, speeds: Sequence[float], seconds: float, time_masks: int, time_mask: float,
-    band_masks: int, band_mask: float,
+    band_masks: int, band_mask: float, at: int = 0,
 ) -> Change:  # fmt: skip
-    """``seconds``: of the sound as it is; ``time_mask`` the widest in seconds, ``band_mask`` a share of all bands."""
-    digest = hashlib.sha256(f"{seed}:sound:{epoch}:{row}".encode()).digest()
+    """``seconds``: of the sound as it is; ``time_mask`` the widest in seconds, ``band_mask`` a share of all bands;
+    ``at``: which sound of the row it is."""
+    digest = hashlib.sha256(f"{seed}:sound:{epoch}:{row}{f':{at}' if at else ''}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:16], "big"))
     speed = float(speeds[int(generator.integers(len(speeds)))])
     widest = min(1.0, time_mask * speed / max(seconds, 1e-9))

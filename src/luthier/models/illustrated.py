@@ -87,17 +87,34 @@ class Illustrated(Backbone):
                 what = f"an answer spells {self.mark}, which stands for what it is shown: none can be written"
             raise Refused(Finding("data.picture-marks", "text", what, "write one mark for each, or none"))
         keys = [self.pictures.key(one) for one in pictures]
-        of_place = dict(zip(at, (self.places(key) for key in keys), strict=True))
+        return self._grown(row, {place: (1, self.places(key)) for place, key in zip(at, keys, strict=True)}, keys)
+
+    def with_others(self, row: Features, keys: list[str]) -> Features:
+        """A row that has its pictures, with as many others in the places of these."""
+        spans: dict[int, tuple[int, list[int]]] = {}
+        place = 0
+        for old, new in zip(row["pictures"], keys, strict=True):
+            if taken := len(self.places(old)):
+                place = row["input_ids"].index(self.image_id, place)
+                spans[place] = (taken, self.places(new))
+                place += taken
+        return self._grown(row, spans, keys)
+
+    def _grown(self, row: Features, spans: dict[int, tuple[int, list[int]]], keys: list[str]) -> Features:
+        """The row with the tokens of pictures, none of them supervised, instead of so many of its own at a place."""
+        ids = row["input_ids"]
+        supervised = row.get("supervised", [False] * len(ids))
         grown: list[tuple[int, bool]] = []
         moved: list[int] = []
-        for place, token in enumerate(row["input_ids"]):
-            moved.append(len(grown))
-            grown += [(one, False) for one in of_place[place]] if place in of_place else [(token, supervised[place])]
+        while len(moved) < len(ids):
+            place = len(moved)
+            taken, tokens = spans.get(place, (1, None))
+            moved += [len(grown)] * taken
+            grown += [(ids[place], supervised[place])] if tokens is None else [(one, False) for one in tokens]
         made: dict[str, Any] = row | {"input_ids": [token for token, _ in grown], "pictures": keys}
         if "supervised" in row:
             ends = [moved[end] if 0 <= end < len(moved) else -1 for end in row["turn_ends"]]
             made |= {"supervised": [said for _, said in grown], "turn_ends": ends}
         if "full_length" in row:
-            made["full_length"] = row["full_length"] + len(grown) - len(row["input_ids"])
-        taken = sum(len(tokens) for tokens in of_place.values())
-        return made | {"cost": self.cost_of(keys, taken)}
+            made["full_length"] = row["full_length"] + len(grown) - len(ids)
+        return made | {"cost": self.cost_of(keys, sum(len(tokens) for _, tokens in spans.values()))}

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from luthier.data.pictures import BadPicture
 from luthier.data.sounds import BadSound
+from luthier.models.hiding import masked
 from luthier.models.kept import Kept
-from luthier.models.pictures import Shown
 from luthier.models.sounds import Clip, Heard, Sounds
 from luthier.types import Features
 
@@ -35,7 +35,7 @@ class Recordings(Kept):
     converted: Counter[str] = field(default_factory=Counter)
     """Of pictures: none."""
     augment: None = None
-    """Here each is heard as it is."""
+    """How pictures are varied. What varies a sound stands in its row: another key, and ``masks``."""
     frames: Callable[[int], int] = int
     in_time: bool = False
     _heard: dict[str, Heard] = field(default_factory=dict)
@@ -43,10 +43,10 @@ class Recordings(Kept):
     def prepare(self, pictures: Any) -> None:
         """There are no pictures; sounds are prepared by ``sounds``."""
 
-    def key(self, sound: Any) -> str:
+    def key(self, sound: Any, speed: float = 1.0) -> str:
         """Raises BadPicture, in the words of a sound."""
         try:
-            heard = self.sounds.heard(Clip(sound))
+            heard = self.sounds.heard(Clip(sound, speed))
         except BadSound as bad:
             raise BadPicture(bad.what, bad.mend) from None
         capacity = self.sounds.capacity
@@ -62,13 +62,14 @@ class Recordings(Kept):
         whole = self.frames(heard.steps)
         return -(-whole * heard.samples // capacity) if self.in_time and capacity is not None else whole
 
-    def shown(self, rows: Sequence[Features]) -> list[Shown]:
-        """The sounds of rows, in their order: keys, and that none is varied."""
-        return [(key, None) for row in rows for key in row.get("pictures", ())]
+    def shown(self, rows: Sequence[Features]) -> list[tuple[str, Any]]:
+        """The sounds of rows, in their order: keys, and which stretches of each are hidden."""
+        several = ((row.get("pictures", ()), row.get("masks")) for row in rows)
+        return [one for keys, masks in several for one in zip(keys, masks or [None] * len(keys), strict=True)]
 
-    def pixels(self, shown: Sequence[Shown]) -> Tensor:
+    def pixels(self, shown: Sequence[tuple[str, Any]]) -> Tensor:
         """(I, L) or (I, L, F), NaN behind the shorter ones."""
-        several = [self.sounds.features(key) for key, _ in shown]
+        several = [masked(self.sounds, {"sounds": [key], "masks": masks or {}}) for key, masks in shown]
         return torch.nn.utils.rnn.pad_sequence(several, batch_first=True, padding_value=float("nan"))
 
     @property

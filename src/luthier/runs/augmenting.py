@@ -13,12 +13,15 @@ from typing import Any
 from torch import Tensor
 
 from luthier.data.augment import Augment
-from luthier.data.augment_sound import draw
+from luthier.data.augment_sound import Change, draw
+from luthier.data.pictures import BadPicture
 from luthier.models.backbone import Backbone
 from luthier.models.hearing import HearingBackbone
 from luthier.models.hiding import masks_of
+from luthier.models.multimodal import MultimodalBackbone
 from luthier.models.processed import ProcessedPictures
-from luthier.models.sounds import Clip
+from luthier.models.recordings import Recordings
+from luthier.models.sounds import Clip, Sounds
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.prepared import Prepared
 from luthier.types import Features, Finding, Refused
@@ -28,27 +31,42 @@ class Augmented:
     repeats = 1
 
     def __init__(self, prepared: Prepared, per_epoch: int):
-        assert isinstance(prepared.backbone, HearingBackbone)
+        assert isinstance(prepared.backbone, HearingBackbone | MultimodalBackbone)
         recipe = prepared.resolved.recipe
         self.backbone, self.per_epoch, self.seed, self.how = prepared.backbone, per_epoch, recipe.seed, recipe.augment
-        self.sounds = [(example.sounds or [])[0] for example in prepared.train.examples]
+        self.sounds = [example.sounds or [] for example in prepared.train.examples]
         self.limit = recipe.max_length if recipe.overlong == "truncate" else None
         self.report: dict[str, tuple[float, float]] = {}
-        clips = [Clip(sound, speed) for sound in self.sounds for speed in self.how.speeds]
-        self.backbone.sounds.prepare(clips)
+        self.heard = heard_by(self.backbone)
+        self.heard.prepare(Clip(sound, speed) for some in self.sounds for sound in some for speed in self.how.speeds)
 
     def rows(self, step: int, drawn: list[Features]) -> list[Features]:
         return [self._changed(step // self.per_epoch, row) for row in drawn]
 
     def _changed(self, epoch: int, row: Features) -> Features:
-        sound, how, sounds = self.sounds[row["row"]], self.how, self.backbone.sounds
-        change = draw(
-            self.seed, epoch, row["row"], speeds=how.speeds, seconds=sounds.heard(Clip(sound)).samples / sounds.rate,
-            time_masks=how.time_masks, time_mask=how.time_mask, band_masks=how.band_masks, band_mask=how.band_mask,
-        )  # fmt: skip
-        clip = Clip(sound, change.speed)
+        changes = [self._drawn(epoch, row["row"], at, sound) for at, sound in enumerate(self.sounds[row["row"]])]
+        if isinstance(self.backbone, MultimodalBackbone):
+            return self._beside(self.backbone, row, changes)
+        ((clip, change),) = changes
         made = self.backbone.sound_row(clip, self.limit)
-        return row | made | {"masks": masks_of(sounds, change, len(made["input_ids"]), clip)}
+        return row | made | {"masks": masks_of(self.heard, change, len(made["input_ids"]), clip)}
+
+    def _drawn(self, epoch: int, row: int, at: int, sound: Any) -> tuple[Clip, Change]:
+        how, heard = self.how, self.heard
+        change = draw(
+            self.seed, epoch, row, speeds=how.speeds, seconds=heard.heard(Clip(sound)).samples / heard.rate,
+            time_masks=how.time_masks, time_mask=how.time_mask, band_masks=how.band_masks, band_mask=how.band_mask,
+            at=at,
+        )  # fmt: skip
+        return Clip(sound, change.speed), change
+
+    def _beside(self, backbone: MultimodalBackbone, row: Features, changes: list[tuple[Clip, Change]]) -> Features:
+        """A row of text in or beside which are sounds: of another speed they are other tokens, and as many more."""
+        if not changes:
+            return row
+        keys = [recordings(backbone).key(clip.sound, clip.speed) for clip, _ in changes]
+        masks = [masks_of(self.heard, change, 0, clip) for clip, change in changes]
+        return backbone.with_others(row, keys) | {"masks": masks}
 
     def state(self, step: int) -> dict[str, Tensor]:
         return {}
@@ -93,19 +111,55 @@ def check_augmenting(prepared: Prepared) -> list[Finding]:
     recipe, backbone = prepared.resolved.recipe, prepared.backbone
     if not recipe.augment.sounds:
         return []
-    if not isinstance(backbone, HearingBackbone):
+    if not isinstance(backbone, HearingBackbone | MultimodalBackbone) or backbone.sounds is None:
         what = f"{backbone.name} hears nothing: there is no sound to change"
-        what = "sounds beside a text model are heard as they are" if backbone.sounds is not None else what
+        what = "sounds that find texts are heard as they are" if backbone.sounds is not None else what
         return [Finding("recipe.combination", "augment", what, "leave `speeds` and masks out")]
     if prepared.adaptation.solve is not None:
         what = f"`{prepared.adaptation.method}` reads each sound once: there is nothing to change from epoch to epoch"
         return [Finding("recipe.combination", "augment", what, "leave `augment` out, or choose another method")]
+    if isinstance(backbone, MultimodalBackbone):
+        return _check_beside(prepared, backbone)
     if recipe.augment.band_masks and backbone.hides_frames:
         what = f"{backbone.name} hears bare samples, which have no bands to hide"
         return [Finding("recipe.combination", "augment.band_masks", what, "use `time_masks` and `speeds`")]
     fastest = max(recipe.augment.speeds)
     backbone.sounds.prepare(Clip((e.sounds or [])[0], fastest) for e in prepared.train.examples)
     return [found for row in prepared.train.rows if (found := _too_fast(prepared, backbone, row, fastest))]
+
+
+def _check_beside(prepared: Prepared, backbone: MultimodalBackbone) -> list[Finding]:
+    """What hides stretches has a spectrogram to hide them in, and the slowest sounds have room in their rows."""
+    recipe, heard = prepared.resolved.recipe, heard_by(backbone)
+    if (recipe.augment.time_masks or recipe.augment.band_masks) and heard.blank().dim() == 1:
+        what = "the encoder beside this text model hears bare samples, of which no stretch is hidden"
+        return [Finding("recipe.combination", "augment.time_masks", what, "use `speeds` alone")]
+    slowest, findings = min(recipe.augment.speeds), []
+    several = [example.sounds or [] for example in prepared.train.examples]
+    heard.prepare(Clip(sound, slowest) for some in several for sound in some)
+    for row in prepared.train.rows:
+        example, mend = prepared.train.examples[row["row"]], "leave out the lowest of `augment.speeds`, or the row"
+        try:
+            keys = [recordings(backbone).key(sound, slowest) for sound in example.sounds or []]
+        except BadPicture as bad:
+            what = f"at {slowest} times the speed {bad.what}"
+            findings.append(Finding("data.sound", f"{example.source}:audio", what, mend))
+            continue
+        tokens = len(backbone.with_others(row, keys)["input_ids"]) if keys else 0
+        if recipe.max_length and tokens > recipe.max_length:
+            what = f"at {slowest} times the speed its sounds make it {tokens} tokens of {recipe.max_length}"
+            findings.append(Finding("data.picture-room", f"{example.source}:audio", what, mend))
+    return findings
+
+
+def heard_by(backbone: HearingBackbone | MultimodalBackbone) -> Sounds:
+    assert backbone.sounds is not None
+    return backbone.sounds
+
+
+def recordings(backbone: MultimodalBackbone) -> Recordings:
+    assert isinstance(backbone.pictures, Recordings)
+    return backbone.pictures
 
 
 def _too_fast(prepared: Prepared, backbone: HearingBackbone, row: Features, fastest: float) -> Finding | None:
