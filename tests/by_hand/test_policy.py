@@ -176,3 +176,18 @@ def test_the_loss_of_a_group_is_that_of_a_plain_reference(variant: str) -> None:
     expected = numpy_loss(variant, rewards, logs, old, reference, low, high, 0.3, 9)
     assert float(found.losses_S.sum() / found.counts_S.sum()) == pytest.approx(expected, abs=1e-6)
     assert found.clipped > 0
+
+
+@pytest.mark.parametrize(
+    ("variant", "weights"), [("grpo", [2.0, 0.5]), ("gspo", [2**0.5]), ("rloo", [2.0]), ("dapo", [2.0, 0.5])]
+)
+def test_what_another_model_wrote_is_weighed_by_how_much_likelier_it_is_here(
+    variant: str, weights: list[float]
+) -> None:
+    """One answer of two tokens, four times as likely to the trainer as to the writer and half as likely: weights 4 (at
+    most 2 counts) and 1/2; of the sequence √(4 · 1/2), or 4 · 1/2. At ratio 1 and advantage 3 a surrogate is -3."""
+    logs, gaps = [-1.0, -2.0], torch.tensor([math.log(4), -LN2])
+    told = terms(variant, logs, logs, [2], [3.0], gaps_N=gaps, weights=lambda gaps: gaps.exp().clamp(max=2.0))
+    expected = sum(-3 * weight for weight in weights) / (len(weights) if variant == "grpo" else 1)
+    assert told.losses_S.tolist() == pytest.approx([expected])
+    assert told.ratio == pytest.approx(2.0), "the ratio is that of the trainer's own policies"

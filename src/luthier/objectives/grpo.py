@@ -20,7 +20,7 @@ from pydantic import Field
 
 from luthier.models.backbone import Backbone
 from luthier.objectives.likelihood import token_log_probabilities
-from luthier.objectives.online import ADVANTAGE, OLD, OnlineObjective, SamplingOptions
+from luthier.objectives.online import ADVANTAGE, GAP, OLD, OnlineObjective, SamplingOptions
 from luthier.objectives.policy import VARIANTS, advantages, clip_of, policy_terms
 from luthier.objectives.preference import REFERENCE
 from luthier.types import Batch, Features, LossTerms
@@ -58,7 +58,7 @@ class Objective(OnlineObjective):
     def learned(self, prompt: Features, answers: Sequence[dict[str, Any]], rewards: Sequence[float]) -> list[Features]:
         found = advantages(rewards, VARIANTS[self.options.loss])
         return [
-            self.answered(prompt, answer["ids"], **{ADVANTAGE: advantage})
+            self.answered(prompt, answer, **{ADVANTAGE: advantage})
             for answer, advantage in zip(answers, found, strict=True)
             if answer["finished"] or self.options.truncated == "keep"
         ]
@@ -71,6 +71,7 @@ class Objective(OnlineObjective):
         terms = policy_terms(
             VARIANTS[options.loss], logs_N, given.get(OLD, logs_N.detach()), given.get(REFERENCE),
             counts_S, batch["advantages"], low=low, high=high, beta=options.beta, longest=options.max_new_tokens,
+            gaps_N=given.get(GAP), weights=self.weights,
         )  # fmt: skip
         tokens = float(counts_S.sum())
         report = {"ratio": (terms.ratio, tokens), "clip_fraction": (terms.clipped, tokens)}

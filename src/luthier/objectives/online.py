@@ -13,6 +13,7 @@ one of these answers, with what it is to be learned by:
 | advantage | how much better the answer is than others of its group |
 | old | log-probabilities of its tokens when it was written, where it is learned more than once |
 | reference | log-probabilities of its tokens under the reference, where KL counts |
+| gap | of a server's answers log π - log π_server of each token, π being the model that trains as it was then |
 | messages, expected, where | what a reward is told |
 
 A prompt row has what is expected in the answer's place, so that checks and plans see a row of that kind; no step learns
@@ -28,7 +29,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from luthier.evaluate.generate import generate, terminators
 from luthier.models.backbone import Backbone
@@ -37,7 +38,20 @@ from luthier.objectives.preference import REFERENCE, Report, TokenReader
 from luthier.options import Options as Section
 from luthier.types import Batch, Example, Features, LossTerms, Prompt
 
-OLD, ADVANTAGE = "old", "advantage"
+OLD, ADVANTAGE, GAP = "old", "advantage", "gap"
+LOGS = "logs"
+"""Of an answer as a server gives it: the log-probabilities that it was drawn by."""
+
+
+class ServerOptions(Section):
+    """A server that writes the answers."""
+
+    url: str = Field(pattern="^https?://", description="of an OpenAI-compatible server, as http://127.0.0.1:8000/v1")
+    model: str = Field(min_length=1, description="the base model's name there")
+    adapter: bool = Field(True, description="it is given the LoRA adapter before each rollout (vLLM)")
+    timeout: float = Field(600.0, gt=0, description="seconds that an answer may take")
+    gap: float = Field(0.1, gt=0, description="nats a token between trainer and server, above which the run stops")
+    cap: float = Field(2.0, ge=1, description="the most that a token weighs for being likelier to the trainer")
 
 
 class SamplingOptions(Section):
@@ -46,6 +60,10 @@ class SamplingOptions(Section):
     temperature: float = Field(1.0, gt=0, description="of the sampling")
     max_new_tokens: int = Field(256, gt=0, description="the longest answer")
     generation_batch: int = Field(64, gt=0, description="answers that are written at a time")
+    server: ServerOptions | None = Field(
+        None, description="writes the answers, in the place of the model that trains: `url` and `model`; `adapter`, "
+        "`timeout`, `gap`, `cap`",
+    )  # fmt: skip
     merge: Literal["auto", "on", "off"] = Field(
         "auto", description="LoRA lies in the weights while answers are drawn, in a copy of those that it adapts: "
         "where they are fp32; in any precision; or not",
@@ -81,7 +99,7 @@ class OnlineObjective:
     couples = False
     shares = False
     """Whether it reads nothing but supervised tokens, so that answers to one prompt may be laid behind it once."""
-    per_token: tuple[str, ...] = (OLD, REFERENCE)
+    per_token: tuple[str, ...] = (OLD, REFERENCE, GAP)
     """What a row has of each token of its answer."""
 
     def __init__(self, options: Any, backbone: Backbone, encoder: Callable[[Example], list[Features]] | None):
@@ -118,7 +136,7 @@ class OnlineObjective:
     @property
     def recalls(self) -> bool:
         """Whether answers keep the log-probabilities that they were written with."""
-        return self.repeats > 1
+        return self.repeats > 1 or self.options.server is not None
 
     def learned(self, prompt: Features, answers: Sequence[dict[str, Any]], rewards: Sequence[float]) -> list[Features]:
         """The rows of one prompt's answers, each ``{"ids", "finished"}``, of which some may be left out."""
@@ -172,8 +190,14 @@ class OnlineObjective:
         assert self.score is not None
         return -sum(self.score(outputs, rows)) / max(1, len(rows))
 
-    def answered(self, prompt: Features, ids: list[int], **learned_by: Any) -> Features:
+    def weights(self, gaps: Tensor) -> Tensor:
+        """How much what a server wrote weighs, from log π - log π_server."""
+        return gaps.exp().clamp(max=self.options.server.cap)
+
+    def answered(self, prompt: Features, answer: dict[str, Any], **learned_by: Any) -> Features:
         """A prompt's row with an answer that was written, to be learned."""
+        ids: list[int] = answer["ids"]
+        learned_by |= {LOGS: answer[LOGS]} if LOGS in answer else {}
         asked = prompt["input_ids"][: prompt["prompt"]]
         made = {
             "input_ids": [*asked, *ids], "lengths": [len(asked) + len(ids)],

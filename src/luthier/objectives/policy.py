@@ -22,7 +22,7 @@ Axes: N tokens of all answers, S answers, G answers of one group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
@@ -97,19 +97,23 @@ def k3(logs_N: Tensor, reference_N: Tensor) -> Tensor:
 
 def policy_terms(
     variant: Variant, logs_N: Tensor, old_N: Tensor, reference_N: Tensor | None, counts_S: Tensor,
-    advantages_S: Tensor, *, low: float, high: float, beta: float, longest: int,
+    advantages_S: Tensor, *, low: float, high: float, beta: float, longest: int, gaps_N: Tensor | None = None,
+    weights: Callable[[Tensor], Tensor] = torch.exp,
 ) -> Terms:  # fmt: skip
-    """``low`` and ``high`` are ε and ε_high; ``longest`` is the most tokens that an answer may have."""
+    """``low`` and ``high`` are ε and ε_high; ``longest`` is the most tokens that an answer may have. ``gaps_N`` is log
+    π_old - log π of whoever wrote, where that was another model: reduced as the ratio is, it gives the surrogates their
+    ``weights``."""
     tokens_S = counts_S.float()
     log_ratios = logs_N - old_N
     if variant.ratio == "token":
         advantage = advantages_S.repeat_interleave(counts_S)
     else:
-        summed_S = per_sequence(log_ratios, counts_S)
-        log_ratios = summed_S / tokens_S if variant.ratio == "mean" else summed_S
+        log_ratios = _reduced(variant, log_ratios, counts_S)
         advantage = advantages_S
     ratios = log_ratios.exp()
     surrogate, clipped = clipped_surrogate(ratios, advantage, low, high)
+    if gaps_N is not None:
+        surrogate = surrogate * weights(_reduced(variant, gaps_N, counts_S))
     if variant.ratio == "token":
         losses_S = per_sequence(surrogate, counts_S)
         losses_S = losses_S / tokens_S if variant.over == "own" else losses_S
@@ -126,6 +130,14 @@ def policy_terms(
     watched = [float((value.detach() * weigh).sum()) for value in (ratios, clipped.float())]
     counts = tokens_S if variant.over == "all" else torch.ones_like(tokens_S)
     return Terms(losses_S, counts, kl, *watched)
+
+
+def _reduced(variant: Variant, logs_N: Tensor, counts_S: Tensor) -> Tensor:
+    """(N,) or (S,): log-ratios in the unit of the variant's ratio."""
+    if variant.ratio == "token":
+        return logs_N
+    summed_S = per_sequence(logs_N, counts_S)
+    return summed_S / counts_S.float() if variant.ratio == "mean" else summed_S
 
 
 def clip_of(variant: str, low: float | None, high: float | None) -> tuple[float, float]:

@@ -32,7 +32,7 @@ from torch import Tensor
 from luthier.models.backbone import Backbone
 from luthier.models.scored import Scored
 from luthier.objectives.likelihood import per_sequence, token_log_probabilities
-from luthier.objectives.online import OLD, OnlineObjective, Reads, SamplingOptions
+from luthier.objectives.online import GAP, OLD, OnlineObjective, Reads, SamplingOptions
 from luthier.objectives.policy import clipped_surrogate, k3
 from luthier.objectives.preference import REFERENCE, Report
 from luthier.objectives.trajectory import (
@@ -105,7 +105,7 @@ class ValueReader:
 
 
 class Objective(OnlineObjective):
-    per_token = (OLD, REFERENCE, ADVANTAGES, RETURNS, VALUES)
+    per_token = (OLD, REFERENCE, GAP, ADVANTAGES, RETURNS, VALUES)
 
     def __init__(self, options: Any, backbone: Backbone, encoder: Callable[[Example], list[Features]] | None):
         """``value`` is given afterwards, when the method has changed the model: see ``runs/critic.py``."""
@@ -135,7 +135,7 @@ class Objective(OnlineObjective):
                 placed = placed[:-1] if policy == "bootstrap" else placed  # the step that was cut off
             if answer["finished"] or policy != "drop":
                 told = {SCORE: float(reward), FINISHED: float(answer["finished"]), PLACED: placed}
-                rows.append(self.answered(prompt, answer["ids"], **told))
+                rows.append(self.answered(prompt, answer, **told))
         return rows
 
     def settled(self, rows: list[Features], reader: Reads) -> tuple[list[Features], Report]:
@@ -183,6 +183,8 @@ class Objective(OnlineObjective):
         high = options.epsilon if options.epsilon_high is None else options.epsilon_high
         policy_N, clipped_N = clipped_surrogate(ratios_N, advantages_N, options.epsilon, high)
         value_N, held_N = value_losses(values_N, before_N, returns_N, options.value_clip)
+        if GAP in given:
+            policy_N = policy_N * self.weights(given[GAP])
         losses_N = policy_N + options.value_weight * value_N
         watched = {
             "ratio": ratios_N, "clip_fraction": clipped_N, "policy_loss": policy_N, "value_loss": value_N,

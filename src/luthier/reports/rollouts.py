@@ -14,6 +14,7 @@ CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("Length of an answer, tokens", {"length": "mean"}),
     ("Entropy, nats a token", {"entropy": "of what was drawn"}),
     ("Ratio to the model that wrote", {"ratio": "mean"}),
+    ("Trainer to server, nats a token", {"gap": "mean", "gap_max": "largest"}),
     ("Share clipped", {"clip_fraction": "ratios", "value_clip_fraction": "values"}),
     ("Explained variance of the returns", {"explained_variance": "by the value model"}),
     ("Share of groups that teach nothing", {"equal_groups": "equal rewards", "redrawn": "drawn anew"}),

@@ -33,7 +33,7 @@ from luthier.runs.mixing import give_mixture
 from luthier.runs.normalising import choose_statistics
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import bind_reference
-from luthier.runs.rollouts import check_reference, judged_by, repeats
+from luthier.runs.rollouts import check_rollouts, judged_by, repeats
 from luthier.runs.rows import Rows, decode, read_rows, tell
 from luthier.runs.sampling import read_prompts
 from luthier.runs.scoring import digest, open_scores
@@ -114,7 +114,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
     adaptation, unfit = give_value(objective, adaptation, resolved)
     findings += unfit + open_scores(task, resolved, backbone)
     findings += bind_base(objective, adaptation) + bind_reference(objective, adaptation, str(recipe.objective))
-    findings += check_reference(objective, adaptation, str(recipe.objective))
+    findings += check_rollouts(objective, adaptation, resolved, means.weights)
     _with_own(adaptation, objective)
     tell(rows.report, train, evaluation, task.labels)
     prepared = Prepared(

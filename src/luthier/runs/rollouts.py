@@ -19,13 +19,16 @@ from torch import Tensor
 from luthier.engine.parallel import Processes
 from luthier.engine.plan import Emit
 from luthier.evaluate.outputs import Reader
+from luthier.methods.beside import holds_beside
 from luthier.models.backbone import Backbone
-from luthier.objectives.online import ADVANTAGE, OLD, OnlineObjective, prompt_of
+from luthier.objectives.online import ADVANTAGE, GAP, LOGS, OLD, OnlineObjective, prompt_of
 from luthier.objectives.policy import is_equal
 from luthier.objectives.preference import REFERENCE, TokenReader
+from luthier.recipe import ResolvedRecipe
 from luthier.runs.composing import locate_model, open_base
 from luthier.runs.prepared import Prepared
-from luthier.runs.writing import Own, Writer
+from luthier.runs.served import check_server
+from luthier.runs.writing import Own, Writer, writer_of
 from luthier.types import Adaptation, Features, Finding, Refused
 
 LISTS = ("input_ids", "supervised")
@@ -116,7 +119,10 @@ class Rollouts:
                 prompts = [prompt_of(asked[at]) for at in places]
                 made = self.writer.written(prompts, self._seed("rollout", *told, index))
                 mine += list(zip(places, made, strict=True))
-        return [answer for _, answer in sorted(processes.gather(mine), key=lambda one: one[0])]
+        found = [answer for _, answer in sorted(processes.gather(mine), key=lambda one: one[0])]
+        if wrong := dict.fromkeys(one for answer in found for one in answer.get("findings", ())):
+            raise Refused(*wrong)
+        return found
 
     def _reward(self, written: list[dict[str, Any]], asked: list[Features]) -> None:
         """By the main process, so that a reward is asked once; what is wrong with one is told by all."""
@@ -140,6 +146,9 @@ class Rollouts:
         if rows and self.objective.recalls:
             old = self.reader.outputs(self.objective.reader, rows)
             rows = [row | {OLD: logs_n} for row, logs_n in zip(rows, old, strict=True)]
+        if rows and LOGS in rows[0]:
+            rows = [row | {GAP: row[OLD] - torch.tensor(row[LOGS])} for row in rows]
+            self.report |= self.writer.apart([row[GAP] for row in rows])
         if rows and self.reference is not None:
             rows = [row | {REFERENCE: logs_n} for row, logs_n in zip(rows, self.reference(rows), strict=True)]
         return rows
@@ -225,9 +234,18 @@ def repeats(objective: Any) -> int:
     return objective.repeats if isinstance(objective, OnlineObjective) else 1
 
 
-def check_reference(objective: Any, adaptation: Adaptation, name: str) -> list[Finding]:
-    """A reference that is the model with its method off needs a method that can be switched off."""
-    if not isinstance(objective, OnlineObjective) or not objective.compares or not adaptation.parameters:
+def check_rollouts(objective: Any, adaptation: Adaptation, resolved: ResolvedRecipe, reach: bool) -> list[Finding]:
+    """What they need of the method: a reference that is the model with it off, and a server, which is asked (where it
+    can be) whether it is there."""
+    if not isinstance(objective, OnlineObjective):
+        return []
+    name = str(resolved.recipe.objective)
+    found = _check_reference(objective, adaptation, name)
+    return found + check_server(objective, f"{name}.server", holds_beside(resolved.methods), reach)
+
+
+def _check_reference(objective: OnlineObjective, adaptation: Adaptation, name: str) -> list[Finding]:
+    if not objective.compares or not adaptation.parameters:
         return []
     if objective.options.reference != "switched" or adaptation.base is not None:
         return []
@@ -243,7 +261,8 @@ def rollouts_of(prepared: Prepared, reader: Reader, processes: Processes, emit: 
         return None
     reference = _reference(prepared, objective, reader) if objective.compares else None
     seed = prepared.resolved.recipe.seed
-    return Rollouts(objective, reader, prepared.train.rows, seed, processes, emit, reference)
+    writer = writer_of(prepared, objective, reader.backbone, processes)
+    return Rollouts(objective, reader, prepared.train.rows, seed, processes, emit, reference, writer)
 
 
 def _reference(prepared: Prepared, objective: OnlineObjective, reader: Reader) -> Callable[[list[Features]], list[Any]]:
