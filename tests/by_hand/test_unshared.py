@@ -11,6 +11,10 @@ import pytest
 import luthier
 import tiny
 from luthier.engine.accumulate import size
+from luthier.plan.memory import weigh
+from luthier.plan.plan import _here, _prepare
+from luthier.plan.trace import Trace
+from luthier.recipe import read_recipe
 
 PAIRS = [
     {"prompt": f"the {word} and the", "chosen": tiny.WORDS[1], "rejected": tiny.WORDS[2]} for word in tiny.WORDS[3:7]
@@ -49,3 +53,19 @@ def test_why_prompts_are_not_shared_is_told_once(
     assert len(told) == (why is not None)
     assert all(why is not None and why in one for one in told), told
     assert all(size(row) == len(row["input_ids"]) for row in prepared.train.rows)
+
+
+def test_a_plan_reckons_with_what_is_shared(tiny_folder: Callable[..., str], tmp_path: Path) -> None:
+    """Its largest micro-batch is the tokens that the run computes, as the run counts them."""
+    data = tiny.write_jsonl(tmp_path / "pairs.jsonl", PAIRS)
+    given = {
+        "task": "prefer", "model": tiny_folder("llama"), "data": {"train": str(data), "eval": 0.0}, "method": "lora",
+        "steps": 1, "batch_size": 4, "out": str(tmp_path),
+    }  # fmt: skip
+    resolved, findings = read_recipe(given)
+    assert resolved is not None, findings
+    trace = Trace()
+    prepared = _prepare(resolved, _here(), trace, [])
+    assert prepared.backbone.shares
+    assert weigh(prepared, trace).tokens_of_largest == sum(size(row) for row in prepared.train.rows)
+    assert sum(size(row) for row in prepared.train.rows) < sum(len(row["input_ids"]) for row in prepared.train.rows)

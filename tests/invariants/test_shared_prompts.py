@@ -20,7 +20,7 @@ from luthier.models.backbone import Backbone
 from luthier.models.compose import compose
 from luthier.models.illustrated import Illustrated
 from luthier.models.load import load
-from luthier.objectives import dpo, grpo
+from luthier.objectives import bradley_terry, dpo, grpo
 from luthier.objectives.likelihood import lay_out_answers
 from luthier.objectives.online import ADVANTAGE
 from luthier.objectives.preference import REFERENCE
@@ -175,3 +175,22 @@ def test_rows_that_begin_alike_stand_together_and_count_their_beginning_once() -
     assert micro_batches([9, 6, 9, 6], 30, padded=False, begun=[b, a, b, a]) == [[0, 2, 1, 3]]
     # Two processes: 12 + 4 + 4 + 4 = 24 tokens, so 12 each at most.
     assert micro_batches([12, 12, 12, 12], 99, padded=False, begun=[a] * 4, at_least=2) == [[0], [1], [2], [3]]
+
+
+@pytest.mark.parametrize("name", [name for name in tiny.DECODERS if name not in CAPPED])
+def test_scores_of_both_answers_are_those_of_separate_rows(name: str, tiny_folder: Callable[..., str]) -> None:
+    backbone = load(name, tiny_folder(name), "sequence_logits", config={"num_labels": 1}, seed=0)
+    backbone.choose_layout("auto")
+    some = [row | {"margin": 0.5} for row in rows([(60, 3, 6), (11, 9, 2), (1, 4, 4)])]
+    found = []
+    for one in (backbone, replace(backbone, unshared_because="a test")):
+        objective = bradley_terry.Objective(bradley_terry.Options(margin=1.0), one, None)
+        one.model.eval()
+        terms, batch = loss_of(one, objective, some, "fp32")
+        grads = torch.autograd.grad(terms.total, list(one.model.parameters()), allow_unused=True)
+        flat = torch.cat([g.flatten() for g in grads if g is not None])
+        found.append((batch["input_ids"].shape[1], objective.scores(one, batch), terms.total, flat))
+    (shared, scores, total, gradient), (apart, *expected) = found
+    assert (shared, apart) == (128, 192)
+    for got, wanted in zip((scores, total, gradient), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5 * float(wanted.detach().abs().max()))

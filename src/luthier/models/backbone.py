@@ -25,7 +25,7 @@ from luthier.data.collate import lay_out
 from luthier.models.attention import PACKED
 from luthier.models.heads import head_logits, positions_read
 from luthier.models.modes import evaluating
-from luthier.models.packing import laid_out_by_row, layout_inputs, packing_offset, sharing_problem
+from luthier.models.packing import ends_of, laid_out_by_row, layout_inputs, packing_offset, sharing_problem
 from luthier.models.pictures import Pictures
 from luthier.models.prefixed import Switch
 from luthier.models.probes import closing_norms, row_of
@@ -273,9 +273,8 @@ class Backbone(Addressed, Switched):
 
     def sequence_logits(self, hidden_TD: Tensor, batch: Batch) -> Tensor:
         """(T, D) → (K, C): the classification head at the first, last or all real tokens of each row."""
-        starts_K, lengths_K = batch["starts"], batch["lengths"]
         if self.reads != "all":
-            at_K = starts_K if self.reads == "first" else starts_K + lengths_K - 1
+            at_K = batch["starts"] if self.reads == "first" else ends_of(batch)
             return head_logits(self.model, hidden_TD.index_select(0, at_K)[:, None])
         return head_logits(self.model, *laid_out_by_row(hidden_TD, batch))
 
@@ -293,4 +292,6 @@ class Backbone(Addressed, Switched):
             return
         self.layout, self.position_offset, self.unpacked_because = "packed", offset, ""
         self.set_attention(PACKED)
-        self.unshared_because = sharing_problem(self) if self.needs == "token_logits" else "no answers are read"
+        scores = self.needs == "sequence_logits" and self.model.config.num_labels == 1
+        asks = scores or self.needs == "token_logits"
+        self.unshared_because = sharing_problem(self) if asks else "no answers are read"

@@ -106,6 +106,11 @@ def layout_inputs(batch: Batch, offset: int, shift: int) -> dict[str, Any]:
     return inputs
 
 
+def ends_of(batch: Batch) -> Tensor:
+    """(S,) where the last real token of each sequence lies."""
+    return batch["ends"] if "ends" in batch.tensors else batch["starts"] + batch["lengths"] - 1
+
+
 def laid_out_by_row(hidden_TD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """(K, L, D) and a mask (K, L): hidden states laid out row by row."""
     starts_K, lengths_K = batch["starts"], batch["lengths"]

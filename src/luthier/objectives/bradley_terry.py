@@ -27,8 +27,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from luthier.data.branches import common, lay_out_branches
 from luthier.data.lengths import split
 from luthier.models.backbone import Backbone
+from luthier.objectives.likelihood import spared
 from luthier.objectives.preference import watched
 from luthier.options import Options as Section
 from luthier.types import Batch, Example, Features, Finding, LossTerms, Refused
@@ -53,7 +55,13 @@ class Objective:
 
     def encode(self, example: Example) -> list[Features]:
         assert self.encoder is not None
-        return self.encoder(example)
+        rows = self.encoder(example)
+        return [row | {"spared": spared(row)} for row in rows] if self.shares and self.backbone.shares else rows
+
+    @property
+    def shares(self) -> bool:
+        """Whether what both answers begin with may be computed once: not where a score is read from the beginning."""
+        return self.backbone.reads == "last"
 
     def units(self, features: Features) -> int:
         """0 where nothing tells the two answers apart, once they are cut."""
@@ -64,9 +72,18 @@ class Objective:
         """Rows ``[a b | a c d]`` and ``[e f | e g]`` (a bar between sequences), packed:
 
         input_ids [[a b a c d e f e g]]   starts [0 2 5 7]   lengths [2 3 2 2]   counts [2 2]   margins [0 0]
+
+        Where the model can, what the sequences of a row begin with is there once (``data/branches.py``), and scores are
+        read at the ``ends`` of the sequences:
+
+        input_ids [[a b c d e f g]]       ends [1 3 5 6]
         """
-        some = [{"input_ids": ids} for row in rows for ids in split(row["input_ids"], row["lengths"])]
-        tensors = self.backbone.lay_out(some)
+        parts = [split(row["input_ids"], row["lengths"]) for row in rows]
+        if self.shares and self.backbone.shares and any(len(some) > 1 and common(some) for some in parts):
+            tensors, places = lay_out_branches(parts, self.backbone.tokenizer.pad_token_id or 0)
+            tensors["ends"] = torch.tensor([place[-1] for place in places])
+        else:
+            tensors = self.backbone.lay_out([{"input_ids": ids} for some in parts for ids in some])
         tensors["counts"] = torch.tensor([len(row["lengths"]) for row in rows], dtype=torch.long)
         tensors["weights"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
         tensors["margins"] = torch.tensor([row["margin"] or 0.0 for row in rows], dtype=torch.float32)

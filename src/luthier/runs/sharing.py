@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.models.backbone import Backbone
+from luthier.objectives import bradley_terry
 from luthier.objectives.online import OnlineObjective
 from luthier.objectives.preference import PreferenceObjective
 from luthier.runs.prepared import Prepared
@@ -33,4 +34,4 @@ def unshared(backbone: Backbone) -> str:
 
 def objective_shares(objective: Any) -> bool:
     """Whether it learns from several sequences that may begin alike."""
-    return isinstance(objective, OnlineObjective | PreferenceObjective) and objective.shares
+    return isinstance(objective, OnlineObjective | PreferenceObjective | bradley_terry.Objective) and objective.shares
