@@ -63,7 +63,7 @@ def find_recipe(name: str) -> Path:
 
 
 def copy_recipe(name: str, to: Path) -> list[Path]:
-    """Copy a recipe, the data files and towers that it names and the documents beside an index.
+    """Copy a recipe, the data files and towers that it names, pictures beside them and documents beside an index.
 
     Refused rather than overwrite.
     """
@@ -75,6 +75,7 @@ def copy_recipe(name: str, to: Path) -> list[Path]:
         named = [data] if isinstance(data, str) else [value for value in data.values() if isinstance(value, str)]
         files += [file for file in named if (RECIPES / file).is_file()]
         folders = [Path(data["index"]).parent] if "index" in data else []
+        folders += [Path(file).parent for file in named if any((RECIPES / file).parent.glob("*.png"))]
         towers = [model.get(role) for role in ("image", "text")] if isinstance(model, dict) else []
         folders += [Path(tower) for tower in towers if tower and (RECIPES / tower).is_dir()]
         for beside in folders:
@@ -88,3 +89,12 @@ def copy_recipe(name: str, to: Path) -> list[Path]:
         (to / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(RECIPES / file, to / file)
     return [to / file for file in files]
+
+
+def shortened(written: list[Path], most: int = 20) -> list[str]:
+    """Paths, with one line for those of a folder and an ending that are more than ``most``."""
+    like: dict[Path, list[Path]] = {}
+    for path in written:
+        like.setdefault(path.parent / f"*{path.suffix}", []).append(path)
+    lines = ([f"{name} ({len(some)} files)"] if len(some) > most else map(str, some) for name, some in like.items())
+    return [line for several in lines for line in several]

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from luthier.data.formats import recognise, to_example
 from luthier.data.pictures import BadPicture, decode
 from luthier.data.split import content_key
 from luthier.fusion.common import by_row, mean_by_row
+from luthier.models.pictures import Pictures
 from luthier.types import Example, Source
 
 SOURCE = Source("rows.jsonl", 1)
@@ -160,3 +162,35 @@ def test_pictures_by_row() -> None:
     assert laid[..., 0].tolist() == [[1, 2, 3, 4], [0, 0, 0, 0], [5, 6, 0, 0]]
     assert mask.int().tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]
     assert mean_by_row(states_IPD.mean(1), rows_I, 3).tolist() == [[2.5], [0.0], [5.5]]
+
+
+class Halving:
+    """A processor that halves values, or (``spread``) divides them by the greatest of their picture."""
+
+    def __init__(self, *, spread: bool):
+        self.spread, self.asked = spread, 0
+
+    def __call__(self, pictures: Any, **options: Any) -> dict[str, Any]:
+        self.asked += 1
+        several = [
+            np.asarray(one, dtype=np.float32) for one in (pictures if isinstance(pictures, list) else [pictures])
+        ]
+        several = [one.transpose(2, 0, 1) if one.shape[-1] == 3 else one for one in several]
+        if options.get("do_rescale") is not False:
+            several = [one / (one.max() if self.spread else np.float32(2)) for one in several]
+        return {"pixel_values": several}
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_values_are_looked_up_where_the_processor_does_no_more(spread: bool) -> None:
+    """5 × 5 pixels of values up to 250: 250 becomes 125 when halved, 1 when divided by the greatest."""
+    processor = Halving(spread=spread)
+    pictures = Pictures(processor)
+    values = np.arange(75, dtype=np.uint8).reshape(5, 5, 3) * 2
+    several = [values, values + 100]
+    keys = [pictures.key(stored(Image.fromarray(one))) for one in several]
+    expected = np.stack([processor([one.transpose(2, 0, 1)])["pixel_values"][0] for one in several])
+    for _ in range(2):
+        before = processor.asked
+        assert torch.equal(pictures.pixels([(key, None) for key in keys]), torch.as_tensor(expected))
+    assert (processor.asked == before) is not spread

@@ -15,7 +15,7 @@ from luthier.models.compose import compose
 from luthier.models.composed import ComposedForSequenceClassification
 from luthier.models.load import load
 from luthier.objectives.classification import Objective, Options
-from luthier.types import Batch, Features
+from luthier.types import Batch, Features, Refused
 
 LABELS = {"num_labels": 3, "id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
 FUSIONS = [
@@ -111,6 +111,8 @@ def test_an_image_encoder_of_a_model_that_compares_is_transformers_own(
     path = tiny.save_dual_model(kind, tmp_path)
     backbone = load(kind, path, "hidden", config=LABELS)
     assert backbone.fresh == set()
+    with pytest.raises(Refused, match="method: features"):
+        load(kind, path, "sequence_logits", config=LABELS)
     rows: list[Features] = [backbone.picture_row([one], None, None) | {"row": i} for i, one in enumerate(pictures)]
     batch = backbone.lay_out(rows)
     peer = transformers.AutoModel.from_pretrained(path).vision_model.eval()

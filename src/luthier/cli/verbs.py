@@ -229,14 +229,14 @@ def ls(given: argparse.Namespace) -> int:
 
 
 def copy(given: argparse.Namespace) -> int:
-    from luthier.catalogue import copy_recipe
+    from luthier.catalogue import copy_recipe, shortened
 
     written = copy_recipe(given.recipe, Path(given.to))
     if given.json:
         say([str(path) for path in written])
     else:
-        for path in written:
-            print(path)
+        for line in shortened(written):
+            print(line)
     return 0
 
 

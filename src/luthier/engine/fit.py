@@ -20,7 +20,7 @@ from luthier.engine import checkpoint
 from luthier.engine.accumulate import Sums, gradient_of_sum
 from luthier.engine.batching import Order
 from luthier.engine.checkpoint import Checkpoint
-from luthier.engine.optimizer import build, load_state_tensors, set_learning_rate, state_tensors
+from luthier.engine.optimizer import build, load_state_tensors, mean_and_clip, set_learning_rate, state_tensors
 from luthier.engine.parallel import Processes
 from luthier.engine.plan import Emit, Plan, Progress
 from luthier.engine.precision import matmul_route
@@ -65,12 +65,7 @@ def fit(
             sums = gradient_of_sum(backbone, objective, learned, plan, progress, processes, emit)
             if source is not None:
                 sums.report |= source.report
-            for parameter in parameters.values():
-                if parameter.grad is not None:
-                    parameter.grad.div_(max(sums.count, 1e-12))
-            if adaptation.penalty is not None:
-                adaptation.penalty().backward()
-            norm = float(torch.nn.utils.clip_grad_norm_(list(parameters.values()), plan.max_grad_norm))
+            norm = mean_and_clip(parameters.values(), sums.count, adaptation.penalty, plan.max_grad_norm)
 
             if math.isfinite(norm) and math.isfinite(sums.total):
                 optimizer.step()

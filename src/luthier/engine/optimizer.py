@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -48,3 +48,25 @@ def load_state_tensors(
             optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
             }
+
+
+def mean_and_clip(
+    parameters: Iterable[nn.Parameter], count: float, penalty: Callable[[], Tensor] | None, most: float
+) -> float:
+    """Gradients of a sum become those of the mean over ``count``, with the penalty's, no longer together than ``most``.
+
+    Returns the length that they had. All are gone over once, unless there is a penalty to be added in between.
+    """
+    trained, count = list(parameters), max(count, 1e-12)
+    if penalty is not None:
+        for parameter in trained:
+            if parameter.grad is not None:
+                parameter.grad.div_(count)
+        penalty().backward()
+        count = 1.0
+    grads = [p.grad for p in trained if p.grad is not None]
+    if not grads:
+        return 0.0
+    length = torch.nn.utils.get_total_norm(grads) / count
+    torch._foreach_mul_(grads, torch.clamp(most / (length + 1e-6), max=1.0) / count)
+    return float(length)

@@ -243,9 +243,9 @@ def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
         what = "`fuse: similarity` joins nothing: it gives a vector of a picture and one of a text"
         mend = "use it with `task: match`, or another `model.fuse`"
         raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
-    if needs == "hidden" and compares:
+    if needs in ("hidden", "sequence_logits") and compares:
         what = "this model gives a vector of a picture and one of a text, and no hidden states of a row"
-        mend = "use it with `task: match`, `luthier index` and `luthier search`"
+        mend = "use it with `task: match`, or classify by its image encoder alone with `method: features`"
         raise Refused(Finding("model.no-hidden", "model.name", what, mend))
     if needs == "action_flow" and not composed:
         what = "an action expert reads the hidden states of a composed model"
