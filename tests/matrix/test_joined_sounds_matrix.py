@@ -18,6 +18,7 @@ import luthier
 import tiny
 from luthier.types import Refused
 
+APART: dict[str, dict[str, Any]] = {"lora": {"learning_rate": 5e-3}}  # what joins the towers trains at it too
 DEFAULT = {("gates", "full"), ("counted", "full"), ("gates", "features: logistic")}
 WORDS, STEPS = ("red", "green"), 40
 ROLES = {"audio": "frozen", "projector": {"full": {}, "learning_rate": 5e-3}, "text": {"lora": {"rank": 4}}}
@@ -116,7 +117,7 @@ def test_a_transcript_is_written_and_opens_again_the_same(
 def test_each_way_to_join_learns(
     fuse: str, method: str, towers: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:  # fmt: skip
-    keys = recipe("transcribe", towers, folder, tmp_path, fuse=fuse, **METHODS[method])
+    keys = recipe("transcribe", towers, folder, tmp_path, fuse=fuse, **METHODS[method] | APART.get(method, {}))
     run = luthier.tune(**keys)
     assert_loss_fell(run, to=0.5)
     assert run.result["after"]["wer"]["value"] <= 0.25
