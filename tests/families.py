@@ -15,6 +15,7 @@ import transformers as t
 import tiny
 
 APART = ("vit-gpt2", "vit-bert")
+LEADING = ("blip-2",)
 PREFIX = ("paligemma",)
 FILMS = ("smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 NAMES = {"smolvlm": "SmolVLM", "qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
@@ -29,6 +30,8 @@ def save(kind: str, folder: Path, *, seed: int = 0) -> str:
         return _save_prefix(folder, seed)
     if kind in APART:
         return _save_apart(kind, folder, seed)
+    if kind in LEADING:
+        return save_leading(folder, seed)
     mark, added = _marks(kind)
     words = tiny.tokenizer(encoder=False)
     words.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
@@ -79,6 +82,22 @@ def _save_apart(kind: str, folder: Path, seed: int) -> str:
     drawn(config, seed).save_pretrained(folder)
     words.save_pretrained(folder)
     t.ViTImageProcessor(size={"height": tiny.SIDE, "width": tiny.SIDE}).save_pretrained(folder)
+    return str(folder)
+
+
+def save_leading(folder: Path, seed: int, text: str = "llama") -> str:
+    side = {"height": tiny.SIDE, "width": tiny.SIDE}
+    reader: Any = t.Blip2Processor(t.BlipImageProcessor(size=side), tiny.tokenizer(encoder=False), num_query_tokens=4)
+    words = reader.tokenizer
+    words.chat_template, words.model_max_length = None, 512
+    seen = TOWER | {"image_size": tiny.SIDE, "patch_size": 8}
+    config = t.Blip2Config(
+        vision_config=seen, qformer_config=TOWER | {"encoder_hidden_size": tiny.WIDTH}, num_query_tokens=4,
+        text_config=tiny.config(text, vocab_size=len(words)).to_dict(),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    drawn(config, seed).save_pretrained(folder)
+    reader.save_pretrained(folder)
     return str(folder)
 
 

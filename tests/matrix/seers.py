@@ -8,10 +8,10 @@ from typing import Any
 import families
 import tiny
 
-MODELS = (*tiny.VISION_LANGUAGE, *families.FILMS, *families.PREFIX, *families.APART)
+MODELS = (*tiny.VISION_LANGUAGE, *families.FILMS, *families.PREFIX, *families.LEADING, *families.APART)
 SHOWN = {
     "llava": "LLaVA", "idefics3": "Idefics3", "gemma3": "Gemma 3", "smolvlm": "SmolVLM", "qwen2_vl": "Qwen2-VL",
-    "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL", "paligemma": "PaliGemma",
+    "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL", "paligemma": "PaliGemma", "blip-2": "BLIP-2",
     "vit-gpt2": "ViT + GPT-2", "vit-bert": "ViT + BERT",
 }  # fmt: skip
 TASKS = ("caption", "vqa", "chat")
@@ -29,4 +29,4 @@ def refusal(model: str, task: str, method: str) -> str | None:
     """The code of what is found, or None where it works."""
     if model in families.APART and task != "caption":
         return {"vqa": "model.no-text", "chat": "model.encoder-decoder"}[task]
-    return "model.processor" if model in families.PREFIX and task == "chat" else None
+    return "model.processor" if model in (*families.PREFIX, *families.LEADING) and task == "chat" else None

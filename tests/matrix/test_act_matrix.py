@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
+from modalities import ACT
 from table import METHODS
 
 import luthier
@@ -20,19 +21,10 @@ import tiny
 from luthier.types import Refused
 
 STEPS = 40
-PREDICTS = ("classes", "regression", "bins", "flow")
-SOME = (
-    "full", "freeze: head", "lora", "lora: dora", "ia3", "adapter: houlsby", "prompt", "prefix", "lora + norms",
-    "features: logistic",
-)  # fmt: skip
-CELLS = [(predicts, method) for predicts in PREDICTS for method in SOME]
+CELLS, refusal = ACT.cells, ACT.refusal
 DEFAULT = {
     ("classes", "lora"), ("bins", "adapter: houlsby"), ("flow", "full"), ("flow", "features: logistic"),
 }  # fmt: skip
-
-
-def refusal(predicts: str, method: str) -> str | None:
-    return "method.combination" if method.startswith("features") else None  # what joins the towers is new
 
 
 @pytest.fixture(scope="module")

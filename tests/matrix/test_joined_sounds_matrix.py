@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
+from modalities import JOINED, JOINS
+from table import METHODS
 
 import luthier
 import tiny
 from luthier.types import Refused
 
-FUSES: dict[str, Any] = {
-    "projection": "projection", "counted": {"projection": {"tokens": 3}},
-    "resampled": {"projection": {"tokens": 3, "resample": True}},
-    "early": {"concatenation": {"when": "early"}}, "gates": "cross_attention",
-}  # fmt: skip
+APART: dict[str, dict[str, Any]] = {"lora": {"learning_rate": 5e-3}}  # what joins the towers trains at it too
+DEFAULT = {("gates", "full"), ("counted", "full"), ("gates", "features: logistic")}
 WORDS, STEPS = ("red", "green"), 40
 ROLES = {"audio": "frozen", "projector": {"full": {}, "learning_rate": 5e-3}, "text": {"lora": {"rank": 4}}}
 HEARD = ("wav2vec2", "wav2vec2-group", "wav2vec2-bert", "whisper", "ast", "parakeet")
@@ -71,10 +71,10 @@ def recipe(
     **more: Any,
 ) -> dict[str, Any]:  # fmt: skip
     return {
-        "task": task, "model": {"audio": towers[ear], "text": towers["text"], "fuse": FUSES[fuse]}, "method": "full",
+        "task": task, "model": {"audio": towers[ear], "text": towers["text"], "fuse": JOINS[fuse]},
         "data": {side: str(folder / f"{task}-{side}.jsonl") for side in ("train", "eval")}, "out": str(out),
         "steps": STEPS, "batch_size": 20, "eval_every": STEPS, "final": "last", "schedule": "constant", "warmup": 0,
-        "learning_rate": 3e-3, **({"transcribe": {"max_new_tokens": 4}} if task == "transcribe" else {}), **more,
+        **({"transcribe": {"max_new_tokens": 4}} if task == "transcribe" else {}), **METHODS["full"], **more,
     }  # fmt: skip
 
 
@@ -113,14 +113,23 @@ def test_a_transcript_is_written_and_opens_again_the_same(
     assert written[0] == written[1]
 
 
-@pytest.mark.parametrize(
-    "fuse", ["gates", "counted", *(pytest.param(f, marks=pytest.mark.slow) for f in ("resampled", "early"))]
-)
-def test_each_way_to_join_learns(fuse: str, towers: dict[str, str], folder: Path, tmp_path: Path) -> None:
-    run = luthier.tune(**recipe("transcribe", towers, folder, tmp_path, fuse=fuse))
-    losses = losses_of(run)
-    assert sum(losses[-3:]) < 0.5 * sum(losses[:3]), losses
+@pytest.mark.parametrize(("fuse", "method"), cases(JOINED.cells, DEFAULT, JOINED.refusal, wanted=False))
+def test_each_way_to_join_learns(
+    fuse: str, method: str, towers: dict[str, str], folder: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    keys = recipe("transcribe", towers, folder, tmp_path, fuse=fuse, **METHODS[method] | APART.get(method, {}))
+    run = luthier.tune(**keys)
+    assert_loss_fell(run, to=0.5)
     assert run.result["after"]["wer"]["value"] <= 0.25
+    assert_judged_the_same(run, keys["data"]["eval"], fresh=(fuse, method) not in DEFAULT)
+
+
+@pytest.mark.parametrize(("fuse", "method"), cases(JOINED.cells, DEFAULT, JOINED.refusal, wanted=True))
+def test_a_way_that_is_refused(
+    fuse: str, method: str, towers: dict[str, str], folder: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    keys = recipe("transcribe", towers, folder, tmp_path, fuse=fuse, **METHODS[method])
+    assert_refused(keys, JOINED.refusal(fuse, method))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import toys
 from battery import assert_loss_fell, assert_refused, assert_same_metrics, cases, judged_in_a_fresh_process
+from modalities import MATCH
 from safetensors.torch import load_file
 from table import METHODS
 
@@ -18,22 +19,7 @@ import luthier
 import tiny
 
 STEPS = 30
-MODELS = ("clip", "siglip", "towers")
-BUILDS_ON_OTHERS = ("adapter: stack", "fusion")
-
-
-def refusal(model: str, method: str) -> str | None:
-    family = method.partition(":")[0]
-    if family == "features":
-        return "method.combination"  # it fits a classifier
-    if "prompt" in method:
-        return "method.no-target"  # it would stand before one side's rows alone
-    if method == "freeze: head" and model == "siglip":
-        return "method.no-target"  # nothing is projected
-    return None
-
-
-CELLS = [(model, method) for model in MODELS for method in METHODS if method not in BUILDS_ON_OTHERS]
+CELLS, refusal = MATCH.cells, MATCH.refusal
 DEFAULT = {
     ("clip", "full"), ("clip", "lora"), ("clip", "prefix"), ("clip", "freeze: head"), ("clip", "prompt"),
     ("siglip", "lora: dora"), ("siglip", "freeze: head"), ("siglip", "features: logistic"), ("towers", "freeze: head"),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import modalities
 import pytest
 import toys
 from battery import (
@@ -87,6 +88,11 @@ def test_the_selection_holds_every_pair() -> None:
 def test_every_method_and_reason_is_used() -> None:
     assert {cell.method for cell in WORKING} == set(METHODS)
     assert {cell.refusal for cell in REFUSED} == set(REASONS)
+
+
+def test_every_reason_of_pictures_sounds_and_actions_is_used() -> None:
+    told = {table.refusal(*cell) for table in modalities.TABLES for cell in table.cells}
+    assert told == {None, *modalities.REASONS}
 
 
 def test_the_grid_of_the_documentation_is_the_table_that_these_tests_run() -> None:

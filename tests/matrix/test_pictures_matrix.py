@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import toys
 from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases, place
+from modalities import COMPOSED, PICTURES, SEES
 from safetensors.torch import load_file
 from table import METHODS
 
@@ -20,35 +21,15 @@ import tiny
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
 STEPS = 30
-SEES = ("vit", "resnet", "convnext")
-COMPOSED = ("projection", "concatenation", "cross_attention")
-BUILDS_ON_OTHERS = ("adapter: stack", "fusion")
-CONVOLUTIONAL = ("resnet", "convnext")
-
-
-def refusal(model: str, method: str) -> str | None:
-    family = method.partition(":")[0]
-    if model in SEES and method.startswith("prompt"):
-        return "method.no-target"  # a model of pictures has no embeddings of tokens
-    if model in CONVOLUTIONAL and ("adapter" in method or method.startswith("prefix")):
-        return "method.no-target"  # no attention, and streams of several widths
-    if model in CONVOLUTIONAL and method in ("lora: pissa", "lora: adalora", "lora: vera", "lora: oft"):
-        return "method.unsupported"  # made for linear layers
-    if model in COMPOSED and family == "features":
-        return "method.combination"  # what joins them is new
-    return None
-
-
 APART: dict[tuple[str, str], dict[str, Any]] = {("vit", "lora: vera"): {"learning_rate": 5e-2}}
-CELLS = [
-    (model, method) for model in (*SEES, *COMPOSED) for method in METHODS if method not in BUILDS_ON_OTHERS
-]  # fmt: skip
+CELLS, refusal = PICTURES.cells, PICTURES.refusal
 DEFAULT = {
     ("vit", "full"), ("vit", "lora"), ("vit", "adapter: pfeiffer"), ("vit", "prefix"), ("vit", "features: logistic"),
     ("resnet", "lora"), ("resnet", "full"), ("resnet", "prefix"), ("convnext", "lora"),
     ("convnext", "adapter: parallel"), ("vit", "prompt"), ("projection", "lora"), ("projection", "prompt"),
     ("concatenation", "adapter: houlsby"), ("cross_attention", "freeze: head"), ("cross_attention", "lora: dora"),
     ("projection", "features: logistic"), ("concatenation", "full"), ("projection", "prompt + lora"),
+    ("modulation", "lora"),
 }  # fmt: skip
 
 

@@ -10,27 +10,15 @@ from typing import Any
 
 import pytest
 import toys
-from battery import assert_loss_fell, assert_refused, assert_same_metrics, cases
+from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
+from modalities import CHAT, FUSES
 from table import METHODS
 
 import luthier
 import tiny
 
 STEPS = 30
-COMPOSED = {"projection": "projection", "gates": "cross_attention"}
-MODELS = (*COMPOSED, *tiny.VISION_LANGUAGE)
-BUILDS_ON_OTHERS = ("adapter: stack", "fusion")
-
-
-def refusal(model: str, method: str) -> str | None:
-    if method.startswith("features"):
-        return "method.combination"  # it fits a classifier
-    if model == "gemma3" and ("prompt" in method or method == "freeze: head"):
-        return "method.no-target"  # it tells pictures by ids; its head is the table of embeddings
-    return None
-
-
-CELLS = [(model, method) for model in MODELS for method in METHODS if method not in BUILDS_ON_OTHERS]
+CELLS, refusal = CHAT.cells, CHAT.refusal
 DEFAULT = {("llava", "lora"), ("idefics3", "full"), ("gates", "adapter: pfeiffer"), ("gemma3", "prompt")}
 APART: dict[tuple[str, str], dict[str, Any]] = {}
 
@@ -64,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def models(tiny_folder: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("models")
     towers = {"image": tiny.save_image_model("vit", folder / "vit"), "text": tiny_folder("llama")}
-    made: dict[str, Any] = {name: towers | {"fuse": fuse} for name, fuse in COMPOSED.items()}
+    made: dict[str, Any] = {name: towers | {"fuse": fuse} for name, fuse in FUSES.items()}
     return made | {kind: tiny.save_vision_language_model(kind, folder / kind) for kind in tiny.VISION_LANGUAGE}
 
 
@@ -81,7 +69,7 @@ def test_a_working_cell(model: str, method: str, models: dict[str, Any], folder:
     run = luthier.tune(**recipe(model, method, models, folder, tmp_path))
     assert_loss_fell(run)
     again = luthier.load(run.folder)
-    assert_same_metrics(run, again.evaluate(str(folder / "eval.jsonl"))["metrics"])
+    assert_judged_the_same(run, str(folder / "eval.jsonl"), fresh=(model, method) not in DEFAULT)
     messages = [{"role": "user", "content": [{"type": "image", "path": str(folder / "images/0.png")},
                                              {"type": "text", "text": " the cat"}]}]  # fmt: skip
     asked = [{"messages": messages}, {"prompt": "the cat", "image": str(folder / "images/1.png")}]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
+from modalities import EARS, HEARS, SOUNDS, heard
 from safetensors.torch import load_file
 from table import METHODS
 
@@ -19,34 +20,8 @@ import tiny
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
 STEPS = 30
-CLASSIFY = ("wav2vec2", "hubert", "wavlm", "wav2vec2-bert", "ast", "whisper")
-TRANSCRIBE = ("wav2vec2", "wav2vec2-group", "hubert", "wavlm", "wav2vec2-bert", "parakeet", "whisper")
-BUILDS_ON_OTHERS = ("adapter: stack", "fusion")
-OWN_ATTENTION = ("wavlm", "parakeet")
-"""Those that compute attention themselves, with relative positions."""
-CONFORMERS = ("wav2vec2-bert", "parakeet")
-"""Those whose blocks have two feed-forwards, with a convolution between."""
-
-
-def refusal(task: str, model: str, method: str) -> str | None:
-    if method.startswith("prompt"):
-        return "method.no-target"  # there are no embeddings of tokens
-    if task == "transcribe" and method.startswith("features"):
-        return "method.combination"
-    if (task, model, method) == ("transcribe", "whisper", "freeze: head"):
-        return "method.no-target"  # its head is the table of its tokens
-    if method.startswith("prefix") and model in OWN_ATTENTION:
-        return "method.no-target"
-    if method in ("adapter: houlsby", "adapter: parallel") and model in CONFORMERS:
-        return "method.no-target"
-    return None
-
-
-CELLS = [
-    (task, model, method)
-    for task, models in (("classify", CLASSIFY), ("transcribe", TRANSCRIBE))
-    for model in models for method in METHODS if method not in BUILDS_ON_OTHERS
-]  # fmt: skip
+refusal = heard
+CELLS = [(task, *cell) for task, told in zip(HEARS, SOUNDS, strict=True) for cell in told.cells]
 DEFAULT = {
     ("classify", "wav2vec2", "lora"), ("classify", "whisper", "full"), ("classify", "ast", "features: logistic"),
     ("transcribe", "wav2vec2", "full"), ("transcribe", "wav2vec2-bert", "lora"),
@@ -79,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     made = tmp_path_factory.mktemp("models")
-    return {kind: tiny.save_sound_model(kind, made / kind) for kind in dict.fromkeys((*CLASSIFY, *TRANSCRIBE))}
+    return {kind: tiny.save_sound_model(kind, made / kind) for kind in EARS}
 
 
 def recipe(cell: tuple[str, str, str], models: dict[str, str], folder: Path, out: Path) -> dict[str, Any]:

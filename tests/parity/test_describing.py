@@ -107,6 +107,6 @@ def test_nothing_is_asked_and_one_picture_is_shown(backbone: DescribingBackbone,
 
 
 def test_a_caption_over_the_limit_is_left_out_whole(backbone: DescribingBackbone, pictures: list[Path]) -> None:
-    row = backbone.row_of("", "the red cat and the dog", list(pictures[:1]), 3)
+    row = backbone.row_of("", "", "the red cat and the dog", list(pictures[:1]), 3)
     assert row["target_ids"] == []
     assert row["full_length"] > 3

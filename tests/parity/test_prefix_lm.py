@@ -131,7 +131,7 @@ def test_what_is_too_long_loses_the_end_of_its_question(backbone: PrefixBackbone
     assert cut["input_ids"].count(backbone.image_id) == 32
     assert sum(cut["supervised"]) == sum(whole["supervised"])
     assert cut["input_ids"][:33] == whole["input_ids"][:33]
-    assert not any(backbone.row_of("<image>the", "red " * 30, pictures[:1], 20)["supervised"])
+    assert not any(backbone.row_of("<image>the", "", "red " * 30, pictures[:1], 20)["supervised"])
 
 
 def test_marks_are_as_many_as_pictures(backbone: PrefixBackbone, pictures: list[Path]) -> None:

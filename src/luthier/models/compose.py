@@ -57,7 +57,9 @@ def compose(
     if mark not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [mark]}, replace_extra_special_tokens=False)
     if len(tokenizer) > len(reader.get_input_embeddings().weight):
-        reader.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.random.fork_rng():  # the same rows whatever was drawn before
+            torch.manual_seed(0)
+            reader.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     head = reader.get_output_embeddings() if writes(reader.config) else None
     config = ComposedConfig(
         image_config=eyes.config, text_config=reader.config, picture_tokens=states_1PD.shape[1],

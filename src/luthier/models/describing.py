@@ -72,7 +72,9 @@ class DescribingBackbone(Illustrated):
     def places(self, key: str) -> list[int]:
         return []
 
-    def row_of(self, source: str, target: str | None, pictures: list[Picture], limit: int) -> Features:
+    def row_of(
+        self, source: str, separator: str, target: str | None, pictures: list[Picture], limit: int
+    ) -> Features:  # fmt: skip
         """``target_ids`` as the tokenizer makes them, with the end of what is written; over ``limit`` none are."""
         if len(pictures) != 1:
             what = f"{self.name} writes of one picture, and this row has {len(pictures)}"

@@ -49,7 +49,9 @@ class Illustrated(Backbone):
         """Whether its processor lays out a whole row, with what is written of pictures and prompt (``row_of``)."""
         return False
 
-    def row_of(self, source: str, target: str | None, pictures: list[Picture], limit: int) -> Features:
+    def row_of(
+        self, source: str, separator: str, target: str | None, pictures: list[Picture], limit: int
+    ) -> Features:  # fmt: skip
         """Such a row, of at most ``limit`` tokens. Raises BadPicture and Refused."""
         raise NotImplementedError
 

@@ -83,13 +83,13 @@ class Reading:
 def read_by(path: str, config: Any, needs: str, letters: Any = None, **where: Any) -> Reading:
     """Raises Refused, OSError and ValueError where it can't be opened."""
     from luthier.models.ears import ears, hears
-    from luthier.models.towers import reads_pictures_apart
+    from luthier.models.towers import describes
 
     if hears(config):
         tokenizer, sounds, more = ears(path, needs, letters, **where)
         return Reading(tokenizer, sounds=sounds, more=more)
     tokenizer, pictures = readers(path, config, needs, **where)
-    return Reading(tokenizer, pictures, apart=needs == "token_logits" and reads_pictures_apart(config))
+    return Reading(tokenizer, pictures, apart=needs == "token_logits" and describes(config))
 
 
 def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
@@ -99,6 +99,7 @@ def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
     from luthier.models.dual import DualBackbone
     from luthier.models.hearing import HearingBackbone
     from luthier.models.images import ImageBackbone, NoText
+    from luthier.models.leading import LeadingBackbone, LeadingPictures
     from luthier.models.multimodal import MultimodalBackbone
     from luthier.models.prefix_lm import PrefixBackbone, PrefixPictures
     from luthier.models.processed import ProcessedPictures
@@ -113,8 +114,8 @@ def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
     if reading.apart:
         return DescribingBackbone, {"pictures": reading.pictures}
     if isinstance(reading.pictures, ProcessedPictures):
-        whole_rows = isinstance(reading.pictures, PrefixPictures)
-        return PrefixBackbone if whole_rows else VisionLanguageBackbone, {"pictures": reading.pictures}
+        kinds = {PrefixPictures: PrefixBackbone, LeadingPictures: LeadingBackbone}
+        return kinds.get(type(reading.pictures), VisionLanguageBackbone), {"pictures": reading.pictures}
     reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
     reads = ImageBackbone if isinstance(reading.tokenizer, NoText) else reads_both
     return reads, {"pictures": reading.pictures}
@@ -154,7 +155,7 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     from luthier.models.images import NoText, reads_pictures_alone
     from luthier.models.pictures import Pictures
     from luthier.models.recordings import Recordings
-    from luthier.models.towers import reads_pictures_apart, writes_of_pictures
+    from luthier.models.towers import describes, writes_of_pictures
     from luthier.models.vision_language import open_processor
 
     alone = reads_pictures_alone(config)
@@ -162,7 +163,7 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
         NoText() if alone else transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
     )
     shown = writes_of_pictures(config) and needs == "token_logits"
-    apart = reads_pictures_apart(config) and needs == "token_logits"
+    apart = describes(config) and needs == "token_logits"
     if not (alone or shown or apart or config.model_type == ComposedConfig.model_type or needs == "vectors"):
         return tokenizer, None
     if getattr(config, "listens", False):
@@ -199,14 +200,14 @@ def auto_class(needs: str, config: Any) -> Any:
     from luthier.models.dual_encoder import ComposedDualEncoder
     from luthier.models.ears import ears_class, hears, refuse_both
     from luthier.models.images import reads_pictures_alone
-    from luthier.models.towers import reads_pictures_apart, writes_of_pictures
+    from luthier.models.towers import describes, writes_of_pictures
 
     refuse_both(config)
     if hears(config):
         return ears_class(needs, config)
     composed = isinstance(config, ComposedConfig)
     _refuse(needs, config, composed, compares(config))
-    if needs == "token_logits" and (writes_of_pictures(config) or reads_pictures_apart(config)):
+    if needs == "token_logits" and (writes_of_pictures(config) or describes(config)):
         return transformers.AutoModelForImageTextToText
     if needs == "vectors":
         return ComposedDualEncoder if composed else transformers.AutoModel
@@ -232,6 +233,12 @@ def auto_class(needs: str, config: Any) -> Any:
 
 def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
     """Raises Refused where no such head stands on a model of this config; ``compares`` pictures with texts."""
+    from luthier.models.towers import describes, reads_pictures_apart
+
+    if needs == "token_logits" and reads_pictures_apart(config) and not describes(config):
+        what = f"a model of this kind ({config.model_type}) writes of a picture that has no place among its tokens"
+        mend = "compose one of its parts, `model: {image: ..., text: ...}`, or choose a model such as LLaVA or Idefics3"
+        raise Refused(Finding("model.processor", "model.name", what, mend))
     if needs == "frame_logits":
         what, mend = "this model hears nothing", "choose one that does (such as Wav2Vec2, HuBERT or Whisper)"
         raise Refused(Finding("model.no-sounds", "model.name", what, mend))

@@ -73,14 +73,16 @@ class PrefixBackbone(VisionLanguageBackbone):
     def lays_out_rows(self) -> bool:
         return True
 
-    def row_of(self, source: str, target: str | None, pictures: list[Picture], limit: int) -> Features:
+    def row_of(
+        self, source: str, separator: str, target: str | None, pictures: list[Picture], limit: int
+    ) -> Features:  # fmt: skip
         """``source`` and ``target`` as the processor lays them out; too long a source loses its end, pictures nothing.
         Raises BadPicture, and Refused where there is no picture, or marks and pictures are not as many."""
         keys = [self.pictures.key(one) for one in pictures]
         if not keys or source.count(self.mark) != len(keys) or self.mark in (target or ""):
             what = f"the text has {source.count(self.mark)} marks {self.mark}, and the row {len(keys)} pictures"
             raise Refused(Finding("data.picture-marks", "text", what, "give a picture, and a mark for each or none"))
-        prompt, written = self.pictures.laid_out(source, target and target.strip(), len(keys))
+        prompt, written = self.pictures.laid_out(source + separator.rstrip(), target and target.strip(), len(keys))
         full, excess = len(prompt) + len(written), len(prompt) + len(written) - limit
         last = len(prompt) - self.pictures.closing
         spare = [at for at in range(last) if prompt[at] not in (self.image_id, self.tokenizer.bos_token_id)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from luthier.models.composed import ComposedModel
-from luthier.models.towers import reads_pictures_apart, towers_of, writes_of_pictures
+from luthier.models.towers import describes, towers_of, writes_of_pictures
 from luthier.types import Finding, Refused
 
 
@@ -38,7 +38,7 @@ def stacks(model: PreTrainedModel) -> dict[str, nn.Module]:
         return model.base_model.towers()
     if not is_encoder_decoder(model) and hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
         return {"image": model.get_submodule("vision_model"), "text": model.get_submodule("text_model")}
-    if is_encoder_decoder(model) and reads_pictures_apart(model.config):
+    if is_encoder_decoder(model) and describes(model.config):
         return {"image": model.get_encoder(), "text": model.get_decoder()}
     if is_encoder_decoder(model):
         return {"encoder": model.get_encoder(), "decoder": model.get_decoder()}

@@ -24,6 +24,12 @@ def reads_pictures_apart(config: Any) -> bool:
     return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and image_id(config) is None
 
 
+def describes(config: Any) -> bool:
+    """Whether a picture is the source of an encoder-decoder of two models, and so beside all that is written."""
+    two = {"encoder", "decoder"} <= {*config.sub_configs, *vars(config)}
+    return reads_pictures_apart(config) and bool(config.is_encoder_decoder) and two
+
+
 def image_id(config: Any) -> int | None:
     """The token that stands for a picture, as the model's config says it."""
     for name in ("image_token_id", "image_token_index"):

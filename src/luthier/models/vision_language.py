@@ -104,6 +104,7 @@ def open_processor(path: str, tokenizer: Any, config: Any, **where: Any) -> Proc
     """Raises Refused where pictures can't be put into a row, or the processor needs what is not installed."""
     import transformers
 
+    from luthier.models.leading import LeadingPictures, leads
     from luthier.models.prefix_lm import PrefixPictures, lays_out_rows
 
     try:
@@ -113,7 +114,7 @@ def open_processor(path: str, tokenizer: Any, config: Any, **where: Any) -> Proc
     if tokenizer.chat_template is None:
         tokenizer.chat_template = processor.chat_template
     processor.tokenizer = tokenizer
-    kind = PrefixPictures if lays_out_rows(processor) else ProcessedPictures
+    kind = PrefixPictures if lays_out_rows(processor) else LeadingPictures if leads(processor) else ProcessedPictures
     return kind(processor, image_id=int(image_id(config) or -1))
 
 

@@ -82,6 +82,6 @@ def shown_source(
         raise Refused(Finding("data.picture-room", place, what, mend))
     if reader.lays_out_rows:
         with told_at(f"{example.source}:text"):
-            return reader.row_of(source + separator.rstrip(), target, shown, limit)
+            return reader.row_of(source, separator, target, shown, limit)
     made = one_text(reader.tokenizer, source, separator, target, room, reader.mark_id)
     return in_places(reader, made, shown, f"{example.source}:text")
