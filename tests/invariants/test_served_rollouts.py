@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 import luthier
 import tiny
 from luthier.engine.checkpoint import latest
+from luthier.evaluate import asking
 from luthier.objectives.online import GAP, OLD
-from luthier.runs import served
 from luthier.types import Refused
 
 SOME = {"group_size": 3, "max_new_tokens": 6}
@@ -99,7 +99,7 @@ class Tiny:
 
 @pytest.fixture
 def server(tiny_folder: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
-    monkeypatch.setattr(served, "PAUSE", 0.01)
+    monkeypatch.setattr(asking, "PAUSE", 0.01)
     made = Tiny(tiny_folder("llama"))
     yield made
     made.http.shutdown()

@@ -1,4 +1,4 @@
-"""Rewards of written answers: verifiers and Python functions, several of them weighted and added up.
+"""Rewards of written answers: verifiers, Python functions and servers, several of them weighted and added up.
 
 A function is called as ``function(prompts, answers, expected)``, three lists of one length (a prompt is a list of
 turns, the others are texts; ``expected`` is "" where a row has none), and returns for each answer a number, or a list
@@ -17,10 +17,12 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from luthier.evaluate.asking import Unanswered, ask
 from luthier.evaluate.verifiers import VERIFIERS
 from luthier.types import Finding, Message, Problem, Refused
 
 KEY = "reinforce.rewards"
+SERVER_SECONDS = 600.0
 Function = Callable[[list[list[Message]], list[str], list[str]], Any]
 
 
@@ -76,6 +78,23 @@ def verifier(name: str, setting: str = "") -> Function:
 
     def function(prompts: list[list[Message]], answers: list[str], expected: list[str]) -> list[float]:
         return [VERIFIERS[name](answer, wanted, setting) for answer, wanted in zip(answers, expected, strict=True)]
+
+    return function
+
+
+def served(url: str) -> Function:
+    """What a server gives for ``{"prompts", "answers", "expected"}``: ``{"rewards": [...]}``. Raises Refused."""
+
+    def function(prompts: list[list[Message]], answers: list[str], expected: list[str]) -> Any:
+        why = "its answer has no `rewards`"
+        try:
+            said = ask(url, {"prompts": prompts, "answers": answers, "expected": expected}, timeout=SERVER_SECONDS)
+            if isinstance(said, dict) and "rewards" in said:
+                return said["rewards"]
+        except Unanswered as unanswered:
+            why = str(unanswered)
+        mend = 'it must answer a POST of prompts, answers and expected with {"rewards": [a number for each answer]}'
+        raise Refused(Finding("reinforce.reward-server", KEY, f"{url}: {why}", mend))
 
     return function
 

@@ -11,12 +11,8 @@ is used, no proxy and no key.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,12 +24,11 @@ import torch
 from torch import Tensor
 
 from luthier.engine.parallel import Processes
+from luthier.evaluate.asking import TRIES, Unanswered, ask
 from luthier.evaluate.generate import terminators
 from luthier.objectives.online import LOGS, OnlineObjective, ServerOptions
 from luthier.types import Finding, Prompt, Refused
 
-TRIES, PAUSE = 3, 1.0
-OPEN = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 AS_DRAWN = {
     "n": 1, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
     "frequency_penalty": 0.0, "logprobs": 1, "return_token_ids": True, "return_tokens_as_token_ids": True,
@@ -56,35 +51,20 @@ class Server:
         )
 
     def get(self, path: str) -> Any:
-        return self._sent(urllib.request.Request(f"{self.options.url.rstrip('/')}/{path}"), once=True)
+        return self._asked(path, None, tries=1)
 
     def post(self, path: str, told: dict[str, Any]) -> Any:
-        body, kind = json.dumps(told).encode(), {"Content-Type": "application/json"}
-        return self._sent(urllib.request.Request(f"{self.options.url.rstrip('/')}/{path}", body, kind))
+        return self._asked(path, told, tries=TRIES)
 
-    def _sent(self, request: urllib.request.Request, *, once: bool = False) -> Any:
-        """What it answers. Raises Refused; what may pass (no connection, 5xx) is tried again before."""
-        for tried in range(1, 2 if once else TRIES + 1):
-            last = once or tried == TRIES
-            try:
-                with OPEN(request, timeout=self.options.timeout) as response:
-                    return _read(response.read())
-            except urllib.error.HTTPError as error:
-                if error.code < 500 or last:
-                    said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
-                    raise self.refused(f"{request.selector} says {error.code}: {said}") from None
-            except TimeoutError:
-                what = f"no answer within {self.options.timeout:g} s (`timeout`)"
-                raise self.refused(what, "raise `timeout`, or ask for fewer at a time: `generation_batch`") from None
-            except (OSError, ValueError) as error:
-                if last:
-                    raise self.refused(f"no answer: {error}") from None
-            time.sleep(PAUSE * tried)
-        raise AssertionError
-
-
-def _read(body: bytes) -> Any:
-    return json.loads(body) if body[:1] in (b"{", b"[") else body.decode("utf-8", "replace")
+    def _asked(self, path: str, told: dict[str, Any] | None, tries: int) -> Any:
+        """Raises Refused."""
+        try:
+            return ask(f"{self.options.url.rstrip('/')}/{path}", told, timeout=self.options.timeout, tries=tries)
+        except Unanswered as why:
+            if why.late:
+                mend = "raise `timeout`, or ask for fewer at a time: `generation_batch`"
+                raise self.refused(f"{why} (`timeout`)", mend) from None
+            raise self.refused(str(why)) from None
 
 
 class Served:

@@ -17,7 +17,7 @@ from luthier.data.steps import SEPARATOR, step_ends, step_texts
 from luthier.data.template import encode_prompt
 from luthier.data.turns import before_answer, with_system
 from luthier.evaluate.intervals import Metrics, mean_interval
-from luthier.evaluate.rewards import KEY, Answer, Function, Reward, Rewarded, judge, load_function, verifier
+from luthier.evaluate.rewards import KEY, Answer, Function, Reward, Rewarded, judge, load_function, served, verifier
 from luthier.evaluate.tested import INSTRUCTION, passes
 from luthier.evaluate.verifiers import VERIFIERS, last_number
 from luthier.models.backbone import Backbone
@@ -34,10 +34,10 @@ DEFAULTS = {
 }  # fmt: skip
 SETTINGS = {
     "format": "a pattern", "after": "a marker", "function": "file.py:name or package.module:name",
-    "model": "a run of `reward`",
+    "model": "a run of `reward`", "server": "http://...",
 }  # fmt: skip
 
-KINDS = (*VERIFIERS, "tests", "function", "model")
+KINDS = (*VERIFIERS, "tests", "function", "model", "server")
 STEPS = ("each", "mean", "min")
 
 
@@ -46,7 +46,7 @@ class Options(Section):
         None,
         min_length=1,
         description="exact, contains, number, tests, {format: pattern}, {after: marker}, {function: file.py:name}, "
-        "{model: a run of `reward`}; each may have a weight; "
+        "{model: a run of `reward`}, {server: url}; each may have a weight; "
         "default: number where all that is expected are numbers, else exact",
     )
     separator: str = Field(SEPARATOR, min_length=1, description="what stands between two steps of an answer")
@@ -85,6 +85,8 @@ def _parsed(given: str | dict[str, str | float]) -> tuple[str, str, float, str]:
         raise ValueError(f"write {wanted} instead of {given!r}")
     if kind == "function" and ":" not in setting:
         raise ValueError(f"write {{function: file.py:name}} instead of {given!r}")
+    if kind == "server" and not setting.startswith(("http://", "https://")):
+        raise ValueError(f"write {{server: http://...}} instead of {given!r}")
     if kind == "format":
         try:
             re.compile(setting)
@@ -149,7 +151,7 @@ class Task(chat.Task):
             return load_function(setting, self.options._base), setting.rpartition(":")[2]
         if kind == "model":
             return (lambda *given: self.scorers[setting](*given)), kind
-        return verifier(kind, setting), kind
+        return (served(setting) if kind == "server" else verifier(kind, setting)), kind
 
     @property
     def reward_models(self) -> list[str]:
