@@ -165,7 +165,7 @@ def test_a_processor_that_lays_pictures_elsewhere_is_refused(tmp_path: Path) -> 
 
 
 def test_a_processor_that_needs_more_than_is_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.models.vision_language import open_processor
+    from luthier.models.processors import open_processor
     from luthier.types import Refused
 
     def needs(*_: Any, **__: Any) -> None:

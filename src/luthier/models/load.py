@@ -154,9 +154,9 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     from luthier.models.ears import open_sounds
     from luthier.models.images import NoText, reads_pictures_alone
     from luthier.models.pictures import Pictures
+    from luthier.models.processors import open_processor
     from luthier.models.recordings import Recordings
     from luthier.models.towers import describes, writes_of_pictures
-    from luthier.models.vision_language import open_processor
 
     alone = reads_pictures_alone(config)
     tokenizer = (
