@@ -93,7 +93,7 @@ def _made(
     own = holds and adapted and options.value != "head"
     if options.value_from is not None:
         if not own:
-            what, mend = "a value model that is a head alone begins with none", "leave it out, or use `method: lora`"
+            what, mend = "a value model that is a head alone begins with none", "use `method: lora` or `value: model`"
             raise Refused(Finding("reinforce.value", "ppo.value_from", what, mend))
         beside = _begun(options.value_from, resolved, backbone)
         return scored(backbone, head_of(beside.head[HEAD]), beside.using), beside
