@@ -134,16 +134,20 @@ def test_gone_on_from_a_checkpoint_it_is_the_same_bits(at: int, tiny_folder: Any
     assert resumed.records[-1]["value_loss"] == whole.records[-1]["value_loss"]
 
 
+def ppo_run(folder: Path, model: str, **keys: Any) -> Any:
+    (folder / "mine.py").write_text(REWARDS)
+    data = {"train": tiny.write_jsonl(folder / "rows.jsonl", asked_rows(8)), "eval": 0.25}
+    return luthier.tune({
+        "task": "reinforce", "model": model, "data": data, "steps": 2, "learning_rate": 1e-2, "ppo": SOME,
+        "reinforce": {"rewards": [{"function": str(folder / "mine.py:mixed")}]}, "out": str(folder), "name": "ppo",
+        **keys,
+    })  # fmt: skip
+
+
 @pytest.mark.parametrize("keys", METHODS, ids=["lora", "full"])
 def test_it_is_saved_as_a_classifier_and_begins_another(keys: dict[str, Any], tiny_folder: Any, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(REWARDS)
     model = tiny_folder("llama")
-    data = {"train": tiny.write_jsonl(tmp_path / "rows.jsonl", asked_rows(8)), "eval": 0.25}
-    run = luthier.tune({
-        "task": "reinforce", "model": model, "data": data, "steps": 2, "learning_rate": 1e-2, "ppo": SOME,
-        "reinforce": {"rewards": [{"function": str(tmp_path / "mine.py:mixed")}]}, "out": str(tmp_path),
-        "name": "ppo", **keys,
-    })  # fmt: skip
+    run = ppo_run(tmp_path, model, **keys)
     plain = AutoModelForSequenceClassification.from_pretrained(run.folder / "final" / "value")
     assert plain.config.num_labels == 1
     opened = luthier.load(str(run.folder)).predictor
@@ -174,6 +178,25 @@ def test_it_begins_as_a_reward_model_of_another_base(method: str, tiny_folder: A
     assert all(len(row[VALUES]) == sum(row["supervised"]) for row in rollout)
     fitted = made.fit(steps=1, learning_rate=1e-2)
     assert all(not torch.equal(v, made.start[n]) for n, v in fitted.weights.items() if n.endswith("c_attn.weight"))
+
+
+@pytest.mark.parametrize("value", ["adapter", "head"])
+def test_it_begins_as_the_adapter_of_another_and_not_as_a_head(value: str, tiny_folder: Any, tmp_path: Path) -> None:
+    """Blocks that are computed twice for their gradient change nothing of it."""
+    model = tiny_folder("llama")
+    run = ppo_run(tmp_path, model, method="lora", ppo=SOME | {"value": value})
+    begun = {"value_from": str(run.folder)}
+    if value == "head":
+        data = tiny.write_jsonl(tmp_path / "rows.jsonl", asked_rows(8))
+        findings, _ = luthier.check(task="reinforce", model=model, data=data, ppo=SOME | begun)
+        (what,) = [one.what for one in findings if one.code == "reinforce.value"]
+        assert "hidden states of its policy" in what
+        return
+    made, less = (trial(model, tmp_path, ppo=begun, gradient_checkpointing=again) for again in (False, True))
+    plain = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, pad_token_id=2)
+    plain = PeftModel.from_pretrained(plain, run.folder / "final" / "value")
+    assert_alike(values(made.prepared.objective, made.prepared.backbone), by_transformers(plain))
+    assert_same_gradient(less.fit().gradient, made.fit().gradient)
 
 
 def test_other_tokens_are_refused(tiny_folder: Any, tmp_path: Path) -> None:
