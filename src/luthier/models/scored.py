@@ -32,6 +32,15 @@ class Scored(Backbone):
     def reads(self) -> str:
         return "last"
 
+    @property
+    def reads_policy(self) -> bool:
+        """Whether it reads the hidden states of the model that writes, as they are."""
+        return self.using is None
+
+    def lay_beside(self, tensors: dict[str, Tensor], rows: list[Features]) -> dict[str, Tensor]:
+        """What a batch of the model that writes needs beside its ``tensors`` to be read here: nothing."""
+        return {}
+
     def lay_out(self, rows: list[Features]) -> dict[str, Tensor]:
         assert self.inner is not None
         return self.inner.lay_out(rows)
@@ -58,10 +67,16 @@ class Scored(Backbone):
         assert self.head is not None
         return {f"score.{name}": parameter for name, parameter in self.head.named_parameters()}
 
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What it has itself, as a run calls it; an adapter has its own names."""
+        return {f"value_{name}": parameter for name, parameter in self.head_parameters().items()}
+
 
 def scored(backbone: Backbone, head: nn.Linear, using: Callable[[], AbstractContextManager[Any]] | None) -> Scored:
     """The same model, tokenizer and layout, read by ``head``."""
-    shared = {field.name: vars(backbone)[field.name] for field in fields(Backbone)}
-    return Scored(
-        **shared | {"needs": "sequence_logits", "inner": backbone, "head": head.to(backbone.device), "using": using}
-    )
+    told = {"needs": "sequence_logits", "inner": backbone, "head": head.to(backbone.device), "using": using}
+    return Scored(**shared_fields(backbone) | told)
+
+
+def shared_fields(backbone: Backbone) -> dict[str, Any]:
+    return {field.name: vars(backbone)[field.name] for field in fields(Backbone)}

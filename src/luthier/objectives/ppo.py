@@ -69,14 +69,14 @@ class Options(SamplingOptions):
     kl: Literal["reward", "loss"] = Field("reward", description="taken from each token's reward, or a term of the loss")
     kl_target: float | None = Field(None, gt=0, description="nats a token that `beta` is led to; default: it is fixed")
     kl_horizon: int = Field(1000, gt=0, description="answers in which `beta` changes by a fifth at most, for a target")
-    value: Literal["auto", "adapter", "head"] = Field(
-        "auto", description="the value model: an adapter of its own with a head (`lora` alone), or a head on the "
-        "hidden states of the model that writes; default: an adapter where there can be one",
+    value: Literal["auto", "adapter", "head", "model"] = Field(
+        "auto", description="the value model: an adapter of its own with a head (`lora` alone), a head on the hidden "
+        "states of the model that writes, or a whole model beside it; default: an adapter where there can be one",
     )  # fmt: skip
     value_from: str | None = Field(
-        None,
-        description="a run of `reward`, or of `reinforce` with PPO: the value model begins as its adapter and head",
-    )
+        None, description="a run of `reward`, or of `reinforce` with PPO: the value model begins as its adapter and "
+        "head, or as its whole model, which may be of another base with the same tokens",
+    )  # fmt: skip
     value_weight: float = Field(0.1, gt=0, description="c, of the value loss")
     value_clip: float | None = Field(0.2, gt=0, description="how far a value may move from the one before")
 
@@ -91,7 +91,10 @@ class ValueReader:
     """Reads rows for the value of each state: before every token of the answer, and after the last."""
 
     def __init__(self, objective: Objective):
-        self.objective, self.collate = objective, objective.reader.collate
+        self.objective = objective
+
+    def collate(self, rows: list[Features]) -> Batch:
+        return self.objective.beside(self.objective.reader.collate(rows), rows)
 
     def outputs(self, backbone: Backbone, batch: Batch) -> list[Tensor]:
         """(n + 1,) of each row."""
@@ -124,6 +127,15 @@ class Objective(OnlineObjective):
     @property
     def recalls(self) -> bool:
         return True
+
+    def collate(self, rows: list[Features]) -> Batch:
+        return self.beside(super().collate(rows), rows)
+
+    def beside(self, batch: Batch, rows: list[Features]) -> Batch:
+        """With what the value model needs to read it."""
+        if self.value is not None:
+            batch.tensors |= self.value.lay_beside(batch.tensors, rows)
+        return batch
 
     def learned(self, prompt: Features, answers: Sequence[dict[str, Any]], rewards: Sequence[float]) -> list[Features]:
         policy, rows = self.options.truncated, []
@@ -174,7 +186,7 @@ class Objective(OnlineObjective):
         assert self.value is not None
         hidden_TD = backbone.hidden(batch)
         logs_N = token_log_probabilities(backbone, batch.tensors, hidden_TD, options.temperature)
-        read_TD = hidden_TD if self.value.using is None else self.value.hidden(batch)
+        read_TD = hidden_TD if self.value.reads_policy else self.value.hidden(batch)
         values_N = self.value.scores(read_TD.index_select(0, batch["predict_at"]))
         given, one_N = batch.tensors, torch.ones_like(values_N)
         old_N, before_N = given.get(OLD, logs_N.detach()), given.get(VALUES, values_N.detach())

@@ -18,8 +18,7 @@ def needed(prepared: Prepared, found: Footprint) -> dict[str, float]:
     one = found.trainable * 4 * COPIES
     kept = min(recipe.keep + 1 + (1 if prepared.evaluation.rows else 0), saves) if steps else 0
     whole = prepared.resolved.methods.whole
-    model = prepared.backbone.model
-    numbers = sum(p.numel() * p.element_size() for p in model.parameters()) if whole else found.trainable * 4
+    numbers = sum(p.numel() * p.element_size() for p in prepared.weights) if whole else found.trainable * 4
     folder = Path(prepared.backbone.path)
     vocabulary = sum(path.stat().st_size for path in folder.glob("token*.json")) if folder.is_dir() else 0
     disk = {"checkpoints": float(one * kept), "final": float(numbers + vocabulary), "cache": float(found.cache_bytes)}

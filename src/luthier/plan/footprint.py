@@ -80,13 +80,13 @@ def by_formula(prepared: Prepared, trace: Trace) -> Footprint:
     output = model.get_output_embeddings()
     logits = min(tokens * output.weight.shape[0], 2**24) * 4 * 3 if output is not None else 0
     sizes = {
-        "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "weights": sum(p.numel() * p.element_size() for p in prepared.weights),
         "gradients": 4 * trainable, "optimizer": 8 * trainable, "activations": activations, "logits": logits,
     }  # fmt: skip
     with fresh.phase("step") as phase:
         for part, size in sizes.items():
             fresh.borrow([size], part)
-        phase.work.flops = 6.0 * tokens * sum(p.numel() for p in model.parameters())
+        phase.work.flops = 6.0 * tokens * sum(p.numel() for p in prepared.weights)
     fresh.borrowed.clear()
     found = Footprint(fresh, tokens=tokens, groups=groups, trainable=trainable)
     found.tokens_of_largest = tokens

@@ -65,7 +65,7 @@ def weigh(prepared: Prepared, trace: Trace) -> Footprint:
     model, adaptation, recipe = prepared.backbone.model, prepared.adaptation, prepared.resolved.recipe
     found = Footprint(trace, trainable=sum(p.numel() for p in adaptation.parameters.values()))
     trace.vocabulary = _vocabulary(prepared)
-    trace.name("weights", [*model.parameters(), *model.buffers()])
+    trace.name("weights", [*prepared.weights, *model.buffers()])
     if (teacher := teacher_of(prepared.objective)) is not None:
         trace.name("weights", [*teacher.backbone.model.parameters(), *teacher.backbone.model.buffers()])
     reader = Reader(prepared.backbone, int(recipe.micro_tokens or 0), recipe.precision, str(recipe.matmul))

@@ -159,8 +159,7 @@ def _of_answers(options: Any, model: Any) -> list[str]:
 def _estimate(prepared: Prepared, device: Device, found: Footprint, base: float, notes: list[str]) -> Estimate:
     parts, phases, worst = footprint.summed(found, device, base)
     recipe: Any = prepared.resolved.recipe
-    model = prepared.backbone.model
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(p.numel() for p in prepared.weights)
     if prepared.backbone.layout == "padded" and prepared.backbone.unpacked_because != "turned off":
         notes.append(f"rows are padded: {prepared.backbone.unpacked_because}")
     about = {

@@ -1,11 +1,14 @@
-"""The value model of PPO: in the weights that are tuned, by an adapter of its own or by a head alone.
+"""The value model of PPO: in the weights that are tuned, by an adapter of its own or by a head alone; or a whole model
+beside them (``value_model.py``).
 
 It trains with the model that writes, lies in each checkpoint with it, and is saved in ``final/value``: in PEFT's
-layout, as a classifier with one output, which a reward model is too. So another run's value model can begin as either.
+layout, or whole, as a classifier with one output, which a reward model is too. So another run's value model can begin
+as either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,13 @@ from torch import Tensor, nn
 
 from luthier.methods.beside import Beside, add, holds_beside, open_beside
 from luthier.methods.common import PREFIX, read_adapter, save_adapter
+from luthier.models.apart import Apart
 from luthier.models.backbone import Backbone
 from luthier.models.scored import Scored, scored
 from luthier.objectives.ppo import Objective
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.run import Run
+from luthier.runs.value_model import WHOLE, begin_whole, open_whole, save_whole_value
 from luthier.types import Adaptation, Finding, Refused
 
 NAME = "value"
@@ -28,20 +33,25 @@ DEVIATION = 0.02
 """Of a new head's numbers, as transformers draws those of a classifier."""
 
 
-def give_value(objective: Any, adaptation: Adaptation, resolved: ResolvedRecipe) -> tuple[Adaptation, list[Finding]]:
-    """The adaptation with the value model's parameters, for an objective that has one; and what does not fit."""
+def give_value(
+    objective: Any, adaptation: Adaptation, resolved: ResolvedRecipe, load: Callable[..., Any], *, sketched: bool
+) -> tuple[Adaptation, list[Finding]]:
+    """The adaptation with the value model's parameters, for an objective that has one; and what does not fit. ``load``
+    opens a model (or a sketch)."""
     if not isinstance(objective, Objective):
         return adaptation, []
     try:
-        value, beside = _made(objective, resolved, bool(adaptation.parameters))
+        value, beside = _made(objective, resolved, bool(adaptation.parameters), load, sketched=sketched)
     except Refused as refused:
         objective.value = scored(objective.backbone, _drawn(objective.backbone, resolved), None)  # checks go on
         return adaptation, refused.findings
-    objective.value, objective.parameters = value, {f"value_{name}": p for name, p in value.head_parameters().items()}
+    objective.value, objective.parameters = value, value.trained()
 
     def save(folder: Path) -> None:
         adaptation.save(folder)
-        if beside is None:
+        if isinstance(value, Apart):
+            save_whole_value(value, folder / NAME)
+        elif beside is None:
             save_adapter(folder / NAME, value, {"peft_type": "WEIGHTS"}, {}, value.head_parameters())
         else:
             beside.save(folder / NAME, value, value.head_parameters())
@@ -57,6 +67,9 @@ def open_value(objective: Any, resolved: ResolvedRecipe, final: Path) -> None:
     if not isinstance(objective, Objective):
         return
     backbone, folder = objective.backbone, final / NAME
+    if objective.options.value == WHOLE:
+        objective.value = open_whole(backbone, folder, resolved)
+        return
     kept, tensors = read_adapter(folder)
     if kept["peft_type"] == "WEIGHTS":
         objective.value = scored(backbone, head_of(tensors[f"{PREFIX}{HEAD}"]), None)
@@ -65,17 +78,22 @@ def open_value(objective: Any, resolved: ResolvedRecipe, final: Path) -> None:
         objective.value = scored(backbone, head_of(beside.head[HEAD]), beside.using)
 
 
-def _made(objective: Objective, resolved: ResolvedRecipe, adapted: bool) -> tuple[Scored, Beside | None]:
+def _made(
+    objective: Objective, resolved: ResolvedRecipe, adapted: bool, load: Callable[..., Any], *, sketched: bool
+) -> tuple[Scored, Beside | None]:
     options, methods, backbone = objective.options, resolved.methods, objective.backbone
+    if options.value == WHOLE:
+        run = Run(find_run(options.value_from, resolved)) if options.value_from else None
+        return begin_whole(backbone, resolved, run, load, sketched=sketched), None
     holds = holds_beside(methods)
     if options.value == "adapter" and not holds:
         what = f"`{methods.name}` has no unchanged weights beside which a value model of its own could stand"
-        mend = "use `method: lora`, or `value: head`"
+        mend = "use `method: lora`, `value: head`, or a whole one (`value: model`)"
         raise Refused(Finding("reinforce.value", "ppo.value", what, mend))
     own = holds and adapted and options.value != "head"
     if options.value_from is not None:
         if not own:
-            what, mend = "a value model that is a head alone begins with none", "leave it out, or use `method: lora`"
+            what, mend = "a value model that is a head alone begins with none", "use `method: lora` or `value: model`"
             raise Refused(Finding("reinforce.value", "ppo.value_from", what, mend))
         beside = _begun(options.value_from, resolved, backbone)
         return scored(backbone, head_of(beside.head[HEAD]), beside.using), beside
@@ -103,7 +121,8 @@ def _begun(name: str, resolved: ResolvedRecipe, backbone: Backbone) -> Beside:
     final = run.folder / "final"
     folder = final / NAME if (final / NAME).is_dir() else final
     if run.info["model"].get("fingerprint") != backbone.fingerprint or not holds_beside(run.resolved.methods):
-        what, mend = f"{name} is no LoRA run of the model that is tuned here", "name one, or leave it out"
+        what = f"{name} is no LoRA run of the model that is tuned here"
+        mend = "name one, leave it out, or take it as a whole model (`value: model`)"
         raise Refused(Finding("reinforce.value", "ppo.value_from", what, mend))
     beside = open_beside(backbone, folder, NAME)
     if beside.head.keys() != {HEAD}:

@@ -111,7 +111,7 @@ def prepare(resolved: ResolvedRecipe, device: Any, told: list[Finding] | None = 
         raise Refused(*findings, NOTHING)
     _resolve_steps(resolved, task, objective, len(train.rows), bool(selection.rows or evaluation.rows), device)
     adaptation = _adapt(resolved, backbone, findings)
-    adaptation, unfit = give_value(objective, adaptation, resolved)
+    adaptation, unfit = give_value(objective, adaptation, resolved, means.load, sketched=not means.weights)
     findings += unfit + open_scores(task, resolved, backbone)
     findings += bind_base(objective, adaptation) + bind_reference(objective, adaptation, str(recipe.objective))
     findings += check_rollouts(objective, adaptation, resolved, means.weights)

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
 from luthier.data.encode import Encoded
 from luthier.data.mixing import Mixture
 from luthier.engine.cache import rows_hash
+from luthier.engine.coupled import own_parameters
 from luthier.models.backbone import Backbone
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.teacher import teacher_of
@@ -39,6 +42,13 @@ class Prepared:
     @property
     def errors(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == "error"]
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Every parameter of the model, and those that the objective has itself: a value model's. Each is there once:
+        one may be of both."""
+        every = (*self.backbone.model.parameters(), *own_parameters(self.objective).values())
+        return list({id(parameter): parameter for parameter in every}.values())
 
     @property
     def choosing(self) -> list[Features]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
-from luthier.engine.coupled import own_parameters
 from luthier.engine.recovery import peak_memory_mb
 from luthier.methods.bottleneck import CHILD, FUSED
 from luthier.methods.by_role import ByRole
@@ -26,7 +25,7 @@ from luthier.tasks.common import Keeps
 
 SAMPLES = 24
 # What stands in the names of parameters that a method brings.
-MARKS = {f".{FUSED}.": "fusion", f".{CHILD}.": "adapter", "value_score.": "value"}
+MARKS = {f".{FUSED}.": "fusion", f".{CHILD}.": "adapter", "value_score.": "value", "value_model.": "value"}
 MARKS |= {f".lora_{side}.{NAME}.": "value" for side in "AB"}
 
 
@@ -90,15 +89,13 @@ def _result(prepared: Prepared, final: Path, before: Any, after: Any, outcome: d
 
     recipe, parameters = prepared.resolved.recipe, prepared.adaptation.parameters
     size = sum(path.stat().st_size for path in final.rglob("*") if path.is_file())
-    own = own_parameters(prepared.objective).values()
-    whole = {id(p): p.numel() for p in (*prepared.backbone.model.parameters(), *own)}  # one may be the model's too
     return {
         "metric": recipe.metric,
         "higher_is_better": prepared.task.metrics[recipe.metric],
         "before": before,
         "after": after,
         "trainable": sum(p.numel() for p in parameters.values()),
-        "parameters": sum(whole.values()),
+        "parameters": sum(p.numel() for p in prepared.weights),
         "trained": roles_trained(prepared),
         **({"roles": methods.summary} if isinstance(methods := prepared.resolved.methods, ByRole) else {}),
         **outcome,
