@@ -54,12 +54,7 @@ def compose(
         what = f"sounds are joined by {fuse!r} with a model that writes, and {text} is an encoder"
         raise Refused(Finding("recipe.fuse", "model.fuse", what, "choose a decoder, or set `fuse: similarity`"))
     mark = SOUND_TOKEN if listens else IMAGE_TOKEN
-    if mark not in tokenizer.get_vocab():
-        tokenizer.add_special_tokens({"additional_special_tokens": [mark]}, replace_extra_special_tokens=False)
-    if len(tokenizer) > len(reader.get_input_embeddings().weight):
-        with torch.random.fork_rng():  # the same rows whatever was drawn before
-            torch.manual_seed(0)
-            reader.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    _add(mark, tokenizer, reader)
     head = reader.get_output_embeddings() if writes(reader.config) else None
     config = ComposedConfig(
         image_config=eyes.config, text_config=reader.config, picture_tokens=states_1PD.shape[1],
@@ -91,6 +86,16 @@ def compose(
     processor.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
+
+
+def _add(mark: str, tokenizer: Any, reader: Any) -> None:
+    """The mark of a picture or a sound, to the tokenizer and to the embedding where that has no row for it."""
+    if mark not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [mark]}, replace_extra_special_tokens=False)
+    if len(tokenizer) > len(reader.get_input_embeddings().weight):
+        with torch.random.fork_rng():  # the same rows whatever was drawn before
+            torch.manual_seed(0)
+            reader.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
 def _fill(whole: Any, eyes: nn.Module, reader: Any, head: Any) -> None:
