@@ -81,7 +81,7 @@ def test_every_ready_recipe_trains(tmp_path: Path, tiny_folder: Callable[..., st
             run = Path(values["distill"]["teacher"]).name
             lines[f"teacher {name}"] = f"tune {words} --method full steps=2 name={run} --json"
         own = isinstance(values["model"], dict) or values["model"].startswith("starter:")
-        model = f" data.train={FEW}" if made_on_the_spot(values) else "" if own else " model=tiny"
+        model = f" data.train={FEW} data.eval=0.2" if made_on_the_spot(values) else "" if own else " model=tiny"
         if not own:
             talker(tiny_folder("llama"), tmp_path / name / "tiny")
         steps = " ".join(f"stages.{stage}.steps=2" if stage else "steps=2" for stage in parts(path))

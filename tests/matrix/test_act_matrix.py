@@ -65,7 +65,7 @@ def recipe(predicts: str, method: str, model: Any, data: dict[str, dict[str, str
     return {
         "task": "act", "act": act, "model": model, "data": data["names" if predicts == "classes" else "numbers"],
         "out": str(out), "steps": STEPS, "batch_size": 54, "eval_every": STEPS, "final": "last", "schedule": "constant",
-        "warmup": 0, **METHODS[method],
+        "warmup": 0, **METHODS[method], **({"learning_rate": 5e-3} if method == "lora" else {}),
     }  # fmt: skip
 
 

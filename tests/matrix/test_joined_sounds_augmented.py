@@ -104,8 +104,8 @@ def test_a_run_is_the_same_however_it_is_cut(tmp_path: Path) -> None:
     }  # fmt: skip
     for key, tensor in found["whole"].items():
         if not key.endswith("linear_k.bias"):  # which has no gradient but for rounding
-            assert tensor.allclose(found["small"][key], atol=5e-5), key
-    assert not all(tensor.allclose(found["plain"][key], atol=1e-4) for key, tensor in found["whole"].items())
+            assert tensor.allclose(found["small"][key], atol=2e-4), key  # four steps of Adam, at 1e-3
+    assert not all(tensor.allclose(found["plain"][key], atol=2e-4) for key, tensor in found["whole"].items())
 
     # As if it had been killed after half of its steps: the same command goes on, to the same bits.
     run = tmp_path / "whole"

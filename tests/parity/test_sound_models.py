@@ -213,7 +213,8 @@ def test_a_sound_has_one_vector_whatever_is_beside_it(kind: str, sounds: list[Pa
     backbone = load("both", str(tmp_path / "both"), "vectors")
     backbone.model.eval()
     rows: list[Features] = [
-        backbone.pair_row([one], [word], None) | {"row": i, "keys": [i, 10 + i], "weight": 1.0, "classed": False}
+        backbone.pair_row([one], [word], None)
+        | {"row": i, "keys": [i, 10 + i], "own": 1, "weight": 1.0, "classed": False}
         for i, (one, word) in enumerate(zip(sounds, ["red", "green cat", "blue"], strict=True))
     ]
     batch = Batch(backbone.lay_out(rows), [0, 1, 2])
