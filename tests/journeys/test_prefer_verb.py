@@ -143,6 +143,7 @@ def test_a_reward_model_scores_answers(
         assert "run.score" in refused.out + refused.err
 
 
+@pytest.mark.slow
 def test_a_run_in_use(tiny_folder: Callable[..., str], tmp_path: Path) -> None:
     """Planned, tuned, merged, talked to and compared, by both tasks and on thumbs."""
     pairs = [{"prompt": f"the {word} {at}", "chosen": "red", "rejected": "blue cat"}
