@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers as t
 
 import tiny
+from luthier.models.backbone import Backbone
+from luthier.models.load import load
+
+B = TypeVar("B", bound=Backbone)
 
 APART = ("vit-gpt2", "vit-bert")
 LEADING = ("blip-2",)
@@ -22,6 +26,15 @@ NAMES = {"smolvlm": "SmolVLM", "qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL"
 TOWER: dict[str, Any] = {
     "hidden_size": tiny.WIDTH, "num_hidden_layers": tiny.LAYERS, "num_attention_heads": 2, "intermediate_size": 48,
 }  # fmt: skip
+
+
+def opened(folder: str, kind: type[B]) -> B:
+    """The model in a folder, to write, and of this kind; without dropout."""
+    made = load("vlm", folder, "token_logits")
+    assert isinstance(made, kind)
+    made.model.eval()
+    made.choose_layout("auto")
+    return made
 
 
 def save(kind: str, folder: Path, *, seed: int = 0) -> str:

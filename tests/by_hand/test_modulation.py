@@ -12,11 +12,9 @@ from luthier.fusion.common import Sizes
 from luthier.fusion.modulation import Fusion, Options
 
 
-@pytest.fixture
-def fusion() -> Any:
-    """One layer of width 2: γ = (w₁, 0), β = 0; its inner unit is 10 x₁, a tenth of which goes to number 2. Mixed are
-    h + (max₁ + mean₂, max₂ + mean₁)."""
-    made: Any = Fusion(Options(layers=1), Sizes(pictures=2, text=2, tokens=2))
+def of_one_layer(sizes: Sizes) -> Any:
+    """γ = (w₁, 0), β = 0; its inner unit is 10 x₁, a tenth of which goes to number 2. Nothing is mixed in yet."""
+    made: Any = Fusion(Options(layers=1), sizes)
     layer = made.layers[0]
     with torch.no_grad():
         for name, parameter in made.named_parameters():
@@ -25,6 +23,14 @@ def fusion() -> Any:
         made.project.layers[1].weight.copy_(torch.eye(2))
         layer.film.weight[0, 0] = 1
         layer.up.weight[0, 0], layer.down.weight[1, 0] = 10, 0.1
+    return made
+
+
+@pytest.fixture
+def fusion() -> Any:
+    """Of width 2; mixed are h + (max₁ + mean₂, max₂ + mean₁)."""
+    made = of_one_layer(Sizes(pictures=2, text=2, tokens=2))
+    with torch.no_grad():
         made.mix.weight.copy_(torch.tensor([[1.0, 0, 1, 0, 0, 1], [0, 1, 0, 1, 1, 0]]))
     return made
 
@@ -56,15 +62,8 @@ def test_places_are_as_wide_as_the_narrower_tower() -> None:
     """Pictures 2 wide, the text 4: told (1, 1, -1, -1), normed as it stands, γ = (w₁, 0) doubles the first number of a
     place, as above; of (-1, -1, 1, 1), and of a tenth of it, nothing is left. Mixed into the first two numbers of the
     text are max = (1, 1) and mean = (0, 1), or (1, 1) and (0, 0)."""
-    made: Any = Fusion(Options(layers=1), Sizes(pictures=2, text=4, tokens=2))
-    layer = made.layers[0]
+    made = of_one_layer(Sizes(pictures=2, text=4, tokens=2))
     with torch.no_grad():
-        for name, parameter in made.named_parameters():
-            if "norm" not in name and not name.startswith("project.layers.0"):
-                parameter.zero_()
-        made.project.layers[1].weight.copy_(torch.eye(2))
-        layer.film.weight[0, 0] = 1
-        layer.up.weight[0, 0], layer.down.weight[1, 0] = 10, 0.1
         made.mix.weight[0, [0, 4, 7]], made.mix.weight[1, [1, 5, 6]] = 1.0, 1.0
     states = [[[1.0, 1.0, -1.0, -1.0]], [[-0.1, -0.1, 0.1, 0.1]]]
     told = given(made, states, [[1], [1]])

@@ -15,7 +15,6 @@ from PIL import Image
 import families
 from luthier.evaluate.generate import generate
 from luthier.models.describing import DescribingBackbone
-from luthier.models.load import load
 from luthier.objectives.next_token import Objective, Options
 from luthier.tasks import caption, vqa
 from luthier.types import Example, Refused, Source
@@ -28,11 +27,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def backbone(folder: str) -> DescribingBackbone:
-    opened = load("vlm", folder, "token_logits")
-    assert isinstance(opened, DescribingBackbone)
-    opened.model.eval()
-    opened.choose_layout("auto")
-    return opened
+    return families.opened(folder, DescribingBackbone)
 
 
 def told(pictures: list[Path]) -> list[Example]:

@@ -30,11 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def backbone(folder: str) -> LeadingBackbone:
-    opened = load("vlm", folder, "token_logits")
-    assert isinstance(opened, LeadingBackbone)
-    opened.model.eval()
-    opened.choose_layout("auto")
-    return opened
+    return families.opened(folder, LeadingBackbone)
 
 
 def examples(pictures: list[Path]) -> list[Example]:

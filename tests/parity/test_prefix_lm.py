@@ -13,7 +13,6 @@ import transformers
 
 import families
 from luthier.evaluate.generate import generate
-from luthier.models.load import load
 from luthier.models.prefix_lm import PrefixBackbone
 from luthier.objectives.next_token import Objective, Options
 from luthier.tasks import caption, vqa
@@ -27,11 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def backbone(folder: str) -> PrefixBackbone:
-    opened = load("vlm", folder, "token_logits")
-    assert isinstance(opened, PrefixBackbone)
-    opened.model.eval()
-    opened.choose_layout("auto")
-    return opened
+    return families.opened(folder, PrefixBackbone)
 
 
 def asked(pictures: list[Path]) -> list[tuple[Example, str]]:

@@ -44,11 +44,7 @@ def processor(kind: str, folder: str) -> Any:
 
 @pytest.fixture
 def backbone(folder: str) -> VisionLanguageBackbone:
-    opened = load("vlm", folder, "token_logits")
-    assert isinstance(opened, VisionLanguageBackbone)
-    opened.model.eval()
-    opened.choose_layout("auto")
-    return opened
+    return families.opened(folder, VisionLanguageBackbone)
 
 
 def talks(pictures: list[Path]) -> list[Example]:
