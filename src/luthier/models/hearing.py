@@ -22,13 +22,13 @@ from transformers import PreTrainedModel
 
 from luthier.data.sounds import BadSound
 from luthier.models.backbone import Backbone
+from luthier.models.blocks import trunk_name
 from luthier.models.frames import Frames, still
 from luthier.models.heads import sound_logits
 from luthier.models.hiding import frame_masks, masked
 from luthier.models.modes import evaluating
 from luthier.models.packing import by_length
 from luthier.models.sounds import Clip, Sounds
-from luthier.models.stacks import trunk_name
 from luthier.models.wordless import Wordless
 from luthier.types import Batch, Features, Finding, Refused
 
