@@ -88,5 +88,5 @@ def _same_sides(fields: Fields) -> None:
     if first != second:
         what = "names other pictures than the chosen answer has"
         fields.report("data.pictures-differ", fields.column("rejected_images"), what, SAME)
-    elif fields.get("images") is None:
-        fields.row = {**fields.row, "images": first}
+    elif not fields.get("images"):
+        fields.row = {**fields.row, fields.column("images"): first}

@@ -29,8 +29,11 @@ def bind_reference(objective: Any, adaptation: Adaptation, name: str) -> list[Fi
     """Where the reference is to be read each time: the model with its method switched off."""
     if not _compares(objective) or objective.options.reference != "switched" or not adaptation.parameters:
         return []
-    if adaptation.base is None:
+    joins = {id(parameter) for parameter in objective.backbone.joining_parameters().values()}
+    joined = any(id(parameter) in joins for parameter in adaptation.parameters.values())
+    if adaptation.base is None or joined:
         what = f"`{adaptation.method}` changes the weights themselves: there is nothing to switch off"
+        what = "what joins the two towers is new and trains: the reference would change with it" if joined else what
         mend = "leave it out: the reference is then computed once, before training"
         return [Finding("prefer.reference", f"{name}.reference", what, mend)]
     objective.reference = Frozen(objective.backbone, BASE, objective.fingerprint, base=adaptation.base)

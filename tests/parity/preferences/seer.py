@@ -1,5 +1,5 @@
-"""The model of the recorded preferences about pictures: a small LLaVA whose numbers are drawn name by name, whatever the
-versions, its processor, and pictures of its own size, of which nothing is resized."""
+"""The model of the recorded preferences about pictures: a small LLaVA whose numbers are drawn name by name, whatever
+the versions, its processor, and pictures of its own size, of which nothing is resized."""
 
 from __future__ import annotations
 
