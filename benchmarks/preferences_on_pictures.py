@@ -7,9 +7,10 @@ The starter language model, joined with a MobileNet 0.25 by a projection, is tau
 easy-VQA what colour or which shape a picture shows: the start, as in `rewards_on_pictures.py`. From there each way has
 40 steps of 16 questions about other pictures of train. A pair has the right answer as the chosen one and another answer
 of its kind, drawn at random, as the rejected one. DPO and the reward model see pairs; supervised tuning sees the chosen
-answers. All train the projection and LoRA in the decoder, the image encoder stays as it is. The test has 320 pairs about
-the test pictures: in how many the chosen answer is likelier (its score higher), with the own picture and with another
-pair's; and how many questions are answered right, greedily. Rates were chosen on rows of train that no way learns.
+answers. All train the projection and LoRA in the decoder, the image encoder stays as it is. The test has 320 pairs
+about the test pictures: in how many the chosen answer is likelier (its score higher), with the own picture and with
+another pair's; and how many questions are answered right, greedily. Rates were chosen on rows of train that no way
+learns.
 """
 
 from __future__ import annotations
@@ -88,9 +89,11 @@ def preferred(run: Any, rows: Rows) -> float:
     return mean(right)
 
 
-def measure(name: str, seed: int, run: Any, parts: dict[str, Rows], spent: float, results: Path) -> None:
+def measure(
+    name: str, seed: int, run: Any, parts: dict[str, Rows], spent: float, results: Path, *, writes: bool
+) -> None:  # fmt: skip
     shares = {"preferred": preferred(run, parts["judged"]), "exchanged": preferred(run, exchanged(parts["judged"]))}
-    if run.info["task"] != "reward":
+    if writes and run.info["task"] != "reward":
         told = exact(parts["test"], answers(run, parts["test"], 1, 0.0, seed))
         shares["greedy"] = mean(some[0] for some in told)
     told_before = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
@@ -112,22 +115,21 @@ def learn(seed: int, out: Path, trial: list[float]) -> None:
         "task": "chat", "model": towers, "data": {"train": files["start"], "eval": 0},
         "method": method(3e-3, 2e-3), "steps": STARTING, "name": "start",
     })  # fmt: skip
-    measure("start", seed, start, parts, spent, results)
+    measure("start", seed, start, parts, spent, results, writes=not trial)
     begun = shared | {"model": str(start.export("merged")["folder"]), "steps": STEPS, "schedule": "constant"}
     for name, task, rows in (("dpo", "prefer", "pairs"), ("supervised", "chat", "more"), ("reward", "reward", "pairs")):
         for rate in trial or [RATES[name]]:
             called = f"{name}-{rate:g}" if trial else name
             recipe = {"task": task, "data": {"train": files[rows], "eval": 0}, "method": method(rate, rate)}
             run, spent = tuned(begun | recipe | {"name": called})
-            measure(called, seed, run, parts, spent, results)
+            measure(called, seed, run, parts, spent, results, writes=not trial)
 
 
 def tell() -> None:
     told = json.loads(RESULTS.read_text(encoding="utf-8"))
     lines = ["# Preferences on pictures", "", str(__doc__).partition("\n\n")[2].partition("\n\n")[2].strip(), ""]
-    lines += [
-        "| | chosen preferred | pictures exchanged | right, greedily | processor time | seeds |", "|---|---|---|---|---|---|"
-    ]  # fmt: skip
+    lines += ["| | chosen preferred | pictures exchanged | right, greedily | processor time | seeds |"]
+    lines += ["|---|---|---|---|---|---|"]
     for name, shown in WAYS.items():
         seeds = [one for key, one in sorted(told.items()) if key.rpartition(" ")[0] == name]
         cells = [

@@ -61,9 +61,9 @@ def text_read(prepared: Prepared) -> list[Finding]:
     rows = [row for row in prepared.train.rows if row.get("pictures")]
     if prepared.backbone.needs not in ANSWERS or not rows:
         return []
-    groups: dict[tuple[int, int], dict[tuple[int, ...], Features]] = {}
+    groups: dict[tuple[Any, ...], dict[tuple[int, ...], Features]] = {}
     for row in rows:  # of one length: how long a text is shows in any model
-        group = groups.setdefault((len(row["pictures"]), len(row["input_ids"])), {})
+        group = groups.setdefault((len(row["pictures"]), len(row["input_ids"]), *_laid(prepared.backbone, row)), {})
         group.setdefault(tuple(row["input_ids"]), row)
     some = list(max(groups.values(), key=len).values())[:TRIED]
     if len(some) < 2:
@@ -72,6 +72,16 @@ def text_read(prepared: Prepared) -> list[Finding]:
     first, second = (_loss(prepared, one, prepared.objective.collate(one)) for one in (some, swapped))
     why = "the model does not read them: it would learn from the pictures alone"
     return [_unheeded(prepared, some, first, "model.text-blind", "texts", why)] if first == second else []
+
+
+def _laid(backbone: Any, row: Features) -> tuple[int, ...]:
+    """How long its sequences are, and where its pictures stand."""
+    places = (
+        [at for at, token in enumerate(row["input_ids"]) if token == backbone.image_id]
+        if (isinstance(backbone, Illustrated))
+        else []
+    )
+    return *row.get("lengths", ()), *places
 
 
 def _read_by(objective: Any) -> Any:
