@@ -3,7 +3,7 @@ two answers share is read once; what would be learned wrongly is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import families
 import tiny
 from luthier.engine.accumulate import loss_of
+from luthier.evaluate.outputs import Reader
 from luthier.models.compose import compose
 from luthier.models.load import load
 from luthier.models.multimodal import MultimodalBackbone
@@ -21,6 +22,8 @@ from luthier.models.vision_language import VisionLanguageBackbone
 from luthier.objectives import OBJECTIVES
 from luthier.objectives.likelihood import supervised_tokens
 from luthier.objectives.preference import REFERENCE
+from luthier.runs.predictor import Predictor
+from luthier.runs.scoring import Scorer
 from luthier.tasks import prefer, reward
 from luthier.types import Example, Features, Refused, Source
 
@@ -90,16 +93,24 @@ def rows_of(backbone: Any, pictures: Sequence[Path], objective: Any, task: Any =
     return [row | {"row": at} for at, e in enumerate(examples(pictures)) for row in objective.encode(e)]
 
 
-def own_forward(backbone: Any, row: Features) -> list[list[float]]:
-    """log π of every answer's tokens, by the whole model's own forward on one sequence at a time."""
-    ids, taught, told, start = row["input_ids"], row["supervised"], [], 0
+def own_inputs(backbone: Any, row: Features) -> Iterator[dict[str, Any]]:
+    """What the family's own forward takes for each sequence of a row."""
+    start = 0
     for length in row["lengths"]:
-        part, learned = ids[start : start + length], taught[start : start + length]
+        inputs: dict[str, Any] = {"input_ids": torch.tensor([row["input_ids"][start : start + length]])}
         start += length
-        inputs: dict[str, Any] = {"input_ids": torch.tensor([part])}
         inputs |= backbone.row_media([{"pictures": row.get("pictures", [])}]) if row.get("pictures") else {}
         types = backbone.types if isinstance(backbone, VisionLanguageBackbone) else ()
         inputs |= {name: (inputs["input_ids"] == backbone.image_id).long() for name in types}
+        yield inputs
+
+
+def own_forward(backbone: Any, row: Features) -> list[list[float]]:
+    """log π of every answer's tokens, by the whole model's own forward on one sequence at a time."""
+    taught, told, start = row["supervised"], [], 0
+    for length, inputs in zip(row["lengths"], own_inputs(backbone, row), strict=True):
+        learned, start = taught[start : start + length], start + length
+        (part,) = inputs["input_ids"].tolist()
         with torch.no_grad(), backbone.attention("sdpa"):
             logs_TV = F.log_softmax(backbone.model(**inputs).logits[0].float(), -1)
         told.append([float(logs_TV[at - 1, part[at]]) for at in range(1, length) if learned[at]])
@@ -217,26 +228,27 @@ def test_an_unrelated_answer_is_of_another_picture_too(folders: Callable[[str], 
     assert len(batch["pixel_values"]) == len(batch["other.pixel_values"]) == 3
 
 
-@pytest.mark.parametrize("packing", ["auto", "off"])
-@pytest.mark.parametrize("name", FUSES)
+@pytest.mark.parametrize(
+    ("name", "packing"),
+    [*((name, packing) for name in FUSES for packing in ("auto", "off")), *((name, "auto") for name in PRETRAINED)],
+)
 def test_a_score_is_the_head_on_the_last_token(
     name: str, packing: str, folders: Callable[[str], str], pictures: list[Path]
 ) -> None:
-    """Of each answer as one sequence, by the classifier's own forward; and the loss of Bradley and Terry."""
+    """Of each answer as one sequence, by the model's own trunk; and the loss of Bradley and Terry."""
     backbone = opened(folders(name), packing, "sequence_logits", num_labels=1, problem_type="regression")
     assert backbone.reads == "last"
     module = OBJECTIVES.load("bradley_terry")
     objective = module.Objective(module.Options(centering=0.0), backbone, None)
     rows = rows_of(backbone, pictures, objective, reward)
-    head, expected = backbone.model.classifier, []
+    head = dict(backbone.model.named_children())["classifier" if name in FUSES else "score"]
+    expected = []
     for row in rows:
-        start = 0
-        for length in row["lengths"]:
-            ids, start = torch.tensor([row["input_ids"][start : start + length]]), start + length
-            media = backbone.row_media([{"pictures": row["pictures"]}]) if row.get("pictures") else {}
+        for inputs in own_inputs(backbone, row):
+            more = {"attention_mask": torch.ones_like(inputs["input_ids"])} if name in FUSES else {}
             with torch.no_grad(), backbone.attention("sdpa"):
-                states_1LE = backbone.model.model(input_ids=ids, attention_mask=torch.ones_like(ids), **media)[0]
-                expected.append(float(head.weight[0] @ states_1LE[0, -1] + head.bias[0]))
+                last_D = backbone.model.base_model(**inputs, **more).last_hidden_state[0, -1]
+                expected.append(float(head(last_D)))
     terms, batch = loss_of(backbone, objective, rows, "fp32")
     with torch.no_grad():
         found_S = objective.scores(backbone, batch)
@@ -244,3 +256,20 @@ def test_a_score_is_the_head_on_the_last_token(
     scores_K2 = torch.tensor(expected).view(-1, 2)
     by_hand = -F.logsigmoid(scores_K2[:, 0] - scores_K2[:, 1]).sum()
     assert float(terms.total.detach()) == pytest.approx(float(by_hand), rel=1e-4)
+
+
+def test_a_reward_model_of_pictures_rewards_what_is_written_about_them(
+    folders: Callable[[str], str], pictures: list[Path]
+) -> None:
+    """As `reinforce` asks it: a prompt, an answer and the pictures of its row, which make the score."""
+    backbone = opened(folders("projection"), "auto", "sequence_logits", num_labels=1, problem_type="regression")
+    module, task = OBJECTIVES.load("bradley_terry"), reward.Task(reward.Options())
+    objective = module.Objective(module.Options(), backbone, task.encoder(backbone, 512, "error"))
+    scorer = Scorer(lambda: Predictor(task, backbone, objective, Reader(backbone, 512)))
+    prompt = [{"role": "user", "content": "<image> the cat"}]
+    shown = [[pictures[0]], [pictures[1]], [pictures[0]]]
+    scores = scorer([prompt] * 3, ["red", "red", "red"], [""] * 3, shown)
+    assert scores[0] == pytest.approx(scores[2])
+    assert scores[0] != pytest.approx(scores[1])
+    asked = [task.parse({"prompt": "<image> the cat", "completion": "red", "image": str(pictures[0])})]
+    assert task.answer(scorer.predictor, asked)[0]["score"] == pytest.approx(scores[0])

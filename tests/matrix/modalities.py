@@ -140,6 +140,21 @@ PREFER = Table(
     _preferred,
     JUDGED_BY,
 )  # test_shown_preferences_matrix.py
+
+
+def _scored(model: str, method: str) -> str | None:
+    if method == "freeze: head":
+        return _preferred(model, method) if model in seers.ONE_ANSWER else None  # its head is new, and its own
+    return _preferred(model, method)
+
+
+REWARD = Table(
+    "reward: answers about pictures",
+    {fuse: f"ViT + Llama, {CALLED[fuse]}" for fuse in WRITES}
+    | {kind: seers.SHOWN[kind] for kind in (*ANSWERED, *seers.ONE_ANSWER[:2])},
+    _scored,
+    JUDGED_BY,
+)  # test_shown_preferences_matrix.py
 BY_LOSS = Table(
     "prefer: answers about pictures, LoRA, by objective",
     {fuse: f"ViT + Llama, {CALLED[fuse]}" for fuse in WRITES} | {kind: seers.SHOWN[kind] for kind in ANSWERED},
@@ -214,4 +229,4 @@ ACT = Table(
      "features: logistic"),
 )  # fmt: skip  # test_act_matrix.py
 
-TABLES = (PICTURES, MATCH, WRITERS, CHAT, PREFER, BY_LOSS, *FAMILIES, *SOUNDS, JOINED, ACT)
+TABLES = (PICTURES, MATCH, WRITERS, CHAT, PREFER, BY_LOSS, REWARD, *FAMILIES, *SOUNDS, JOINED, ACT)

@@ -1,5 +1,6 @@
 """Preferences about pictures: every objective, and every kind of method, on composed models and pretrained ones that
-read both: it learns which answer the picture makes the better one, and opens again the same, or is refused.
+read both, and reward models of them: it learns which answer the picture makes the better one, and opens again the same,
+or is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import toys
 from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
-from modalities import ANSWERED, BY_LOSS, FUSES, PREFER
+from modalities import ANSWERED, BY_LOSS, FUSES, PREFER, REWARD
 from seers import ONE_ANSWER
 from table import METHODS
 
@@ -22,6 +23,7 @@ import tiny
 STEPS = 24
 DEFAULT = {("gates", "full"), ("llava", "lora"), ("paligemma", "lora")}
 QUICK = {("early", "kto"), ("qwen2_5_vl", "simpo")}
+SCORED = {("early", "lora"), ("smolvlm", "full"), ("paligemma", "full")}
 APART: dict[tuple[str, str], dict[str, Any]] = {}
 
 
@@ -58,8 +60,9 @@ def models(tiny_folder: Callable[..., str], tmp_path_factory: pytest.TempPathFac
 
 
 def recipe(model: Any, objective: str, method: str, folder: Path, out: Path) -> dict[str, Any]:
+    task = "reward" if objective == "bradley_terry" else "prefer"
     return {
-        "task": "prefer", "objective": objective, "model": model, "steps": STEPS, "batch_size": 32,
+        "task": task, "objective": objective, "model": model, "steps": STEPS, "batch_size": 32,
         "data": {side: str(folder / f"{side}.jsonl") for side in ("train", "eval")}, "eval_every": STEPS,
         "final": "last", "schedule": "constant", "warmup": 0, "out": str(out), **METHODS[method],
     }  # fmt: skip
@@ -90,6 +93,41 @@ def test_an_objective(kind: str, objective: str, models: Callable[[str], Any], f
         assert_judged_the_same(run, str(folder / "eval.jsonl"), fresh=(kind, objective) not in QUICK)
     else:
         assert_preferred(run, folder, fresh=(kind, objective) not in QUICK)
+
+
+@pytest.mark.parametrize(("kind", "method"), cases(REWARD.cells, SCORED, REWARD.refusal, wanted=False))
+def test_a_reward_model(kind: str, method: str, models: Callable[[str], Any], folder: Path, tmp_path: Path) -> None:
+    run = luthier.tune(recipe(models(kind), "bradley_terry", method, folder, tmp_path))
+    assert_loss_fell(run)
+    assert_preferred(run, folder, fresh=(kind, method) not in SCORED)
+    image = str(folder / "images/0.png")
+    look = [{"type": "image", "image": image}, {"type": "text", "text": "the cat"}]
+    said = {"role": "assistant", "content": "red"}
+    asked = [
+        {"messages": [{"role": "user", "content": look}, said]},
+        {"prompt": "the cat", "completion": "red", "image": image},
+        {"prompt": "the cat", "chosen": "red", "rejected": "green", "image": image},
+    ]
+    told = luthier.load(run.folder).predict(asked)
+    assert told == run.predict(asked)
+    assert told[1]["score"] == pytest.approx(told[2]["chosen"], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "method"), cases(REWARD.cells, SCORED, REWARD.refusal, wanted=True))
+def test_a_refused_reward_model(
+    kind: str, method: str, models: Callable[[str], Any], folder: Path, tmp_path: Path
+) -> None:
+    assert_refused(recipe(models(kind), "bradley_terry", method, folder, tmp_path), REWARD.refusal(kind, method))
+
+
+@pytest.mark.parametrize("task", ["prefer", pytest.param("reward", marks=pytest.mark.slow)])
+def test_a_template_that_was_given_is_saved_with_the_processor(
+    task: str, models: Callable[[str], Any], folder: Path, tmp_path: Path
+) -> None:
+    objective = {"prefer": "dpo", "reward": "bradley_terry"}[task]
+    keys = recipe({"name": models("llava"), "template": "plain"}, objective, "lora", folder, tmp_path)
+    run = luthier.tune(keys | {"steps": 4, "eval_every": 4})
+    assert_judged_the_same(run, str(folder / "eval.jsonl"), fresh=False)
 
 
 def found(**keys: Any) -> set[str]:
