@@ -14,6 +14,8 @@ SHOWN = {
     "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL", "paligemma": "PaliGemma", "blip-2": "BLIP-2",
     "vit-gpt2": "ViT + GPT-2", "vit-bert": "ViT + BERT",
 }  # fmt: skip
+ONE_ANSWER = ("paligemma", "blip-2", "vit-gpt2")
+"""Those that read one prompt and write one answer: no conversation."""
 TASKS = ("caption", "vqa", "chat")
 LORA: dict[str, Any] = {"lora": {"rank": 4}, "learning_rate": 2e-2}
 METHODS: dict[str, dict[str, Any]] = {

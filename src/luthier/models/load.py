@@ -163,7 +163,7 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     tokenizer = (
         NoText() if alone else transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
     )
-    shown = writes_of_pictures(config) and needs == "token_logits"
+    shown = writes_of_pictures(config) and needs in ("token_logits", "sequence_logits")
     apart = describes(config) and needs == "token_logits"
     if not (alone or shown or apart or config.model_type == ComposedConfig.model_type or needs == "vectors"):
         return tokenizer, None
@@ -173,7 +173,10 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
         what, mend = "pictures are read with Pillow, which is not installed", 'pip install "luthier[image]"'
         raise Refused(Finding("data.needs-extra", "model.name", what, mend))
     if shown:
-        return tokenizer, open_processor(path, tokenizer, config, **where)
+        pictures = open_processor(path, tokenizer, config, **where)
+        if needs == "sequence_logits":
+            pictures.check_scores()
+        return tokenizer, pictures
     return tokenizer, Pictures(transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **where))
 
 
@@ -201,6 +204,7 @@ def auto_class(needs: str, config: Any) -> Any:
     from luthier.models.dual_encoder import ComposedDualEncoder
     from luthier.models.ears import ears_class, hears, refuse_both
     from luthier.models.images import reads_pictures_alone
+    from luthier.models.judges import judge_class, judges
     from luthier.models.towers import describes, writes_of_pictures
 
     refuse_both(config)
@@ -210,6 +214,8 @@ def auto_class(needs: str, config: Any) -> Any:
     _refuse(needs, config, composed, compares(config))
     if needs == "token_logits" and (writes_of_pictures(config) or describes(config)):
         return transformers.AutoModelForImageTextToText
+    if needs == "sequence_logits" and judges(config):
+        return judge_class(config)
     if needs == "vectors":
         return ComposedDualEncoder if composed else transformers.AutoModel
     if needs == "action_flow":

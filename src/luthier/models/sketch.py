@@ -24,6 +24,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 from transformers.initialization import no_init_weights
 
+from luthier.data.lengths import sequences
 from luthier.models import load as opening
 from luthier.models.attention import PACKED, PACKED_AS_ON_GPU, register
 from luthier.models.compose import Towers, is_bare
@@ -220,7 +221,8 @@ def remember(backbone: Any, rows: list[Features], some: list[Features], batch: B
     if "text" in roles:
         mask_KL = batch["attention_mask"]
         wide = trunk.text(input_ids=batch["input_ids"], attention_mask=mask_KL).last_hidden_state.shape[2]
-        shapes |= {text_key(row): (len(row["input_ids"]), wide) for row in rows}
+        parts = [part for row in rows for part in sequences(row)]
+        shapes |= {text_key(part): (len(part["input_ids"]), wide) for part in parts}
     pictures.pretend(shapes)
     return 0
 

@@ -28,6 +28,9 @@ def read_pictures(backbone: Backbone, example: Example, limit: int | None) -> Fe
     if not isinstance(backbone, ImageBackbone | MultimodalBackbone):
         what = f"{backbone.name} reads text alone, and these rows have pictures"
         mend = "choose a model that reads pictures (such as ViT, DINOv2, ConvNeXt or MobileNet)"
+        if isinstance(backbone, Illustrated):
+            what = f"{backbone.name} reads pictures in a conversation, and these rows are none"
+            mend = "use `task: vqa` or `chat`, or classify by an image encoder"
         raise Refused(Finding("model.no-pictures", "model.name", what, mend))
     if not example.images and not backbone.reads_text:
         what = f"{backbone.name} reads pictures, and this row has none"
