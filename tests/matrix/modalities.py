@@ -44,7 +44,7 @@ REASONS = {
 }
 
 
-SEES = ("vit", "resnet", "convnext")
+SEES = ("vit", "clip", "siglip", "resnet", "convnext")
 CONVOLUTIONAL = ("resnet", "convnext")
 COMPOSED = ("projection", "concatenation", "cross_attention", "modulation")
 
@@ -64,7 +64,8 @@ def _classified(model: str, method: str) -> str | None:
 
 PICTURES = Table(
     "classify: pictures, alone and with a text",
-    {"vit": "ViT", "resnet": "ResNet", "convnext": "ConvNeXt"} | {fuse: f"ViT + BERT, {fuse}" for fuse in COMPOSED},
+    {"vit": "ViT", "clip": "CLIP", "siglip": "SigLIP", "resnet": "ResNet", "convnext": "ConvNeXt"}
+    | {fuse: f"ViT + BERT, {fuse}" for fuse in COMPOSED},
     _classified,
 )  # test_pictures_matrix.py
 
