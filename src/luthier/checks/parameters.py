@@ -73,10 +73,11 @@ def _trial_rows(prepared: Prepared) -> list[Features]:
 def _unreached(prepared: Prepared, names: list[str]) -> list[Finding]:
     if not names:
         return []
-    parameters, model = prepared.adaptation.parameters, prepared.backbone.model
-    of = len(parameters)
+    parameters, backbone = prepared.adaptation.parameters, prepared.backbone
+    of, alone = len(parameters), {"image": backbone.pictures, "audio": backbone.sounds}
+    towers = stacks(backbone.model) or {sense: backbone.trunk for sense, reader in alone.items() if reader is not None}
     what = f"{len(names)} of {of} trainable tensors receive no gradient: {', '.join(names[:3])}"
-    for role, tower in stacks(model).items():
+    for role, tower in towers.items():
         inside = {id(parameter) for parameter in tower.parameters()}
         chosen = [name for name, parameter in parameters.items() if id(parameter) in inside]
         if chosen and {*chosen} <= {*names}:

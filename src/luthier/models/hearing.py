@@ -22,7 +22,6 @@ from transformers import PreTrainedModel
 
 from luthier.data.sounds import BadSound
 from luthier.models.backbone import Backbone
-from luthier.models.blocks import trunk_name
 from luthier.models.frames import Frames, still
 from luthier.models.heads import sound_logits
 from luthier.models.hiding import frame_masks, masked
@@ -93,13 +92,6 @@ class HearingBackbone(Wordless):
             if mask_KL is not None:
                 self.model.config.apply_spec_augment = False
         return output.pooler_output[:, None] if self.pooled else output.last_hidden_state
-
-    @property
-    def trunk(self) -> PreTrainedModel:
-        """What hears: of an encoder-decoder the encoder."""
-        if self.encoder_decoder:
-            return cast(PreTrainedModel, self.model.get_encoder())
-        return cast(PreTrainedModel, self.model.get_submodule(trunk_name(self.model)))
 
     @property
     def ear(self) -> PreTrainedModel:

@@ -37,7 +37,7 @@ def load(
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
         config = dict(config or {})
-        if needs == "hidden" and (tower := image_tower(found)) is not None:
+        if (tower := image_tower(found, needs)) is not None:
             tower.update(config)
             found, config = tower, {"config": tower}
         auto = auto_class(needs, found)
@@ -159,7 +159,7 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     from luthier.models.recordings import Recordings
     from luthier.models.towers import describes, writes_of_pictures
 
-    alone = reads_pictures_alone(config)
+    alone = reads_pictures_alone(config, needs)
     tokenizer = (
         NoText() if alone else transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
     )
@@ -177,7 +177,12 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
         if needs == "sequence_logits":
             pictures.check_scores()
         return tokenizer, pictures
-    return tokenizer, Pictures(transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **where))
+    processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **where)
+    if "spatial_shapes" in processor.model_input_names:
+        what = f"{type(processor).__name__} makes patches of pictures of any shape, and not pictures of one size"
+        mend = "choose a model of one size, such as SigLIP 2 without NaFlex (`siglip2-base-patch16-224`)"
+        raise Refused(Finding("model.processor", "model.name", what, mend))
+    return tokenizer, Pictures(processor)
 
 
 def _renamed_trunk(model: Any, info: dict[str, Any]) -> dict[str, str]:
@@ -210,8 +215,8 @@ def auto_class(needs: str, config: Any) -> Any:
     refuse_both(config)
     if hears(config):
         return ears_class(needs, config)
-    composed = isinstance(config, ComposedConfig)
-    _refuse(needs, config, composed, compares(config))
+    composed, alone = isinstance(config, ComposedConfig), reads_pictures_alone(config, needs)
+    _refuse(needs, config, composed, compares(config) and not alone)
     if needs == "token_logits" and (writes_of_pictures(config) or describes(config)):
         return transformers.AutoModelForImageTextToText
     if needs == "sequence_logits" and judges(config):
@@ -220,8 +225,9 @@ def auto_class(needs: str, config: Any) -> Any:
         return ComposedDualEncoder if composed else transformers.AutoModel
     if needs == "action_flow":
         return ComposedForActionFlow
-    if reads_pictures_alone(config):
-        known = {"sequence_logits": transformers.AutoModelForImageClassification, "hidden": transformers.AutoModel}
+    if alone:
+        sorts = transformers.AutoModelForImageClassification
+        known: Any = {"sequence_logits": sorts, "hidden": sorts if compares(config) else transformers.AutoModel}
         if needs not in known:
             what = f"a model of pictures alone ({config.model_type}) reads and writes no text"
             raise Refused(
@@ -240,6 +246,7 @@ def auto_class(needs: str, config: Any) -> Any:
 
 def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
     """Raises Refused where no such head stands on a model of this config; ``compares`` pictures with texts."""
+    from luthier.models.images import image_tower
     from luthier.models.towers import describes, reads_pictures_apart
 
     if needs == "token_logits" and reads_pictures_apart(config) and not describes(config):
@@ -259,7 +266,8 @@ def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
         raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
     if needs in ("hidden", "sequence_logits") and compares:
         what = "this model gives a vector of a picture and one of a text, and no hidden states of a row"
-        mend = "use it with `task: match`, or classify by its image encoder alone with `method: features`"
+        own = "" if image_tower(config, "hidden") is None else " with `method: features`, or"
+        mend = f"transformers has no classifier on its image encoder: classify{own} by a model such as CLIP or SigLIP"
         raise Refused(Finding("model.no-hidden", "model.name", what, mend))
     if needs == "action_flow" and not composed:
         what = "an action expert reads the hidden states of a composed model"

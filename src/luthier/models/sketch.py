@@ -29,6 +29,7 @@ from luthier.models import load as opening
 from luthier.models.attention import PACKED, PACKED_AS_ON_GPU, register
 from luthier.models.compose import Towers, is_bare
 from luthier.models.dual import DualBackbone, contents
+from luthier.models.images import image_tower
 from luthier.models.locate import WEIGHTS_ONLY
 from luthier.models.locate import locate as locate_files
 from luthier.models.miniature import TEXT, built, miniature
@@ -141,6 +142,9 @@ def load(
     letters = told.pop("letters", None)
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
+        if (tower := image_tower(found, needs)) is not None:
+            tower.update(told)
+            found = tower
         auto = opening.auto_class(needs, found)
         with unset_fake_temporarily():
             reading = opening.read_by(path, found, needs, letters, **where)
@@ -148,7 +152,7 @@ def load(
             readers = readers.sounds if isinstance(readers, Recordings) else readers
             readers.processor = Unsketched(readers.processor)
         told |= reading.more
-        read = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **told)
+        read = tower or transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **told)
         with fake, no_init_weights():
             model = drawn(auto, read, dtype)
     except (OSError, ValueError) as error:

@@ -174,7 +174,7 @@ class Recipe(Options):
     batch_norm: Literal["auto", "batch", "frozen"] = Field(
         "auto",
         description="the statistics that batch normalisation takes in training: each batch's own, or the checkpoint's; "
-        "auto: each batch's own under `full`, where a step is computed in one go",
+        "auto: each batch's own under `full`, where a step is computed in one go, or one in each of several processes",
     )
     gradient_checkpointing: bool = Field(False, description="less memory, more time, the same result")
 
