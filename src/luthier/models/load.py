@@ -11,9 +11,9 @@ from luthier.types import Finding, Refused
 
 def load(
     name: str, path: str, needs: str, *, revision: str | None = None, config: dict[str, Any] | None = None,
-    dtype: str = "float32", seed: int = 0, init: str = "pretrained", **load_kwargs: Any,
+    dtype: str = "float32", seed: int = 0, init: str = "pretrained", image_backend: str = "auto", **load_kwargs: Any,
 ) -> Any:  # fmt: skip
-    """A Backbone with the head that ``needs`` asks for (see ``auto_class``).
+    """A Backbone with the head that ``needs`` asks for (see ``auto_class``), its pictures read by ``image_backend``.
 
     With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read; of a composed
     model, those that it was made without. ``letters`` in ``config`` are those that a model without letters of its own
@@ -41,7 +41,7 @@ def load(
             found, config = tower, {"config": tower}
         auto = auto_class(needs, found)
         letters = config.pop("letters", None)
-        reading = read_by(path, found, needs, letters, **where)
+        reading = read_by(path, found, needs, letters, image_backend, **where)
         config |= reading.more
         given = {
             "dtype": getattr(torch, dtype),
@@ -80,7 +80,9 @@ class Reading:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def read_by(path: str, config: Any, needs: str, letters: Any = None, **where: Any) -> Reading:
+def read_by(
+    path: str, config: Any, needs: str, letters: Any = None, image_backend: str = "auto", **where: Any
+) -> Reading:  # fmt: skip
     """Raises Refused, OSError and ValueError where it can't be opened."""
     from luthier.models.ears import ears, hears
     from luthier.models.towers import describes
@@ -88,7 +90,7 @@ def read_by(path: str, config: Any, needs: str, letters: Any = None, **where: An
     if hears(config):
         tokenizer, sounds, more = ears(path, needs, letters, **where)
         return Reading(tokenizer, sounds=sounds, more=more)
-    tokenizer, pictures = readers(path, config, needs, **where)
+    tokenizer, pictures = readers(path, config, needs, image_backend, **where)
     return Reading(tokenizer, pictures, apart=needs == "token_logits" and describes(config))
 
 
@@ -146,7 +148,7 @@ def _read(auto: Any, path: str, seed: int, given: dict[str, Any]) -> tuple[Any, 
     return model, info
 
 
-def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]:
+def readers(path: str, config: Any, needs: str, image_backend: str = "auto", **where: Any) -> tuple[Any, Any]:
     """What turns rows into numbers: the tokenizer, and ``Pictures`` of a model that reads them."""
     import transformers
 
@@ -154,6 +156,7 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     from luthier.models.ears import open_sounds
     from luthier.models.images import NoText, reads_pictures_alone
     from luthier.models.pictures import Pictures
+    from luthier.models.pixels import open_pixels
     from luthier.models.processors import open_processor
     from luthier.models.recordings import Recordings
     from luthier.models.towers import describes, writes_of_pictures
@@ -172,8 +175,8 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
         what, mend = "pictures are read with Pillow, which is not installed", 'pip install "luthier[image]"'
         raise Refused(Finding("data.needs-extra", "model.name", what, mend))
     if shown:
-        return tokenizer, open_processor(path, tokenizer, config, **where)
-    return tokenizer, Pictures(transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **where))
+        return tokenizer, open_processor(path, tokenizer, config, image_backend, **where)
+    return tokenizer, Pictures(open_pixels(path, image_backend, **where))
 
 
 def _renamed_trunk(model: Any, info: dict[str, Any]) -> dict[str, str]:
