@@ -19,7 +19,7 @@ from luthier.models.load import load
 B = TypeVar("B", bound=Backbone)
 
 APART = ("vit-gpt2", "vit-bert")
-LEADING = ("blip-2",)
+LEADING = ("blip-2", "blip-2-t5", "instructblip", "instructblip-t5")
 PREFIX = ("paligemma",)
 FILMS = ("smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 NAMES = {"smolvlm": "SmolVLM", "qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
@@ -44,7 +44,7 @@ def save(kind: str, folder: Path, *, seed: int = 0) -> str:
     if kind in APART:
         return _save_apart(kind, folder, seed)
     if kind in LEADING:
-        return save_leading(folder, seed)
+        return _save_leading(kind, folder, seed)
     mark, added = _marks(kind)
     words = tiny.tokenizer(encoder=False)
     words.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
@@ -98,18 +98,24 @@ def _save_apart(kind: str, folder: Path, seed: int) -> str:
     return str(folder)
 
 
-def save_leading(folder: Path, seed: int, text: str = "llama") -> str:
-    side = {"height": tiny.SIDE, "width": tiny.SIDE}
-    reader: Any = t.Blip2Processor(t.BlipImageProcessor(size=side), tiny.tokenizer(encoder=False), num_query_tokens=4)
-    words = reader.tokenizer
-    words.chat_template, words.model_max_length = None, 512
-    seen = TOWER | {"image_size": tiny.SIDE, "patch_size": 8}
-    config = t.Blip2Config(
-        vision_config=seen, qformer_config=TOWER | {"encoder_hidden_size": tiny.WIDTH}, num_query_tokens=4,
+def _save_leading(kind: str, folder: Path, seed: int) -> str:
+    """A ViT, a Q-Former (which of InstructBLIP reads the question by a tokenizer of its own) and a Llama or a T5."""
+    text, asked = "t5" if kind.endswith("t5") else "llama", kind.startswith("instructblip")
+    pictures = t.BlipImageProcessor(size={"height": tiny.SIDE, "width": tiny.SIDE})
+    words = tiny.tokenizer(encoder=False, closes=text == "t5")
+    questions = [tiny.tokenizer(encoder=True)] if asked else []
+    whole: Any = t.InstructBlipProcessor if asked else t.Blip2Processor
+    reader = whole(pictures, words, *questions, num_query_tokens=4)
+    reader.tokenizer.chat_template, reader.tokenizer.model_max_length = None, 512
+    former = TOWER | {"encoder_hidden_size": tiny.WIDTH, "max_position_embeddings": 24}
+    config: Any = t.InstructBlipConfig if asked else t.Blip2Config
+    told = config(
+        vision_config=TOWER | {"image_size": tiny.SIDE, "patch_size": 8}, num_query_tokens=4,
+        qformer_config=former | ({"vocab_size": len(questions[0])} if questions else {}),
         text_config=tiny.config(text, vocab_size=len(words)).to_dict(),
         image_token_index=words.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
-    drawn(config, seed).save_pretrained(folder)
+    drawn(told, seed).save_pretrained(folder)
     reader.save_pretrained(folder)
     return str(folder)
 

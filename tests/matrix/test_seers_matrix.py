@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import toys
 from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
-from seers import CELLS, METHODS, refusal
+from seers import CELLS, LORA, METHODS, refusal
 
 import families
 import luthier
@@ -23,6 +23,8 @@ DEFAULT = {
     ("qwen3_vl", "caption", "full"), ("paligemma", "vqa", "full"), ("paligemma", "chat", "lora"),
     ("vit-gpt2", "caption", "lora"), ("vit-gpt2", "vqa", "full"),
     ("vit-bert", "chat", "full"), ("blip-2", "vqa", "vision lora, text lora"), ("blip-2", "chat", "lora"),
+    ("blip-2-t5", "vqa", "lora"), ("instructblip", "vqa", "full"),
+    ("instructblip-t5", "vqa", "vision frozen, text full"), ("blip-2-t5", "chat", "full"),
 }  # fmt: skip
 
 
@@ -87,6 +89,20 @@ def test_a_refused_cell(kind: str, task: str, method: str, models: Any, folder: 
     assert_refused(recipe(models(kind), task, method, folder, tmp_path), refusal(kind, task, method))
 
 
+@pytest.mark.parametrize("method", [
+    {"vision": "frozen", "projector": {"full": {}, "learning_rate": 3e-3}, "decoder": LORA},
+    pytest.param(
+        {"encoder": LORA, "decoder": LORA, "vision": "frozen", "projector": "frozen"}, marks=pytest.mark.slow
+    ),
+])  # fmt: skip
+def test_both_stacks_of_one_with_an_encoder_inside(method: Any, models: Any, folder: Path, tmp_path: Path) -> None:
+    """Roles of their own: what is frozen stays as it came, and all else that was chosen moves."""
+    keys = recipe(models("instructblip-t5"), "vqa", "lora", folder, tmp_path) | {"method": method}
+    run = luthier.tune(**{key: value for key, value in keys.items() if key not in LORA})
+    assert_loss_fell(run)
+    assert_judged_the_same(run, keys["data"]["eval"], fresh=False)
+
+
 @pytest.mark.parametrize("kind", [*families.FILMS, *families.PREFIX, *families.LEADING])
 def test_pictures_stand_whole_and_are_never_learned(kind: str, models: Any, folder: Path, tmp_path: Path) -> None:
     """As many of its tokens as its own processor writes for them; where there is no room for them it is told."""
@@ -105,7 +121,8 @@ def test_pictures_stand_whole_and_are_never_learned(kind: str, models: Any, fold
         (wanted,) = (list(ids).count(backbone.image_id) for ids in made["input_ids"])
         at = [place for place, token in enumerate(row["input_ids"]) if token == backbone.image_id]
         assert len(at) == wanted > 0
-        assert not any(row["supervised"][place] for place in at)
+        assert not any(row["supervised"][place] for place in at if "supervised" in row)
+        assert backbone.image_id not in row.get("target_ids", [])
     taken = max(len(row["input_ids"]) for row in prepared.train.rows)
     long = [{"image": str(folder / "images/0.png"), "question": "the cat " * 40, "answer": "red"}]
     keys["data"] = tiny.write_jsonl(tmp_path / "long.jsonl", long * 4)

@@ -101,7 +101,8 @@ def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
     from luthier.models.dual import DualBackbone
     from luthier.models.hearing import HearingBackbone
     from luthier.models.images import ImageBackbone, NoText
-    from luthier.models.leading import LeadingBackbone, LeadingPictures
+    from luthier.models.leading import LeadingBackbone, LeadingPictures, SourcePictures
+    from luthier.models.leading_source import LeadingSourceBackbone
     from luthier.models.multimodal import MultimodalBackbone
     from luthier.models.prefix_lm import PrefixBackbone, PrefixPictures
     from luthier.models.processed import ProcessedPictures
@@ -117,6 +118,7 @@ def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
         return DescribingBackbone, {"pictures": reading.pictures}
     if isinstance(reading.pictures, ProcessedPictures):
         kinds = {PrefixPictures: PrefixBackbone, LeadingPictures: LeadingBackbone}
+        kinds |= {SourcePictures: LeadingSourceBackbone}
         return kinds.get(type(reading.pictures), VisionLanguageBackbone), {"pictures": reading.pictures}
     reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
     reads = ImageBackbone if isinstance(reading.tokenizer, NoText) else reads_both
