@@ -21,7 +21,7 @@ STEPS = 24
 DEFAULT = {
     ("smolvlm", "chat", "full"), ("qwen2_vl", "vqa", "vision lora, text lora"),
     ("qwen3_vl", "caption", "full"), ("paligemma", "vqa", "full"), ("paligemma", "chat", "lora"),
-    ("vit-gpt2", "caption", "lora"), ("vit-gpt2", "vqa", "full"),
+    ("vit-gpt2", "caption", "lora"), ("vit-gpt2", "vqa", "full"), ("donut", "vqa", "lora"),
     ("vit-bert", "chat", "full"), ("blip-2", "vqa", "vision lora, text lora"), ("blip-2", "chat", "lora"),
     ("blip-2-t5", "vqa", "lora"), ("instructblip", "vqa", "full"),
     ("instructblip-t5", "vqa", "vision frozen, text full"), ("blip-2-t5", "chat", "full"),
@@ -66,11 +66,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def recipe(model: str, task: str, method: str, folder: Path, out: Path) -> dict[str, Any]:
+    tags = families.DONUT if task == "vqa" and "donut" in Path(model).name else {}
     return {
         "task": task, "model": model, "steps": STEPS, "batch_size": 33, "eval_every": STEPS, "final": "last",
         "data": {side: str(folder / f"{task}-{side}.jsonl") for side in ("train", "eval")}, "out": str(out),
         "schedule": "constant", "warmup": 0, **METHODS[method],
-        **({} if task == "chat" else {task: {"max_new_tokens": 4}}),
+        **({} if task == "chat" else {task: {"max_new_tokens": 4} | tags}),
     }  # fmt: skip
 
 
