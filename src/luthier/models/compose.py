@@ -25,6 +25,7 @@ from luthier.models.ears import hears, open_sounds
 from luthier.models.frames import still
 from luthier.models.modes import evaluating
 from luthier.models.pictures import Pictures
+from luthier.models.pixels import open_pixels
 from luthier.models.writer import ComposedForCausalLM
 from luthier.types import Finding, Refused
 
@@ -154,7 +155,7 @@ def _image_tower(path: str, towers: Towers) -> tuple[nn.Module, Any, Any]:
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     model = towers.opened(path, transformers.AutoModel, config)
-    processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+    processor = open_pixels(path)
     return (model.vision_model if hasattr(config, "vision_config") else model), processor, Pictures(processor).blank
 
 

@@ -130,7 +130,7 @@ def locate(name: str, base: Path) -> tuple[str, list[Finding]]:
 
 def load(
     name: str, path: str, needs: str, *, fake: FakeTensorMode, on_gpu: bool = False, revision: str | None = None,
-    config: dict[str, Any] | None = None, dtype: str = "float32", seed: int = 0, **_: Any,
+    config: dict[str, Any] | None = None, dtype: str = "float32", seed: int = 0, image_backend: str = "auto", **_: Any,
 ) -> Any:  # fmt: skip
     """A Backbone of fake tensors with the head that ``needs`` asks for. Raises Refused where config, tokenizer or
     processor can't be read."""
@@ -147,7 +147,7 @@ def load(
             found = tower
         auto = opening.auto_class(needs, found)
         with unset_fake_temporarily():
-            reading = opening.read_by(path, found, needs, letters, **where)
+            reading = opening.read_by(path, found, needs, letters, image_backend, **where)
         for readers in filter(None, (reading.pictures, reading.sounds)):
             readers = readers.sounds if isinstance(readers, Recordings) else readers
             readers.processor = Unsketched(readers.processor)

@@ -57,8 +57,9 @@ class ResolvedRecipe:
             values.pop("samples")
         if self.recipe.augment == AugmentSection():
             values.pop("augment")
-        if self.recipe.batch_norm == "auto":  # nothing asks for it
-            values.pop("batch_norm")
+        for key in ("batch_norm", "image_backend"):
+            if values[key] == "auto":  # nothing asks for it
+                values.pop(key)
         for name, options in self._sections():
             dumped = options.model_dump()
             if dumped:

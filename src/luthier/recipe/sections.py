@@ -171,6 +171,9 @@ class Recipe(Options):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of the computation; what trains is fp32")
     matmul: Literal["auto", "default", "onednn"] = Field("auto", description="the library of matrix products on a CPU")
+    image_backend: Literal["auto", "pil", "torchvision"] = Field(
+        "auto", description="what makes pixels of pictures: Pillow or torchvision; auto: torchvision where it is"
+    )
     batch_norm: Literal["auto", "batch", "frozen"] = Field(
         "auto",
         description="the statistics that batch normalisation takes in training: each batch's own, or the checkpoint's; "

@@ -22,7 +22,6 @@ class Options(PictureOptions):
 
 class Task(FromPicture):
     formats = ("image-question-answer",)
-    asks = True
     columns = ("question", "text", "sentence")
 
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
