@@ -17,7 +17,7 @@ demo: $(READY)
 	@echo '  $(BIN)/luthier predict runs/classify-minilm-lora "I would go again tomorrow."'
 
 test: $(READY) lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow
