@@ -16,8 +16,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from forks import forks
 from typed import environment
+
+from forks import forks
 
 COMMAND = "import sys\nfrom luthier.cli.main import main\nmain(sys.argv[1:])"
 HANDS_OVER = """#!{python} -IS

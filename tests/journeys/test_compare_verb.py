@@ -43,7 +43,7 @@ def compared(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Model) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The command in a process of its own: two seeds of one method, another that this model refuses; no eval file, so rows are split."""
+    """Two seeds of one method, another that this model refuses; no eval file, so rows are split."""
     folder = tmp_path_factory.mktemp("compare")
     recipe(folder, tiny_folder("bert"))
     methods = "freeze,freeze(last=9)"
