@@ -79,6 +79,12 @@ class Run:
         """Answers for inputs: strings, rows, or (for chat) lists of messages."""
         return self.predictor.answers(list(inputs), **options)
 
+    def typed(self, lines: Sequence[str]) -> list[Any]:
+        """Inputs as they are typed: texts, or rows as JSON objects."""
+        from luthier.runs.typed import typed_inputs
+
+        return typed_inputs(lines, self.predictor.task.formats)
+
     def evaluate(self, data: str | Sequence[str]) -> dict[str, Any]:
         """The task's metrics with 95 % intervals on files of labelled rows. Raises Refused for bad rows."""
         from luthier.data.encode import encode
