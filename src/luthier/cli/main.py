@@ -63,11 +63,7 @@ def _of_a_run(verbs: Any) -> None:
     """Verbs that take a finished run's folder."""
     verb = verbs.add_parser("predict", help="answer inputs with a finished run")
     verb.add_argument("run", help="a run folder")
-    verb.add_argument(
-        "inputs",
-        nargs="*",
-        help="texts, pictures, sounds, or rows as JSON; default: lines of standard input",
-    )
+    verb.add_argument("inputs", nargs="*", help="texts, files or rows as JSON; default: lines of standard input")
     verb.add_argument("--data", help="a file of rows to answer instead (JSONL, CSV, ...)")
     verb.add_argument("--max-new-tokens", type=int, help="for tasks that write text")
     _json(verb)
