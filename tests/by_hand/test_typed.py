@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,12 @@ import pytest
 
 import luthier
 import tiny
+from luthier.data.formats import read_examples
 from luthier.data.pictures import BadPicture, decode, missing
 from luthier.runs.gallery import _captions
-from luthier.runs.typed import typed_inputs
+from luthier.runs.typed import rows_to_answer, typed_inputs
+from luthier.tasks.pictures import given_pictures
+from luthier.types import Refused
 
 
 def test_a_row_is_told_from_a_text_by_its_columns() -> None:
@@ -68,3 +72,32 @@ def test_a_batch_of_one_pair_has_nothing_to_be_told_from(tmp_path: Path) -> None
     for size, told in ((1, ["batch_size"]), (2, [])):
         findings, _ = luthier.check(task="match", model=model, data=data, method="lora", batch_size=size)
         assert [one.where for one in findings if one.severity == "error"] == told
+
+
+def test_rows_of_a_file_name_pictures_beside_it(tmp_path: Path) -> None:
+    for name in ("beside.png", "in.png"):
+        tiny.save_picture(tmp_path / ("some" if name == "in.png" else "rows") / name, "red")
+    part = {"type": "image", "image": "beside.png"}
+    given = [
+        {"pic": "beside.png", "text": "beside.png"}, {"images": ["in.png", "none.png"]},
+        {"messages": [{"role": "user", "content": [part]}]}, {"image": {"bytes": None, "path": "in.png"}},
+    ]  # fmt: skip
+    path = tiny.write_jsonl(tmp_path / "rows/asked.jsonl", given)
+    beside, elsewhere = str(tmp_path / "rows/beside.png"), str(tmp_path / "some/in.png")
+    first, second, turns, held = rows_to_answer(path, {"image": "pic"}, [tmp_path / "some"])
+    assert first == {"pic": "beside.png", "text": "beside.png", "image": beside}
+    assert second == {"images": [elsewhere, "none.png"]}
+    assert turns["messages"][0]["content"] == [part | {"image": beside}]
+    assert given_pictures([held["image"], {"bytes": b"x", "path": "y"}]) == [Path(elsewhere), b"x"]
+
+
+def test_questions_without_answers_are_answered_and_not_learned_from(tmp_path: Path) -> None:
+    path = tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json"
+    asked = {"image_id": 9, "question": "What is it?", "question_id": 90}
+    path.write_text(json.dumps({"data_subtype": "test2015", "questions": [asked]}), encoding="utf-8")
+    (row,) = rows_to_answer(str(path), {}, [])
+    assert (row["question"], row["image"]) == ("What is it?", "COCO_test2015_000000000009.jpg")
+    read = read_examples(str(path), base=tmp_path, prefer=["image-question-answer"])
+    assert (read.examples, [one.code for one in read.findings]) == ([], ["data.missing"])
+    with pytest.raises(Refused):
+        rows_to_answer(str(tmp_path / "nowhere.jsonl"), {}, [])

@@ -11,7 +11,11 @@ from luthier.types import Finding, Refused
 
 def say(value: Any) -> None:
     """JSON on standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=_told))
+
+
+def _told(value: Any) -> str:
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
 
 
 def given_value(option: str, text: str) -> Any:

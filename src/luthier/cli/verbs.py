@@ -116,16 +116,7 @@ def predict(given: argparse.Namespace) -> int:
     from luthier.runs.run import load
 
     run = load(given.run)
-    inputs: list[Any] = given.inputs
-    if given.data:
-        from luthier.data.read import read_rows
-
-        rows, findings = read_rows(given.data, base=Path.cwd())
-        if findings:
-            raise Refused(*findings)
-        inputs = [row for _, row in rows]
-    else:
-        inputs = run.typed(inputs or given_lines())
+    inputs = run.rows(given.data, given.images) if given.data else run.typed(given.inputs or given_lines())
     options = {"max_new_tokens": given.max_new_tokens} if given.max_new_tokens else {}
     answers = run.predict(inputs, **options)
     if given.json:
@@ -150,7 +141,7 @@ def evaluate(given: argparse.Namespace) -> int:
     run = load(given.run, given.set)
     if given.lm_eval:
         return _harness(given, run, options)
-    found = run.evaluate(given.data)
+    found = run.evaluate(given.data, given.images)
     if given.json:
         say(found)
         return 0

@@ -86,8 +86,8 @@ class DataSection(Options):
     )
     format: str | None = Field(None, description="messages, sharegpt, alpaca, ...; default: recognised")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: the file's column")
-    images: str | None = Field(
-        None, description="the folder of pictures that do not lie beside the file that names them"
+    images: str | list[str] | None = Field(
+        None, description="the folder, or folders, of pictures that do not lie beside the file that names them"
     )
     index: str | None = Field(
         None, description="a folder that `luthier index` made: what it finds for a row's question is the row's context"
