@@ -41,7 +41,7 @@ REASONS = {
     "method.unsupported": "PEFT has no such layer for a convolution, or (OFT) one that merges into another. "
     "Nearest: `lora`, `lora: dora`, `lora: adalora`, `ia3`.",
     "model.processor": "The model reads one prompt and writes one answer. Nearest: `vqa`.",
-    "method.no-role": "An encoder-decoder inside has no `text`: its stacks are `encoder` and `decoder`. Nearest: these.",
+    "method.no-role": "An encoder-decoder inside has `encoder` and `decoder`, and no `text`. Nearest: these.",
     "model.encoder-decoder": "It writes from a picture, and a conversation is one text. Nearest: `caption`.",
 }
 

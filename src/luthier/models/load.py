@@ -182,12 +182,7 @@ def readers(path: str, config: Any, needs: str, image_backend: str = "auto", **w
         if needs == "sequence_logits":
             pictures.check_scores()
         return tokenizer, pictures
-    processor = open_pixels(path, image_backend, **where)
-    if "spatial_shapes" in processor.model_input_names:
-        what = f"{type(processor).__name__} makes patches of pictures of any shape, and not pictures of one size"
-        mend = "choose a model of one size, such as SigLIP 2 without NaFlex (`siglip2-base-patch16-224`)"
-        raise Refused(Finding("model.processor", "model.name", what, mend))
-    return tokenizer, Pictures(processor)
+    return tokenizer, Pictures(open_pixels(path, image_backend, **where))
 
 
 def _renamed_trunk(model: Any, info: dict[str, Any]) -> dict[str, str]:
