@@ -209,7 +209,7 @@ def test_pretrained_readers_of_pictures_answer_and_describe(kind: str, folder: P
         keys = recipe(f"projection {task}", "full", {}, folder, tmp_path) | {"model": model}
         run = luthier.tune(**keys)
         assert_loss_fell(run, to=0.5)
-    two = {"image": [str(folder / f"images/{i}.png") for i in (0, 1)], "prompt": "the"}
+    two = {"image": [str(folder / f"images/{i}.png") for i in (0, 1)], "question": "the"}
     assert run.predict([two])[0]["text"]
     with pytest.raises(Refused) as refused:
         run.predict([two], num_beams=2)
