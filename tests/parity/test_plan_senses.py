@@ -27,6 +27,7 @@ CASES: list[tuple[Any, str, Any, bool]] = [
     ("resnet", "classify", "lora", True),
     ("clip", "match", "full", True),
     ("clip", "classify", "lora", True),
+    ("vit", "classify", "prompt", True),
     ("siglip", "classify", "features", False),
     ("siglip", "match", "lora", True),
     ("vit + bert: concatenation", "classify", "lora", True),
