@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.data.transcripts import apart, is_transcript, read_transcript
 from luthier.data.turns import SHAREGPT_ROLES, check_order
 from luthier.types import Example, Message

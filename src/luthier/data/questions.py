@@ -14,13 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from luthier.data.captions import Bad, Numbered, objects
+from luthier.data.reading import Reading, Row
 from luthier.types import Finding
-
-if TYPE_CHECKING:
-    from luthier.data.files import Reading, Row
 
 KEPT = ("question_id", "answers", "multiple_choice_answer", "answer_type")
 ANSWERS = ("answers", "answer", "multiple_choice_answer", "label")

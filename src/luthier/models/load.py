@@ -22,16 +22,17 @@ def load(
     import torch
     import transformers
 
-    from luthier.models import composed
     from luthier.models.attention import register
     from luthier.models.backbone import OWN_HEADS
+    from luthier.models.composed import ComposedConfig
     from luthier.models.fingerprint import fingerprint
     from luthier.models.images import image_tower
+    from luthier.models.registered import register_composed
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     register()
-    composed.register()
+    register_composed()
     where = {"revision": revision} if revision else {}
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
@@ -52,7 +53,7 @@ def load(
             **config,
             **load_kwargs,
         }
-        if init == "random" and not isinstance(found, composed.ComposedConfig):
+        if init == "random" and not isinstance(found, ComposedConfig):
             told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **config)
             model, info = _drawn(auto, told, getattr(torch, dtype), seed)
         else:

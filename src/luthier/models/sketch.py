@@ -24,7 +24,6 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 from transformers.initialization import no_init_weights
 
-from luthier.models import composed
 from luthier.models import load as opening
 from luthier.models.attention import PACKED, PACKED_AS_ON_GPU, register
 from luthier.models.compose import Towers, is_bare
@@ -35,6 +34,7 @@ from luthier.models.locate import locate as locate_files
 from luthier.models.miniature import TEXT, built, miniature
 from luthier.models.multimodal import MultimodalBackbone, text_key
 from luthier.models.recordings import Recordings
+from luthier.models.registered import register_composed
 from luthier.types import Batch, Features, Finding, Refused
 
 
@@ -135,7 +135,7 @@ def load(
     processor can't be read."""
     transformers.logging.set_verbosity_error()
     register()
-    composed.register()
+    register_composed()
     where = {"revision": revision} if revision else {}
     told = dict(config or {})
     letters = told.pop("letters", None)

@@ -21,18 +21,6 @@ def is_encoder_decoder(model: PreTrainedModel) -> bool:
     return bool(model.config.is_encoder_decoder) and model.get_decoder() is not model
 
 
-def trunk_name(model: PreTrainedModel) -> str:
-    """The module that gives hidden states, "" where the model is nothing else: under the family's name for it, or an
-    encoder, or one tower of a model of two, that stands beside a head alone."""
-    children = dict(model.named_children())
-    if model.base_model_prefix in children:
-        return model.base_model_prefix
-    for alone, other in (("encoder", "decoder"), ("vision_model", "text_model")):
-        if isinstance(children.get(alone), PreTrainedModel) and other not in children:
-            return alone
-    return ""
-
-
 def stacks(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The stacks by the name of their role: both of an encoder-decoder, the towers of a composed model, of one that
     compares pictures with texts or of one that writes about pictures, else none."""

@@ -9,7 +9,7 @@ from typing import cast
 from transformers import PreTrainedModel
 
 from luthier.models.backbone import Backbone
-from luthier.models.stacks import trunk_name
+from luthier.models.blocks import trunk_name
 
 
 @dataclass(kw_only=True)

@@ -10,11 +10,11 @@ from transformers import AutoConfig, AutoTokenizer
 
 from luthier.evaluate.outputs import MICRO_TOKENS, Reader
 from luthier.methods.members import other_base
-from luthier.models import composed
 from luthier.models.backbone import Backbone
 from luthier.models.ears import hears, own_letters
 from luthier.models.load import load, unreadable
 from luthier.models.locate import locate, weight_findings
+from luthier.models.registered import register_composed
 from luthier.objectives import objective_class
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.composing import locate_model, open_base
@@ -94,7 +94,7 @@ def _began_with(resolved: ResolvedRecipe, base: dict[str, Any]) -> tuple[str, li
 
 def _saved(final: Path) -> Any:
     """The config of a final model."""
-    composed.register()
+    register_composed()
     try:
         return AutoConfig.from_pretrained(final, trust_remote_code=False)
     except (OSError, ValueError) as error:

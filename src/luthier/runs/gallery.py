@@ -25,10 +25,10 @@ from luthier.data.pictures import ENDINGS, BadPicture
 from luthier.data.read import READERS, suffix_of
 from luthier.engine.precision import choose_matmul
 from luthier.evaluate.outputs import MICRO_TOKENS, Reader
-from luthier.models import composed
 from luthier.models.dual import DualBackbone, compares
 from luthier.models.load import load
 from luthier.models.locate import locate
+from luthier.models.registered import register_composed
 from luthier.models.sounds import Clip
 from luthier.objectives import objective_class
 from luthier.objectives.image_text import Options
@@ -74,7 +74,7 @@ def is_matcher(model: str) -> bool:
     if run.is_file():
         return Run(model).info.get("needs") == "vectors"
     path, missing = locate(model, Path.cwd())
-    composed.register()
+    register_composed()
     try:
         return not missing and compares(AutoConfig.from_pretrained(path, trust_remote_code=False))
     except (OSError, ValueError):
