@@ -29,8 +29,7 @@ DEFAULT = {
     ("convnext", "adapter: parallel"), ("vit", "prompt"), ("projection", "lora"), ("projection", "prompt"),
     ("concatenation", "adapter: houlsby"), ("cross_attention", "freeze: head"), ("cross_attention", "lora: dora"),
     ("projection", "features: logistic"), ("concatenation", "full"), ("projection", "prompt + lora"),
-    ("modulation", "lora"), ("clip", "lora"), ("clip", "full"), ("clip", "adapter: houlsby"), ("siglip", "prefix"),
-    ("siglip", "features: logistic"), ("siglip", "prompt"),
+    ("modulation", "lora"), ("clip", "lora"), ("clip", "full"), ("siglip", "prefix"), ("siglip", "prompt"),
 }  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def test_virtual_tokens_among_patches_are_those_of_the_paper(kind: str, pictures
 def test_virtual_tokens_are_refused_where_blocks_read_windows(kind: str, tmp_path: Path) -> None:
     backbone = load(kind, tiny.save_image_model(kind, tmp_path), "sequence_logits", config=LABELS)
     method = METHODS.load("prompt")
-    with pytest.raises(Refused, match="attend to all places"):
+    with pytest.raises(Refused, match="do not attend to all places"):
         method.adapt(backbone, method.Options())
     batch = Batch({"pixel_values": backbone.pictures.blank}, [0])
     assert torch.isfinite(backbone.hidden(batch)).all(), "it is left as it was"

@@ -30,6 +30,7 @@ CASES: list[tuple[Any, str, Any, bool]] = [
     ("vit", "classify", "prompt", True),
     ("siglip", "classify", "features", False),
     ("siglip", "match", "lora", True),
+    ("clip", "match", {"text": "prompt", "vision": "frozen"}, False),
     ("vit + bert: concatenation", "classify", "lora", True),
     ("vit + bert: cross_attention", "classify", "full", False),
     ("resnet + bert: concatenation", "classify", FROZEN, False),

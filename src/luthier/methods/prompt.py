@@ -81,12 +81,14 @@ class SoftPrompt(nn.Module):
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
-    if isinstance(backbone, ImageBackbone):
-        return _among_patches(backbone, options)
+    if _in_tower(backbone):
+        return _among_others(backbone, options)
     if not backbone.reads_text or backbone.needs == "vectors":
         what = "this model hears, and has no embeddings of tokens that virtual ones could stand before"
         if backbone.reads_text:
-            what = "this model reads pictures and texts apart: virtual tokens would stand before the texts alone"
+            what = "this model reads pictures and texts apart, and virtual tokens stand in one of its towers"
+            mend = "name it: `method: {text: prompt, vision: frozen}`, or `{vision: prompt, text: frozen}`"
+            raise Refused(Finding("method.no-target", "method", what, mend))
         raise Refused(Finding("method.no-target", "method", what, "use `lora`, or `adapter` where it has attention"))
     if backbone.prompt_problem:
         raise Refused(Finding("method.no-target", "method", backbone.prompt_problem, "use `prefix`, or `lora`"))
@@ -115,11 +117,17 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
     return Adaptation("prompt", added | head, save, base=backbone.without_prompt)
 
 
-def _among_patches(backbone: ImageBackbone, options: Options) -> Adaptation:
-    """Of a model that reads pictures alone."""
+def _in_tower(backbone: Backbone) -> bool:
+    """Whether virtual tokens stand in the blocks of a tower: of pictures, or of a model that compares two."""
+    sees = backbone.role == "vision" and backbone.pictures is not None
+    return isinstance(backbone, ImageBackbone) or sees or (backbone.needs == "vectors" and backbone.role == "text")
+
+
+def _among_others(backbone: Backbone, options: Options) -> Adaptation:
+    """Those of a tower's blocks: patches, or the tokens of a text that is compared."""
     _agree(options)
     if options.init in ("vocabulary", "text"):
-        what = f"`init: {options.init}` begins at embeddings of tokens, and {backbone.name} reads pictures alone"
+        what = f"`init: {options.init}` begins at embeddings of tokens, and these stand in the blocks of a tower"
         raise Refused(Finding("recipe.combination", "prompt.init", what, "use `init: random`"))
     states_LD = states_before_blocks(backbone).float()
     count, width = options.num_virtual_tokens, states_LD.shape[1]
@@ -141,8 +149,8 @@ def attach(backbone: Backbone, folder: Path) -> None:
     """Put a saved soft prompt before the rows of its base model."""
     config, tensors = read_adapter(folder)
     embeddings_PD = tensors.pop(TENSOR, torch.empty(0))
-    alone = isinstance(backbone, ImageBackbone)
-    width = states_before_blocks(backbone).shape[1] if alone else backbone.embedding.embedding_dim
+    inside = _in_tower(backbone)
+    width = states_before_blocks(backbone).shape[1] if inside else backbone.embedding.embedding_dim
     if embeddings_PD.shape[1:] != (width,):
         what = f"`{TENSOR}` has the shape {tuple(embeddings_PD.shape)}, and this model's embeddings are {width} wide"
         raise Refused(Finding("adapter.mismatch", str(folder), what, "use the base model that it was trained on"))
@@ -155,11 +163,13 @@ def attach(backbone: Backbone, folder: Path) -> None:
 def _lay(backbone: Backbone, prompt: SoftPrompt) -> dict[str, nn.Parameter]:
     """Inside the trunk, whose hidden states it changes. Returns its parameters by name."""
     known = {id(parameter) for parameter in backbone.model.parameters()}
-    if isinstance(backbone, ImageBackbone):
+    within: nn.Module = backbone.trunk
+    if _in_tower(backbone):
         insert(backbone, prompt)
+        within = backbone.model.get_submodule(backbone.roles[backbone.role].names[0]) if backbone.role else within
     else:
         backbone.soft_prompt, backbone.prompt_length = prompt, len(prompt.embedding)
-    backbone.trunk.add_module("soft_prompt", prompt)
+    within.add_module("soft_prompt", prompt)
     return {name: p for name, p in backbone.model.named_parameters() if id(p) not in known}
 
 
