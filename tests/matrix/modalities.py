@@ -41,7 +41,7 @@ REASONS = {
     "method.unsupported": "PEFT has no such layer for a convolution, or (OFT) one that merges into another. "
     "Nearest: `lora`, `lora: dora`, `lora: adalora`, `ia3`.",
     "model.processor": "The model reads one prompt and writes one answer. Nearest: `vqa`.",
-    "model.no-text": "Its decoder reads a picture, and no question. Nearest: `caption`.",
+    "method.no-role": "An encoder-decoder inside has `encoder` and `decoder`, and no `text`. Nearest: these.",
     "model.encoder-decoder": "It writes from a picture, and a conversation is one text. Nearest: `caption`.",
 }
 
@@ -118,6 +118,52 @@ CHAT = Table(
     _talked,
 )  # test_shown_chat_matrix.py
 
+JUDGED_BY = (
+    "full", "freeze: head", "freeze: last 1", "features: logistic", "lora", "lora: dora", "lora: pissa", "ia3",
+    "adapter: houlsby", "prompt", "prefix", "lora + norms", "lora + adapter",
+)  # fmt: skip
+LOSSES = ("dpo", "ipo", "simpo", "orpo", "cpo", "kto")
+ANSWERED = (*tiny.VISION_LANGUAGE, "smolvlm", "qwen2_5_vl")
+
+
+def _preferred(model: str, method: str) -> str | None:
+    family = method.partition(":")[0]
+    if model in seers.ONE_ANSWER:
+        return "model.encoder-decoder" if model == "vit-gpt2" else "model.processor"
+    if model == "qwen2_5_vl" and "prompt" in method:
+        return "method.no-target"  # it tells pictures by ids
+    return _talked(model, method) if family != "features" else "method.combination"
+
+
+PREFER = Table(
+    "prefer: answers about pictures, by DPO",
+    {fuse: f"ViT + Llama, {CALLED[fuse]}" for fuse in WRITES}
+    | {kind: seers.SHOWN[kind] for kind in (*ANSWERED, *seers.ONE_ANSWER)},
+    _preferred,
+    JUDGED_BY,
+)  # test_shown_preferences_matrix.py
+
+
+def _scored(model: str, method: str) -> str | None:
+    if method == "freeze: head":
+        return _preferred(model, method) if model in seers.ONE_ANSWER else None  # its head is new, and its own
+    return _preferred(model, method)
+
+
+REWARD = Table(
+    "reward: answers about pictures",
+    {fuse: f"ViT + Llama, {CALLED[fuse]}" for fuse in WRITES}
+    | {kind: seers.SHOWN[kind] for kind in (*ANSWERED, *seers.ONE_ANSWER[:2])},
+    _scored,
+    JUDGED_BY,
+)  # test_shown_preferences_matrix.py
+BY_LOSS = Table(
+    "prefer: answers about pictures, LoRA, by objective",
+    {fuse: f"ViT + Llama, {CALLED[fuse]}" for fuse in WRITES} | {kind: seers.SHOWN[kind] for kind in ANSWERED},
+    lambda model, loss: None,
+    LOSSES,
+)  # test_shown_preferences_matrix.py
+
 FAMILIES = tuple(
     Table(
         f"{task}: pretrained models of both",
@@ -185,4 +231,4 @@ ACT = Table(
      "features: logistic"),
 )  # fmt: skip  # test_act_matrix.py
 
-TABLES = (PICTURES, MATCH, WRITERS, CHAT, *FAMILIES, *SOUNDS, JOINED, ACT)
+TABLES = (PICTURES, MATCH, WRITERS, CHAT, PREFER, BY_LOSS, REWARD, *FAMILIES, *SOUNDS, JOINED, ACT)

@@ -64,7 +64,6 @@ def with_answers(target: Path, reading: Reading, read: Callable[[IO[bytes], Read
     if beside is None:
         what = f"these are questions without answers, and none of {', '.join(sorted(names)) or 'their files'} is there"
         reading.findings.append(Finding("data.missing", reading.file, what, "put the file of answers beside it"))
-        reading.rows.clear()
         return
     told = replace(reading, file=str(Path(reading.file).with_name(beside.name)), rows=[], findings=[], line=0)
     with beside.open("rb") as stream:

@@ -150,11 +150,12 @@ class ComposedModel(ComposedPreTrainedModel):
 
     def forward(
         self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, pixel_values: Tensor | None = None,
-        picture_rows: Tensor | None = None, picture_states: Tensor | None = None,
+        picture_rows: Tensor | None = None, picture_of: Tensor | None = None, picture_states: Tensor | None = None,
         picture_lengths: Tensor | None = None, text_states: Tensor | None = None, **inputs: Any,
     ) -> BaseModelOutput:  # fmt: skip
         """``pixel_values`` of all pictures in the order of the rows, or the hidden ``picture_states`` (I, P, D) that
-        were made of them before; ``picture_rows`` (I,) the row of each; of sounds ``picture_lengths`` (I,), how many
+        were made of them before; ``picture_rows`` (I,) the row of each; where some stand in several rows and are given
+        once, ``picture_of`` (I,) which of those given each is; of sounds ``picture_lengths`` (I,), how many
         hidden states are read, all where they are not given. ``text_states`` (K, L, E) are what the text
         tower made of the rows before, for a mechanism that reads no more of it than that."""
         embed = self.get_input_embeddings()
@@ -166,6 +167,9 @@ class ComposedModel(ComposedPreTrainedModel):
         inputs["inputs_embeds"] = inputs_embeds
         if picture_states is None and pixel_values is not None:
             picture_states, own_I = self.seen(pixel_values)
+            if picture_of is not None:
+                picture_states = picture_states[picture_of]
+                own_I = None if own_I is None else own_I[picture_of]
             picture_lengths = own_I if picture_lengths is None else picture_lengths
         if picture_states is None:
             shape = 0, self.config.picture_tokens, self.config.picture_width

@@ -11,9 +11,9 @@ from luthier.types import Finding, Refused
 
 def load(
     name: str, path: str, needs: str, *, revision: str | None = None, config: dict[str, Any] | None = None,
-    dtype: str = "float32", seed: int = 0, init: str = "pretrained", **load_kwargs: Any,
+    dtype: str = "float32", seed: int = 0, init: str = "pretrained", image_backend: str = "auto", **load_kwargs: Any,
 ) -> Any:  # fmt: skip
-    """A Backbone with the head that ``needs`` asks for (see ``auto_class``).
+    """A Backbone with the head that ``needs`` asks for (see ``auto_class``), its pictures read by ``image_backend``.
 
     With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read; of a composed
     model, those that it was made without. ``letters`` in ``config`` are those that a model without letters of its own
@@ -42,7 +42,7 @@ def load(
             found, config = tower, {"config": tower}
         auto = auto_class(needs, found)
         letters = config.pop("letters", None)
-        reading = read_by(path, found, needs, letters, **where)
+        reading = read_by(path, found, needs, letters, image_backend, **where)
         config |= reading.more
         given = {
             "dtype": getattr(torch, dtype),
@@ -81,7 +81,9 @@ class Reading:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def read_by(path: str, config: Any, needs: str, letters: Any = None, **where: Any) -> Reading:
+def read_by(
+    path: str, config: Any, needs: str, letters: Any = None, image_backend: str = "auto", **where: Any
+) -> Reading:  # fmt: skip
     """Raises Refused, OSError and ValueError where it can't be opened."""
     from luthier.models.ears import ears, hears
     from luthier.models.towers import describes
@@ -89,7 +91,7 @@ def read_by(path: str, config: Any, needs: str, letters: Any = None, **where: An
     if hears(config):
         tokenizer, sounds, more = ears(path, needs, letters, **where)
         return Reading(tokenizer, sounds=sounds, more=more)
-    tokenizer, pictures = readers(path, config, needs, **where)
+    tokenizer, pictures = readers(path, config, needs, image_backend, **where)
     return Reading(tokenizer, pictures, apart=needs == "token_logits" and describes(config))
 
 
@@ -100,7 +102,8 @@ def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
     from luthier.models.dual import DualBackbone
     from luthier.models.hearing import HearingBackbone
     from luthier.models.images import ImageBackbone, NoText
-    from luthier.models.leading import LeadingBackbone, LeadingPictures
+    from luthier.models.leading import LeadingBackbone, LeadingPictures, SourcePictures
+    from luthier.models.leading_source import LeadingSourceBackbone
     from luthier.models.multimodal import MultimodalBackbone
     from luthier.models.prefix_lm import PrefixBackbone, PrefixPictures
     from luthier.models.processed import ProcessedPictures
@@ -116,6 +119,7 @@ def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
         return DescribingBackbone, {"pictures": reading.pictures}
     if isinstance(reading.pictures, ProcessedPictures):
         kinds = {PrefixPictures: PrefixBackbone, LeadingPictures: LeadingBackbone}
+        kinds |= {SourcePictures: LeadingSourceBackbone}
         return kinds.get(type(reading.pictures), VisionLanguageBackbone), {"pictures": reading.pictures}
     reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
     reads = ImageBackbone if isinstance(reading.tokenizer, NoText) else reads_both
@@ -147,7 +151,7 @@ def _read(auto: Any, path: str, seed: int, given: dict[str, Any]) -> tuple[Any, 
     return model, info
 
 
-def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]:
+def readers(path: str, config: Any, needs: str, image_backend: str = "auto", **where: Any) -> tuple[Any, Any]:
     """What turns rows into numbers: the tokenizer, and ``Pictures`` of a model that reads them."""
     import transformers
 
@@ -155,6 +159,7 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     from luthier.models.ears import open_sounds
     from luthier.models.images import NoText, reads_pictures_alone
     from luthier.models.pictures import Pictures
+    from luthier.models.pixels import open_pixels
     from luthier.models.processors import open_processor
     from luthier.models.recordings import Recordings
     from luthier.models.towers import describes, writes_of_pictures
@@ -163,7 +168,7 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     tokenizer = (
         NoText() if alone else transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
     )
-    shown = writes_of_pictures(config) and needs == "token_logits"
+    shown = writes_of_pictures(config) and needs in ("token_logits", "sequence_logits")
     apart = describes(config) and needs == "token_logits"
     if not (alone or shown or apart or config.model_type == ComposedConfig.model_type or needs == "vectors"):
         return tokenizer, None
@@ -173,13 +178,11 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
         what, mend = "pictures are read with Pillow, which is not installed", 'pip install "luthier[image]"'
         raise Refused(Finding("data.needs-extra", "model.name", what, mend))
     if shown:
-        return tokenizer, open_processor(path, tokenizer, config, **where)
-    processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **where)
-    if "spatial_shapes" in processor.model_input_names:
-        what = f"{type(processor).__name__} makes patches of pictures of any shape, and not pictures of one size"
-        mend = "choose a model of one size, such as SigLIP 2 without NaFlex (`siglip2-base-patch16-224`)"
-        raise Refused(Finding("model.processor", "model.name", what, mend))
-    return tokenizer, Pictures(processor)
+        pictures = open_processor(path, tokenizer, config, image_backend, **where)
+        if needs == "sequence_logits":
+            pictures.check_scores()
+        return tokenizer, pictures
+    return tokenizer, Pictures(open_pixels(path, image_backend, **where))
 
 
 def _renamed_trunk(model: Any, info: dict[str, Any]) -> dict[str, str]:
@@ -206,6 +209,7 @@ def auto_class(needs: str, config: Any) -> Any:
     from luthier.models.dual_encoder import ComposedDualEncoder
     from luthier.models.ears import ears_class, hears, refuse_both
     from luthier.models.images import reads_pictures_alone
+    from luthier.models.judges import judge_class, judges
     from luthier.models.towers import describes, writes_of_pictures
 
     refuse_both(config)
@@ -215,6 +219,8 @@ def auto_class(needs: str, config: Any) -> Any:
     _refuse(needs, config, composed, compares(config) and not alone)
     if needs == "token_logits" and (writes_of_pictures(config) or describes(config)):
         return transformers.AutoModelForImageTextToText
+    if needs == "sequence_logits" and judges(config):
+        return judge_class(config)
     if needs == "vectors":
         return ComposedDualEncoder if composed else transformers.AutoModel
     if needs == "action_flow":

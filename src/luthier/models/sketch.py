@@ -24,6 +24,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 from transformers.initialization import no_init_weights
 
+from luthier.data.lengths import sequences
 from luthier.models import load as opening
 from luthier.models.attention import PACKED, PACKED_AS_ON_GPU, register
 from luthier.models.compose import Towers, is_bare
@@ -129,7 +130,7 @@ def locate(name: str, base: Path) -> tuple[str, list[Finding]]:
 
 def load(
     name: str, path: str, needs: str, *, fake: FakeTensorMode, on_gpu: bool = False, revision: str | None = None,
-    config: dict[str, Any] | None = None, dtype: str = "float32", seed: int = 0, **_: Any,
+    config: dict[str, Any] | None = None, dtype: str = "float32", seed: int = 0, image_backend: str = "auto", **_: Any,
 ) -> Any:  # fmt: skip
     """A Backbone of fake tensors with the head that ``needs`` asks for. Raises Refused where config, tokenizer or
     processor can't be read."""
@@ -146,7 +147,7 @@ def load(
             found = tower
         auto = opening.auto_class(needs, found)
         with unset_fake_temporarily():
-            reading = opening.read_by(path, found, needs, letters, **where)
+            reading = opening.read_by(path, found, needs, letters, image_backend, **where)
         for readers in filter(None, (reading.pictures, reading.sounds)):
             readers = readers.sounds if isinstance(readers, Recordings) else readers
             readers.processor = Unsketched(readers.processor)
@@ -224,7 +225,8 @@ def remember(backbone: Any, rows: list[Features], some: list[Features], batch: B
     if "text" in roles:
         mask_KL = batch["attention_mask"]
         wide = trunk.text(input_ids=batch["input_ids"], attention_mask=mask_KL).last_hidden_state.shape[2]
-        shapes |= {text_key(row): (len(row["input_ids"]), wide) for row in rows}
+        parts = [part for row in rows for part in sequences(row)]
+        shapes |= {text_key(part): (len(part["input_ids"]), wide) for part in parts}
     pictures.pretend(shapes)
     return 0
 

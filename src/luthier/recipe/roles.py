@@ -6,6 +6,7 @@ A role has the name of a method, several as a list or as a mapping with their op
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from pydantic import Field
@@ -25,8 +26,12 @@ class Rate(Options):
 
 
 def by_role(method: Any) -> bool:
-    """Whether methods are addressed by role: a mapping in which at least one key is a role."""
-    return isinstance(method, dict) and any(key in ROLES for key in method)
+    """Whether methods are addressed by role: a mapping in which at least one key is a role, or nearly one."""
+    if not isinstance(method, dict) or any(key in ROLES for key in method):
+        return isinstance(method, dict)
+    if any(key in METHODS or key in SHORT_NAMES for key in method):
+        return False
+    return any(difflib.get_close_matches(str(key), ROLES, n=1, cutoff=0.6) for key in method)
 
 
 def read_towers(values: dict[str, Any], origins: dict[str, str], where: str, findings: list[Finding]) -> ByRole | None:

@@ -21,6 +21,7 @@ from luthier.runs.composing import locate_model, open_base
 from luthier.runs.critic import open_value
 from luthier.runs.embedder import load_own
 from luthier.runs.passages import Passages
+from luthier.runs.pixels import warn_of_others
 from luthier.runs.predictor import Predictor
 from luthier.runs.reference import refer_later
 from luthier.runs.rollouts import judged_by
@@ -49,7 +50,11 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
     dtype = "bfloat16" if recipe.precision == "bf16" and not methods.whole else "float32"
     kind = objective_class(str(recipe.objective), task.objective())
     needs = methods.needs(kind.needs)
-    backbone = load(recipe.model.name, path, needs, config=task.config(), dtype=dtype, revision=recipe.model.revision)
+    backbone = load(
+        recipe.model.name, path, needs, config=task.config(), dtype=dtype, revision=recipe.model.revision,
+        image_backend=recipe.image_backend,
+    )  # fmt: skip
+    warn_of_others(recipe.image_backend, backbone)
     plain = not methods.whole and not methods.load_kwargs()
     if plain and base.get("fingerprint", backbone.fingerprint) != backbone.fingerprint:
         raise Refused(other_base(final, base["name"], backbone))
