@@ -54,9 +54,7 @@ COMPOSED = ("projection", "concatenation", "cross_attention", "modulation")
 
 def _classified(model: str, method: str) -> str | None:
     family = method.partition(":")[0]
-    if model in SEES and method.startswith("prompt"):
-        return "method.no-target"  # a model of pictures has no embeddings of tokens
-    if model in CONVOLUTIONAL and ("adapter" in method or method.startswith("prefix")):
+    if model in CONVOLUTIONAL and ("adapter" in method or method.startswith(("prefix", "prompt"))):
         return "method.no-target"  # no attention, and streams of several widths
     if model in CONVOLUTIONAL and method in UNCONVOLVED:
         return "method.unsupported"  # made for linear layers

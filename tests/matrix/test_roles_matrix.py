@@ -25,6 +25,7 @@ DEFAULT = {
     ("concatenation", "lora, adapter, full"), ("projection", "dora, prompt"), ("clip", "adapter, adapter"),
     ("convolutional", "lora, prefix"), ("projection", "features, lora"), ("clip", "lora, no such role"),
     ("convolutional", "vera, adalora"), ("llava", "last block, lora + norms"), ("t5", "dora, prompt"),
+    ("clip", "dora, prompt"),
 }  # fmt: skip
 PARTS = {
     "vision": ("model.image.", "vision_model.", "model.vision_tower."),

@@ -55,8 +55,8 @@ def refusal(model: str, towers: str) -> str | None:
         return "method.combination"  # it fits a classifier to vectors of the whole
     if "no such role" in towers or (model == "t5" and "projector" in TOWERS[towers]):
         return "method.no-role"
-    if model in ("clip", "t5") and "prompt" in towers:
-        return "method.no-target"  # before the texts alone; before the source, which is the encoder's
+    if model == "t5" and "prompt" in towers:
+        return "method.no-target"  # before the source, which is the encoder's
     if model == "convolutional" and towers.startswith("adapter"):
         return "method.no-target"
     if model == "convolutional" and towers.startswith(("vera", "pissa")):

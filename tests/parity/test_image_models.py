@@ -12,6 +12,7 @@ import transformers
 
 import tiny
 from luthier.data.pictures import decode
+from luthier.methods import METHODS
 from luthier.models.compose import compose
 from luthier.models.composed import ComposedForSequenceClassification
 from luthier.models.load import load
@@ -114,6 +115,42 @@ def test_the_picture_decides(
         named = list(backbone.trunk.get_submodule(part).named_parameters())
         reached = [name for name, p in named if p.grad is not None and p.grad.abs().sum() > 0]
         assert len(reached) > len(named) / 2, (part, reached)
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip"])
+def test_virtual_tokens_among_patches_are_those_of_the_paper(kind: str, pictures: list[Path], tmp_path: Path) -> None:
+    """[class, P, patches] through transformers' own blocks (Jia et al. 2022); the head reads the rest."""
+    save = tiny.save_dual_model if kind in tiny.DUAL_MODELS else tiny.save_image_model
+    backbone = load(kind, save(kind, tmp_path), "sequence_logits", config=LABELS)
+    model, method = backbone.model.eval(), METHODS.load("prompt")
+    batch = Batch(backbone.lay_out([backbone.picture_row([one], None, None) for one in pictures]), [0, 1, 2, 3])
+    pixels = batch["pixel_values"]
+    with torch.no_grad():
+        plain = model(pixel_values=pixels).logits
+        adaptation = method.adapt(backbone, method.Options(num_virtual_tokens=3))
+        prompt = next(p for name, p in adaptation.parameters.items() if name.endswith("soft_prompt.embedding"))
+        trunk = model.vit if kind == "vit" else model.vision_model
+        ours = backbone.sequence_logits(backbone.hidden(batch), batch)
+        with backbone.without_prompt():
+            torch.testing.assert_close(model(pixel_values=pixels).logits, plain)
+            states = trunk.embeddings(pixels) if kind == "vit" else trunk.pre_layrnorm(trunk.embeddings(pixels))
+            states = torch.cat([states[:, :1], prompt.expand(len(states), -1, -1), states[:, 1:]], 1)
+            for block in trunk.layers if kind == "vit" else trunk.encoder.layers:
+                states = block(states) if kind == "vit" else block(states, attention_mask=None)
+            pooled = trunk.layernorm(states)[:, 0] if kind == "vit" else states[:, 4:].mean(1)
+            theirs = model.classifier(pooled)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert (ours - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["swin", "convnext"])
+def test_virtual_tokens_are_refused_where_blocks_read_windows(kind: str, tmp_path: Path) -> None:
+    backbone = load(kind, tiny.save_image_model(kind, tmp_path), "sequence_logits", config=LABELS)
+    method = METHODS.load("prompt")
+    with pytest.raises(Refused, match="do not attend to all places"):
+        method.adapt(backbone, method.Options())
+    batch = Batch({"pixel_values": backbone.pictures.blank}, [0])
+    assert torch.isfinite(backbone.hidden(batch)).all(), "it is left as it was"
 
 
 @pytest.mark.parametrize(

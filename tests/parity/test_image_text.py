@@ -16,8 +16,10 @@ import transformers
 import luthier
 import tiny
 from luthier.data.pictures import decode
+from luthier.methods import METHODS
 from luthier.models.compose import compose
 from luthier.models.dual_encoder import ComposedDualEncoder
+from luthier.models.inserted import longer_mask
 from luthier.models.load import load
 from luthier.objectives.image_text import Objective, Options
 from luthier.tasks import match
@@ -70,6 +72,53 @@ def test_loss_and_gradient_are_transformers_own(kind: str, pictures: list[Path],
             torch.testing.assert_close(
                 ours[name], parameter.grad, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n} {m}"
             )
+
+
+@pytest.mark.parametrize("kind", tiny.DUAL_MODELS)
+def test_a_context_among_the_words_is_coops(kind: str, pictures: list[Path], tmp_path: Path) -> None:
+    """[start, P, words, end] through transformers' own blocks, one text at a time and causal where the tower is (Zhou
+    et al. 2021): the same vectors as of all texts together, padded. Pictures keep theirs."""
+    objective = opened(tiny.save_dual_model(kind, tmp_path))
+    backbone: Any = objective.backbone
+    method, model = METHODS.load("prompt"), backbone.model
+    batch = objective.collate(rows_of(objective, pictures, CAPTIONS))
+    with torch.no_grad():
+        before = backbone.picture_vectors(batch), backbone.text_vectors(batch)
+        with backbone.within("text"):
+            adaptation = method.adapt(backbone, method.Options(num_virtual_tokens=3))
+        assert set(adaptation.parameters) == {"text_model.soft_prompt.embedding"}
+        (prompt,) = adaptation.parameters.values()
+        ours, tower, theirs = backbone.text_vectors(batch), model.text_model, []
+        torch.testing.assert_close(backbone.picture_vectors(batch), before[0])
+        with backbone.without_prompt():
+            torch.testing.assert_close(backbone.text_vectors(batch), before[1])
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+                states = tower.embeddings(ids[None] if kind == "siglip" else ids[mask > 0][None])
+                states = torch.cat([states[:, :1], prompt[None], states[:, 1:]], 1)
+                hidden = torch.full((states.shape[1],) * 2, -torch.inf).triu(1) if kind == "clip" else None
+                for block in tower.encoder.layers:
+                    states = block(states, None if hidden is None else hidden[None, None])
+                last = tower.final_layer_norm(states)[:, -1]
+                theirs.append(model.text_projection(last) if kind == "clip" else tower.head(last))
+    torch.testing.assert_close(ours, torch.cat(theirs), atol=1e-5, rtol=1e-5)
+    assert (ours - before[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("kind", [torch.bool, torch.float32])
+def test_a_longer_mask(causal: bool, kind: torch.dtype) -> None:
+    """Three places, the last one a pad, and two virtual ones after the first, which see it and, where causal, those
+    before."""
+    shown = torch.tensor([[1, 1, 0], [1, 1, 0], [1, 1, 0]]).bool()
+    shown = shown.tril() if causal else shown
+    wanted = [
+        [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0]],
+        [[1, 1, 1, 1, 0]] * 5,
+    ][not causal]
+    mask = shown if kind == torch.bool else torch.where(shown, 0.0, torch.finfo(kind).min)
+    found = longer_mask(mask[None, None], 2, causal=causal)[0, 0]
+    assert found.dtype == kind
+    assert (found if kind == torch.bool else found == 0).int().tolist() == wanted
 
 
 def test_the_classic_example(pictures: list[Path], tmp_path: Path) -> None:

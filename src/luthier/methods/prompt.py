@@ -3,7 +3,8 @@
 Prompt tuning (Lester et al. 2021, arXiv 2104.08691): [P; X] in place of X, with P alone trained. P-tuning (Liu et al.
 2021, arXiv 2103.10385, section 3.2): P comes out of an MLP or a bidirectional LSTM over trained inputs; what is saved
 is P, and the encoder is not needed again. Departures: `random` draws with the spread of the model's own embeddings
-(the papers' ranges suit T5's); a classifier reads the row's own first token, never a virtual one.
+(the papers' ranges suit T5's); a classifier reads the row's own first token, never a virtual one. Of a model of
+pictures alone they stand among the patches (``models/inserted.py``), and begin with the spread of a picture's.
 
 Axes: P virtual tokens, D width of the embeddings, V vocabulary.
 """
@@ -29,6 +30,8 @@ from luthier.methods.common import (
     save_adapter,
 )
 from luthier.models.backbone import Backbone
+from luthier.models.images import ImageBackbone
+from luthier.models.inserted import insert, states_before_blocks
 from luthier.types import Adaptation, Finding, Refused
 
 DEFAULTS = {"learning_rate": 3e-2}
@@ -43,7 +46,8 @@ class Options(MethodOptions):
     nonlinear: ClassVar[str] = "virtual tokens stand beside the text: they are no weights"
     num_virtual_tokens: int = Field(20, gt=0, description="trained embeddings before every row")
     init: Literal["random", "vocabulary", "text"] | None = Field(
-        None, description="where they begin: drawn, embeddings of random tokens (default), or those of `text`"
+        None,
+        description="where they begin: drawn (of pictures alone), embeddings of random tokens (default), or of `text`",
     )
     text: str | None = Field(None, description="init: text; its tokens, repeated or cut to num_virtual_tokens")
     encoder: Literal["none", "mlp", "lstm"] = Field("none", description="P-tuning: what the embeddings come out of")
@@ -77,11 +81,14 @@ class SoftPrompt(nn.Module):
 
 
 def adapt(backbone: Backbone, options: Options) -> Adaptation:
+    if _in_tower(backbone):
+        return _among_others(backbone, options)
     if not backbone.reads_text or backbone.needs == "vectors":
-        kind = "hears" if backbone.sounds else "reads pictures"
-        what = f"this model {kind}, and has no embeddings of tokens that virtual ones could stand before"
+        what = "this model hears, and has no embeddings of tokens that virtual ones could stand before"
         if backbone.reads_text:
-            what = "this model reads pictures and texts apart: virtual tokens would stand before the texts alone"
+            what = "this model reads pictures and texts apart, and virtual tokens stand in one of its towers"
+            mend = "name it: `method: {text: prompt, vision: frozen}`, or `{vision: prompt, text: frozen}`"
+            raise Refused(Finding("method.no-target", "method", what, mend))
         raise Refused(Finding("method.no-target", "method", what, "use `lora`, or `adapter` where it has attention"))
     if backbone.prompt_problem:
         raise Refused(Finding("method.no-target", "method", backbone.prompt_problem, "use `prefix`, or `lora`"))
@@ -110,11 +117,41 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
     return Adaptation("prompt", added | head, save, base=backbone.without_prompt)
 
 
+def _in_tower(backbone: Backbone) -> bool:
+    """Whether virtual tokens stand in the blocks of a tower: of pictures, or of a model that compares two."""
+    sees = backbone.role == "vision" and backbone.pictures is not None
+    return isinstance(backbone, ImageBackbone) or sees or (backbone.needs == "vectors" and backbone.role == "text")
+
+
+def _among_others(backbone: Backbone, options: Options) -> Adaptation:
+    """Those of a tower's blocks: patches, or the tokens of a text that is compared."""
+    _agree(options)
+    if options.init in ("vocabulary", "text"):
+        what = f"`init: {options.init}` begins at embeddings of tokens, and these stand in the blocks of a tower"
+        raise Refused(Finding("recipe.combination", "prompt.init", what, "use `init: random`"))
+    states_LD = states_before_blocks(backbone).float()
+    count, width = options.num_virtual_tokens, states_LD.shape[1]
+    spread = 1.0 if options.encoder != "none" else states_LD.std()
+    embedding_PD = torch.randn(count, width).to(backbone.device) * spread
+    prompt = SoftPrompt(embedding_PD, options.encoder, options.hidden or width).to(backbone.device)
+    added, head = _lay(backbone, prompt), new_head(backbone)
+
+    def save(folder: Path) -> None:
+        with torch.no_grad():
+            embeddings_PD = prompt()
+        config = {"peft_type": OURS, "num_virtual_tokens": count, "token_dim": width}
+        save_adapter(folder, backbone, config, {TENSOR: embeddings_PD}, head)
+
+    return Adaptation("prompt", added | head, save, base=backbone.without_prompt)
+
+
 def attach(backbone: Backbone, folder: Path) -> None:
     """Put a saved soft prompt before the rows of its base model."""
     config, tensors = read_adapter(folder)
     embeddings_PD = tensors.pop(TENSOR, torch.empty(0))
-    if embeddings_PD.shape[1:] != (width := backbone.embedding.embedding_dim,):
+    inside = _in_tower(backbone)
+    width = states_before_blocks(backbone).shape[1] if inside else backbone.embedding.embedding_dim
+    if embeddings_PD.shape[1:] != (width,):
         what = f"`{TENSOR}` has the shape {tuple(embeddings_PD.shape)}, and this model's embeddings are {width} wide"
         raise Refused(Finding("adapter.mismatch", str(folder), what, "use the base model that it was trained on"))
     if config.get("peft_type") != OURS:
@@ -126,8 +163,13 @@ def attach(backbone: Backbone, folder: Path) -> None:
 def _lay(backbone: Backbone, prompt: SoftPrompt) -> dict[str, nn.Parameter]:
     """Inside the trunk, whose hidden states it changes. Returns its parameters by name."""
     known = {id(parameter) for parameter in backbone.model.parameters()}
-    backbone.trunk.add_module("soft_prompt", prompt)
-    backbone.soft_prompt, backbone.prompt_length = prompt, len(prompt.embedding)
+    within: nn.Module = backbone.trunk
+    if _in_tower(backbone):
+        insert(backbone, prompt)
+        within = backbone.model.get_submodule(backbone.roles[backbone.role].names[0]) if backbone.role else within
+    else:
+        backbone.soft_prompt, backbone.prompt_length = prompt, len(prompt.embedding)
+    within.add_module("soft_prompt", prompt)
     return {name: p for name, p in backbone.model.named_parameters() if id(p) not in known}
 
 

@@ -16,6 +16,8 @@ class Switched:
 
     model: PreTrainedModel
     soft_prompt: Callable[[], Tensor] | None
+    tower_prompt: Callable[[], Tensor] | None = None
+    """Virtual tokens in the blocks of a tower (``models/inserted.py``)."""
     layout: str
     unshared_because: str
     prefix_switch: Switch
@@ -57,11 +59,12 @@ class Switched:
 
     @contextmanager
     def without_prompt(self) -> Iterator[None]:
-        prompt, self.soft_prompt = self.soft_prompt, None
+        prompts = self.soft_prompt, self.tower_prompt
+        self.soft_prompt = self.tower_prompt = None
         try:
             yield
         finally:
-            self.soft_prompt = prompt
+            self.soft_prompt, self.tower_prompt = prompts
 
     @contextmanager
     def without_prefix(self) -> Iterator[None]:
