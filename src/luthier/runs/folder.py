@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Iterable
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ def set_status(folder: Path, status: str, **more: Any) -> None:
     write_json(folder / "run.json", info | {"status": status, **more})
 
 
+_version = cache(version)  # each reads the whole description of a package
+
+
 def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str, Any]:
     """run.json, as it is when a run begins."""
     recipe, backbone, teacher = prepared.resolved.recipe, prepared.backbone, teacher_of(prepared.objective)
@@ -93,8 +97,8 @@ def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str
             ],
             **backbone.described(),
         },
-        "luthier": version("luthier"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "luthier": _version("luthier"),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
         "machine": {
             "device": str(device),
             "name": machine(device),
