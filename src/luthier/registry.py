@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.abc import InspectLoader
@@ -19,6 +20,11 @@ class Registry(dict[str, str]):
 
     def describe(self) -> Iterator[tuple[str, str]]:
         for name, module in self.items():
-            found = find_spec(module)
-            source = found.loader.get_source(module) if found and isinstance(found.loader, InspectLoader) else None
-            yield name, (ast.get_docstring(ast.parse(source or "")) or "").split("\n")[0]
+            text = sys.modules[module].__doc__ if module in sys.modules else _written(module)
+            yield name, (text or "").strip().split("\n")[0]
+
+
+def _written(module: str) -> str | None:
+    found = find_spec(module)
+    source = found.loader.get_source(module) if found and isinstance(found.loader, InspectLoader) else None
+    return ast.get_docstring(ast.parse(source or ""))
