@@ -4,8 +4,6 @@ tasks of one's own on local rows, and the same numbers as the harness's own mode
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +15,7 @@ from typed import session
 
 import luthier
 import tiny
+from forks import forks
 
 there = pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm-eval (an extra), which is not here")
 FEW = [f"the {word} and" for word in tiny.WORDS]
@@ -65,7 +64,7 @@ def test_without_the_harness_the_extra_is_named(tiny_folder: Callable[..., str],
     code = "import importlib.util as u; find = u.find_spec\n"
     code += "u.find_spec = lambda name, *a: None if name == 'lm_eval' else find(name, *a)\n"
     code += "from luthier.cli.main import main; main(['evaluate', 'runs/asked', '--lm-eval', 'arc_easy'])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = forks().run(code, folder=tmp_path)
     told = " ".join((done.stdout + done.stderr).split())
     assert done.returncode == 2, told
     assert "evaluate.lm-eval" in told

@@ -93,8 +93,9 @@ def test_check_lists_every_mistake_at_once(answers: dict[str, Answer]) -> None:
 
 
 def test_the_installed_command_exits_with_2(tmp_path: Path) -> None:
-    answer = command(tmp_path, "predict", "nowhere", "hello")
+    answer = command(tmp_path, "copy", "nowhere")
     assert answer.code == 2
+    assert "there is no ready recipe" in answer.out
     assert "Traceback" not in answer.err
 
 

@@ -14,7 +14,11 @@ import luthier
 import tiny
 
 STEPS = 20
-MORE = {("prefix", "grpo"): 40, ("ia3", "ppo"): 60, ("prompt", "ppo"): 100}  # few numbers, and a value model beside them
+MORE = {
+    ("prefix", "grpo"): 40,
+    ("ia3", "ppo"): 60,
+    ("prompt", "ppo"): 100,
+}  # few numbers, or a value model beside
 SOME = (
     "full", "freeze: last 1", "lora", "lora: dora", "lora: pissa", "ia3", "adapter: houlsby", "prompt", "prefix",
     "lora + norms", "lora + adapter",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from luthier.methods import METHODS
+from luthier.objectives import OBJECTIVES
+from luthier.tasks import TASKS
 
 HEAVY = ["torch", "transformers", "pydantic", "peft", "accelerate", "sklearn", "numpy", "yaml", "datasets", "rich"]
 TOLD = f"import sys; print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
@@ -46,6 +51,17 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 def test_importing_the_package_imports_nothing_heavy(tmp_path: Path) -> None:
     done = run(f"import luthier; dir(luthier); {TOLD}", tmp_path)
     assert done.stderr.strip() == "[]"
+
+
+def test_listing_what_there_is_imports_no_library_of_models(tmp_path: Path) -> None:
+    done = run(verb("ls", "--json") + TOLD, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not {"torch", "transformers", "peft", "sklearn"} & set(ast.literal_eval(done.stderr))
+    listed = json.loads(done.stdout)
+    for kind, known in (("tasks", TASKS), ("methods", METHODS), ("objectives", OBJECTIVES)):
+        assert {one["name"]: one["what"] for one in listed[kind]} == {
+            name: (known.load(name).__doc__ or "").split("\n")[0] for name in known
+        }
 
 
 def test_ls_schema_and_copy_work_with_sockets_blocked(tmp_path: Path) -> None:

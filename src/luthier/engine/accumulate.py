@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from luthier.engine.batching import micro_batches
 from luthier.engine.coupled import coupled_gradient, in_one_go, own_parameters
 from luthier.engine.parallel import Processes
@@ -20,6 +18,7 @@ from luthier.engine.precision import autocast
 from luthier.engine.recovery import out_of_memory
 from luthier.models.across import counted
 from luthier.models.backbone import Backbone
+from luthier.models.draws import begin_at
 from luthier.types import Batch, Features, Finding, LossTerms, Refused
 
 
@@ -95,7 +94,7 @@ def _accumulate(
 
     def seed(index: int) -> None:
         # Dropout's draws depend on the step and the micro-batch alone: resuming or evaluating can't shift them.
-        torch.manual_seed(plan.seed * 1_000_003 + progress.step * 1_009 + index)
+        begin_at(plan.seed * 1_000_003 + progress.step * 1_009 + index, backbone.device)
 
     if objective.couples:
         terms, tokens, bad_rows = coupled_gradient(

@@ -11,6 +11,7 @@ from luthier.data.collate import lay_out
 from luthier.evaluate.prefill import prefilled
 from luthier.models.backbone import Backbone
 from luthier.models.describing import DescribingBackbone
+from luthier.models.draws import begin_at
 from luthier.models.modes import evaluating
 from luthier.types import Features, Prompt
 
@@ -69,7 +70,7 @@ def generate(
     if whole:
         sampling |= {"repetition_penalty": 1.0} | ({"top_k": 0, "top_p": 1.0} if temperature > 0 else {})
     with evaluating(backbone.model), backbone.attention("sdpa"), torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(seed)
+        begin_at(seed, backbone.device)
         for places in _together(backbone, prompts, batch_size):
             some = [prompts[place] for place in places]
             rows: list[Features] = [one if isinstance(one, dict) else {"input_ids": one} for one in some]

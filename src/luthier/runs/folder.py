@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,9 @@ def set_status(folder: Path, status: str, **more: Any) -> None:
     write_json(folder / "run.json", info | {"status": status, **more})
 
 
+_version = cache(version)  # each reads the whole description of a package
+
+
 def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str, Any]:
     """run.json, as it is when a run begins."""
     recipe, backbone, teacher = prepared.resolved.recipe, prepared.backbone, teacher_of(prepared.objective)
@@ -95,8 +99,8 @@ def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str
             ],
             **backbone.described(),
         },
-        "luthier": version("luthier"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}, **_readers()},
+        "luthier": _version("luthier"),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}, **_readers()},
         "machine": {
             "device": str(device),
             "name": machine(device),
