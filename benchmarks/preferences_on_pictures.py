@@ -30,7 +30,7 @@ from vision_write import encoder
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results/preferences_on_pictures.json"
-RATES = {"dpo": 3e-4, "supervised": 1e-3, "reward": 1e-3}
+RATES = {"dpo": 1e-3, "supervised": 1e-3, "reward": 1e-3}
 WAYS = {"start": "the start", "dpo": "DPO", "supervised": "supervised tuning on the chosen", "reward": "reward model"}
 SHAPES = ("circle", "rectangle", "triangle")
 Rows = list[dict[str, Any]]
