@@ -120,6 +120,33 @@ def test_a_refused_reward_model(
     assert_refused(recipe(models(kind), "bradley_terry", method, folder, tmp_path), REWARD.refusal(kind, method))
 
 
+def test_a_reward_model_rewards_answers_about_pictures(
+    models: Callable[[str], Any], folder: Path, tmp_path: Path
+) -> None:
+    """`reinforce` asks it beside the pictures of the prompt; the same answer to the same words gets another reward."""
+    towers = models("projection")
+    judge = luthier.tune(recipe(towers, "bradley_terry", "lora", folder, tmp_path) | {"steps": 6, "name": "judge"})
+    rows = [
+        {"prompt": "the cat", "final": "red", "image": str(folder / f"images/{at}.png")} for at in range(12)
+    ]  # fmt: skip
+    run = luthier.tune({
+        "task": "reinforce", "model": towers, "data": tiny.write_jsonl(tmp_path / "asked.jsonl", rows),
+        "method": "lora",
+        "reinforce": {"rewards": [{"model": str(judge.folder)}]}, "steps": 2, "batch_size": 4, "out": str(tmp_path),
+        "grpo": {"group_size": 4, "max_new_tokens": 2, "beta": 0.0},
+    })  # fmt: skip
+    task = run.predictor.task
+    told = [{"ids": run.predictor.backbone.tokenizer("red")["input_ids"], "finished": True} for _ in rows]
+    shown = [
+        {"messages": [{"role": "user", "content": "<image>\nthe cat"}], "expected": "red", "where": "", "problem": None,
+         "images": [Path(row["image"])]} for row in rows
+    ]  # fmt: skip
+    found = [one.total for one in task.rewarded(told, shown)]
+    asked = [{"prompt": "the cat", "completion": "red", "image": row["image"]} for row in rows]
+    assert found == pytest.approx([one["score"] for one in judge.predict(asked)], rel=1e-3, abs=1e-4)
+    assert len({round(one, 5) for one in found}) > 1
+
+
 @pytest.mark.parametrize("task", ["prefer", pytest.param("reward", marks=pytest.mark.slow)])
 def test_a_template_that_was_given_is_saved_with_the_processor(
     task: str, models: Callable[[str], Any], folder: Path, tmp_path: Path
