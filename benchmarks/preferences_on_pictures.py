@@ -110,19 +110,21 @@ def measure(
 
 
 def learn(seed: int, out: Path, trial: list[float]) -> None:
+    results = out / "trial.json" if trial else RESULTS
+    known = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
+    if not trial and all(f"{name} {seed}" in known for name in WAYS):
+        return
     parts = split(out, bool(trial))
     files = {name: write(out / f"{name}-of-pairs.jsonl", rows) for name, rows in parts.items()}
     shared: dict[str, Any] = {
         "batch_size": BATCH, "seed": seed, "out": str(out / f"pairs-{seed}"), "final": "last", "eval_every": 1000,
         "warmup": 0,
     }  # fmt: skip
-    results = out / "trial.json" if trial else RESULTS
     towers = {"image": encoder(out, 64), "text": "starter:lm", "fuse": "projection"}
     start, spent = tuned(shared | {
         "task": "chat", "model": towers, "data": {"train": files["start"], "eval": 0},
         "method": method(3e-3, 2e-3), "steps": STARTING, "name": "start",
     })  # fmt: skip
-    known = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
     if f"start {seed}" not in known:
         measure("start", seed, start, parts, spent, results, writes=not trial)
     begun = shared | {"model": str(start.export("merged")["folder"]), "steps": STEPS, "schedule": "constant"}
