@@ -23,6 +23,7 @@ import tiny
 STEPS = 24
 DEFAULT = {("gates", "full"), ("llava", "lora"), ("paligemma", "lora")}
 QUICK = {("early", "kto"), ("qwen2_5_vl", "simpo")}
+SCORING = 0.3
 SCORED = {("early", "lora"), ("smolvlm", "full"), ("paligemma", "full")}
 APART: dict[tuple[str, str], dict[str, Any]] = {}
 
@@ -61,10 +62,13 @@ def models(tiny_folder: Callable[..., str], tmp_path_factory: pytest.TempPathFac
 
 def recipe(model: Any, objective: str, method: str, folder: Path, out: Path) -> dict[str, Any]:
     task = "reward" if objective == "bradley_terry" else "prefer"
+    how = METHODS[method]
+    if task == "reward" and "learning_rate" in how:  # a new head moves fast, and the rest with it
+        how = how | {"learning_rate": SCORING * how["learning_rate"]}
     return {
         "task": task, "objective": objective, "model": model, "steps": STEPS, "batch_size": 32,
         "data": {side: str(folder / f"{side}.jsonl") for side in ("train", "eval")}, "eval_every": STEPS,
-        "final": "last", "schedule": "constant", "warmup": 0, "out": str(out), **METHODS[method],
+        "final": "last", "schedule": "constant", "warmup": 0, "out": str(out), **how,
     }  # fmt: skip
 
 
