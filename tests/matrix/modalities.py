@@ -12,6 +12,7 @@ import seers
 from table import METHODS
 
 import tiny
+from luthier.methods.lora import CONVOLVE
 
 ALONE = tuple(method for method in METHODS if method not in ("adapter: stack", "fusion"))
 """Those that build on no other run."""
@@ -37,15 +38,17 @@ REASONS = {
     "what is written or compared is no class. Nearest: `lora` or `full`.",
     "method.no-target": "The model has no such place: no embeddings of tokens before which a prompt could stand, no "
     "attention of the usual form, no block of one width, or no head of its own. Nearest: `lora`.",
-    "method.unsupported": "PEFT has no such layer for a convolution. Nearest: `lora`, `lora: dora`, `ia3`.",
+    "method.unsupported": "PEFT has no such layer for a convolution, or (OFT) one that merges into another. "
+    "Nearest: `lora`, `lora: dora`, `lora: adalora`, `ia3`.",
     "model.processor": "The model reads one prompt and writes one answer. Nearest: `vqa`.",
-    "model.no-text": "Its decoder reads a picture, and no question. Nearest: `caption`.",
+    "method.no-role": "An encoder-decoder inside has `encoder` and `decoder`, and no `text`. Nearest: these.",
     "model.encoder-decoder": "It writes from a picture, and a conversation is one text. Nearest: `caption`.",
 }
 
 
-SEES = ("vit", "resnet", "convnext")
+SEES = ("vit", "clip", "siglip", "resnet", "convnext")
 CONVOLUTIONAL = ("resnet", "convnext")
+UNCONVOLVED = ("lora: pissa", "lora: vera", "lora: oft", *([] if "adalora" in CONVOLVE else ["lora: adalora"]))
 COMPOSED = ("projection", "concatenation", "cross_attention", "modulation")
 
 
@@ -55,7 +58,7 @@ def _classified(model: str, method: str) -> str | None:
         return "method.no-target"  # a model of pictures has no embeddings of tokens
     if model in CONVOLUTIONAL and ("adapter" in method or method.startswith("prefix")):
         return "method.no-target"  # no attention, and streams of several widths
-    if model in CONVOLUTIONAL and method in ("lora: pissa", "lora: adalora", "lora: vera", "lora: oft"):
+    if model in CONVOLUTIONAL and method in UNCONVOLVED:
         return "method.unsupported"  # made for linear layers
     if model in COMPOSED and family == "features":
         return "method.combination"  # what joins them is new
@@ -64,7 +67,8 @@ def _classified(model: str, method: str) -> str | None:
 
 PICTURES = Table(
     "classify: pictures, alone and with a text",
-    {"vit": "ViT", "resnet": "ResNet", "convnext": "ConvNeXt"} | {fuse: f"ViT + BERT, {fuse}" for fuse in COMPOSED},
+    {"vit": "ViT", "clip": "CLIP", "siglip": "SigLIP", "resnet": "ResNet", "convnext": "ConvNeXt"}
+    | {fuse: f"ViT + BERT, {fuse}" for fuse in COMPOSED},
     _classified,
 )  # test_pictures_matrix.py
 

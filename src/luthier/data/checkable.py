@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
 from luthier.data.preferences import LEAVE_OUT, PROMPT, check_prompt, read_prompt
+from luthier.data.reading import kind
 from luthier.data.shown import PICTURES, gather_pictures
 from luthier.data.turns import before_answer
 from luthier.types import Example

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.data.turns import MARK, MARKS, ROLES, SHAREGPT_ROLES, SOUND_MARK, check_order, mark_first, marks
 from luthier.types import Example, Message
 

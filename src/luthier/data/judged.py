@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
 from luthier.data.preferences import LEAVE_OUT, PROMPT, as_turns, finite, paired, read_prompt
+from luthier.data.reading import kind
 from luthier.data.shown import PICTURES, gather_pictures, read_shown
 from luthier.types import Example, Message
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.data.shown import BY_SIDE, PICTURES, SAME, differ_by_pictures, gather_pictures, read_shown
 from luthier.data.transcripts import apart, is_transcript, read_transcript
 from luthier.data.turns import check_order

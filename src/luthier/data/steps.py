@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
 from luthier.data.preferences import LEAVE_OUT, PROMPT, check_prompt, read_prompt
+from luthier.data.reading import kind
 from luthier.data.shown import refuse_pictures
 from luthier.types import Example
 

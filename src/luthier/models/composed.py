@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -29,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 from luthier.data.turns import MARK, SOUND_MARK
 from luthier.fusion import FUSIONS
 from luthier.fusion.common import Drawn, Inside, Sizes
-from luthier.models.blocks import blocks_of
+from luthier.models.blocks import blocks_of, trunk_name
 from luthier.models.recordings import lengths_of
 
 IMAGE_TOKEN, SOUND_TOKEN = MARK, SOUND_MARK
@@ -229,21 +227,9 @@ def pooled(hidden_KLE: Tensor, mask_KL: Tensor, reads: str) -> Tensor:
 
 def ear_of(model: Any) -> Any:
     """What hears of a model: of an encoder-decoder the encoder, and what a head of letters stands on."""
-    from luthier.models.stacks import trunk_name
-
     return model.get_encoder() if model.config.is_encoder_decoder else model.get_submodule(trunk_name(model))
 
 
 def as_sequence(states: Tensor) -> Tensor:
     """(I, C, H, W) of a convolutional tower → (I, H · W, C); (I, P, D) as it is."""
     return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
-
-
-def register() -> None:
-    """Let ``AutoModel...from_pretrained`` of this process open composed models."""
-    from luthier.models.writer import ComposedForCausalLM
-
-    AutoConfig.register(ComposedConfig.model_type, ComposedConfig, exist_ok=True)
-    AutoModel.register(ComposedConfig, ComposedModel, exist_ok=True)
-    AutoModelForCausalLM.register(ComposedConfig, ComposedForCausalLM, exist_ok=True)
-    AutoModelForSequenceClassification.register(ComposedConfig, ComposedForSequenceClassification, exist_ok=True)

@@ -110,7 +110,9 @@ def pictures_of(row: dict[str, Any], columns: Sequence[str] = IMAGE) -> list[Pic
 
 
 def given_pictures(named: list[Any]) -> list[Picture]:
-    return [one if isinstance(one, bytes) else Path(str(one)) for one in named]
+    """Paths, or bytes, also as data sets on a hub hold them: ``{"bytes": ..., "path": ...}``."""
+    held = [(one.get("bytes") or one.get("path")) if isinstance(one, dict) else one for one in named]
+    return [one if isinstance(one, bytes) else Path(str(one)) for one in held]
 
 
 def told_pictures(example: Example) -> list[str]:
