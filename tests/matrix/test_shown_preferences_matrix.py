@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import toys
-from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
+from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases, of_each_step
 from modalities import ANSWERED, BY_LOSS, FUSES, PREFER, REWARD
 from seers import ONE_ANSWER
 from table import METHODS
@@ -19,6 +19,7 @@ from table import METHODS
 import families
 import luthier
 import tiny
+from luthier.runs import training
 
 STEPS = 24
 DEFAULT = {("gates", "full"), ("llava", "lora"), ("paligemma", "lora")}
@@ -211,3 +212,29 @@ def test_what_would_move_the_reference_is_refused(models: Callable[[str], Any], 
 
 def test_every_model_of_the_tables_is_known() -> None:
     assert {*PREFER.columns} == {*FUSES, *ANSWERED, *ONE_ANSWER}
+
+
+@pytest.mark.parametrize(
+    ("text", "fuse", "objective", "roles"),
+    [
+        ("llama", "cross_attention", "dpo", {"vision": "frozen", "text": {"lora": {}, "learning_rate": 1e-2}}),
+        ("bert", "concatenation", "bradley_terry", {"vision": "frozen", "text": "frozen"}),
+    ],
+    ids=["a tower that sees", "both towers"],
+)
+def test_what_still_towers_make_is_kept_for_both_answers(
+    text: str, fuse: str, objective: str, roles: dict[str, Any], tiny_folder: Callable[..., str], folder: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """They read each picture, and each sequence, once before the first step; the losses are those of reading anew."""
+    towers = {"image": tiny.save_image_model("vit", tmp_path / "vit"), "text": tiny_folder(text), "fuse": fuse}
+    model = towers | ({"template": "plain"} if text == "bert" else {})
+    keys = recipe(model, objective, "full", folder, tmp_path) | {"steps": 6, "eval_every": 6}
+    keys |= {"method": roles | {"projector": {"full": {}, "learning_rate": 1e-2}}}
+    del keys["learning_rate"]
+    kept = luthier.tune(keys | {"name": "kept"})
+    monkeypatch.setattr(training, "still_towers", lambda prepared: set())
+    anew = luthier.tune(keys | {"name": "anew"})
+    for one, other in zip(of_each_step(kept), of_each_step(anew), strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+    assert of_each_step(kept)[0] != pytest.approx(of_each_step(kept)[-1])
