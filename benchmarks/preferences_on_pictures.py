@@ -152,14 +152,14 @@ def tell() -> None:
         lines.append(
             f"| {shown} | {' | '.join(cells)} | {mean(one['cpu_seconds'] for one in seeds):.0f} s | {len(seeds)} |"
         )
-    numbers = [key.rpartition(" ")[2] for key in told if key.startswith("dpo ")]
     for name in ("dpo", "orpo"):
+        numbers = [key.rpartition(" ")[2] for key in told if key.startswith(f"{name} ")]
         gains = {
             kind: spread([told[f"{name} {seed}"][kind] - told[f"start {seed}"][kind] for seed in numbers])
             for kind in ("preferred", "greedy")
         }
         said = f"{gains['preferred']} of pairs preferred, {gains['greedy']} right, greedily"
-        lines += ["", f"{WAYS[name]} over its own start: {said}."]
+        lines += ["", f"{WAYS[name]} over its own start ({len(numbers)} seeds): {said}."]
     lines += ["", "Intervals are 95 % over seeds (Student's t)."]
     (HERE / "results/preferences_on_pictures.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
