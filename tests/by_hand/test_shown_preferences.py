@@ -3,6 +3,8 @@ two answers share is read once; what would be learned wrongly is refused."""
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 import families
 import tiny
@@ -256,6 +259,27 @@ def test_a_score_is_the_head_on_the_last_token(
     scores_K2 = torch.tensor(expected).view(-1, 2)
     by_hand = -F.logsigmoid(scores_K2[:, 0] - scores_K2[:, 1]).sum()
     assert float(terms.total.detach()) == pytest.approx(float(by_hand), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [*PRETRAINED, "old llava"])
+def test_a_head_stands_on_the_weights_of_the_model_that_writes(
+    name: str, folders: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Nothing but the head is new; also of a folder whose tensors are called as LLaVA's first ones were."""
+    folder = folders(name.removeprefix("old "))
+    if name.startswith("old"):
+        shutil.copytree(folder, tmp_path / "old")
+        folder, file = str(tmp_path / "old"), tmp_path / "old/model.safetensors"
+        held = load_file(file)
+        called = [(name.removeprefix("model."), tensor) for name, tensor in held.items()]
+        called = [(re.sub("^language_model", "language_model.model", name), tensor) for name, tensor in called]
+        save_file({re.sub("^lm_head", "language_model.lm_head", name): t for name, t in called}, file, {"format": "pt"})
+    scores = opened(folder, "auto", "sequence_logits", num_labels=1, problem_type="regression")
+    writes = opened(folders(name.removeprefix("old ")))
+    assert scores.fresh == {"score.weight"}
+    theirs, ours = (dict(backbone.model.base_model.named_parameters()) for backbone in (writes, scores))
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(parameter, ours[name]) for name, parameter in theirs.items())
 
 
 def test_a_reward_model_of_pictures_rewards_what_is_written_about_them(

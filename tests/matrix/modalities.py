@@ -153,7 +153,7 @@ def _scored(model: str, method: str) -> str | None:
 REWARD = Table(
     "reward: answers about pictures",
     {fuse: f"ViT + Llama, {CALLED[fuse]}" for fuse in WRITES}
-    | {kind: seers.SHOWN[kind] for kind in (*ANSWERED, *seers.ONE_ANSWER[:2])},
+    | {kind: seers.SHOWN[kind] for kind in (*ANSWERED, "paligemma")},
     _scored,
     JUDGED_BY,
 )  # test_shown_preferences_matrix.py

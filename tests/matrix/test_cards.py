@@ -76,6 +76,15 @@ def test_classes_of_pictures(ran: Callable[..., Any], tiny_folder: Callable[...,
     assert printed == made.predict([{"image": str(final / "photo.jpg"), "text": "A sentence to judge."}])
 
 
+def test_answers_about_pictures(ran: Callable[..., Any], tiny_folder: Callable[..., str], tmp_path: Path) -> None:
+    """A model that scores them, by a row with an answer."""
+    sees = tiny.save_image_model("vit", tmp_path / "vit")
+    towers = {"image": sees, "text": tiny_folder("llama"), "fuse": "projection"}
+    made, final, _, printed = ran("reward", towers, "lora", "chosen", prompt="what is it?", rejected="an old tree")
+    asked = {"image": str(final / "photo.jpg"), "prompt": "What is it?", "completion": "A boat."}
+    assert printed == made.predict([asked])
+
+
 ROWS = {
     "answer": {
         "question": "who wrote it",

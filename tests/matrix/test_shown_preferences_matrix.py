@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import toys
-from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
+from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases, of_each_step
 from modalities import ANSWERED, BY_LOSS, FUSES, PREFER, REWARD
 from seers import ONE_ANSWER
 from table import METHODS
@@ -19,10 +19,12 @@ from table import METHODS
 import families
 import luthier
 import tiny
+from luthier.runs import training
 
 STEPS = 24
 DEFAULT = {("gates", "full"), ("llava", "lora"), ("paligemma", "lora")}
 QUICK = {("early", "kto"), ("qwen2_5_vl", "simpo")}
+SCORING = 0.3
 SCORED = {("early", "lora"), ("smolvlm", "full"), ("paligemma", "full")}
 APART: dict[tuple[str, str], dict[str, Any]] = {}
 
@@ -61,10 +63,13 @@ def models(tiny_folder: Callable[..., str], tmp_path_factory: pytest.TempPathFac
 
 def recipe(model: Any, objective: str, method: str, folder: Path, out: Path) -> dict[str, Any]:
     task = "reward" if objective == "bradley_terry" else "prefer"
+    how = METHODS[method]
+    if task == "reward" and "learning_rate" in how:  # a new head moves fast, and the rest with it
+        how = how | {"learning_rate": SCORING * how["learning_rate"]}
     return {
         "task": task, "objective": objective, "model": model, "steps": STEPS, "batch_size": 32,
         "data": {side: str(folder / f"{side}.jsonl") for side in ("train", "eval")}, "eval_every": STEPS,
-        "final": "last", "schedule": "constant", "warmup": 0, "out": str(out), **METHODS[method],
+        "final": "last", "schedule": "constant", "warmup": 0, "out": str(out), **how,
     }  # fmt: skip
 
 
@@ -118,6 +123,33 @@ def test_a_refused_reward_model(
     kind: str, method: str, models: Callable[[str], Any], folder: Path, tmp_path: Path
 ) -> None:
     assert_refused(recipe(models(kind), "bradley_terry", method, folder, tmp_path), REWARD.refusal(kind, method))
+
+
+def test_a_reward_model_rewards_answers_about_pictures(
+    models: Callable[[str], Any], folder: Path, tmp_path: Path
+) -> None:
+    """`reinforce` asks it beside the pictures of the prompt; the same answer to the same words gets another reward."""
+    towers = models("projection")
+    judge = luthier.tune(recipe(towers, "bradley_terry", "lora", folder, tmp_path) | {"steps": 6, "name": "judge"})
+    rows = [
+        {"prompt": "the cat", "final": "red", "image": str(folder / f"images/{at}.png")} for at in range(12)
+    ]  # fmt: skip
+    run = luthier.tune({
+        "task": "reinforce", "model": towers, "data": tiny.write_jsonl(tmp_path / "asked.jsonl", rows),
+        "method": "lora",
+        "reinforce": {"rewards": [{"model": str(judge.folder)}]}, "steps": 2, "batch_size": 4, "out": str(tmp_path),
+        "grpo": {"group_size": 4, "max_new_tokens": 2, "beta": 0.0},
+    })  # fmt: skip
+    task = run.predictor.task
+    told = [{"ids": run.predictor.backbone.tokenizer("red")["input_ids"], "finished": True} for _ in rows]
+    shown = [
+        {"messages": [{"role": "user", "content": "<image>\nthe cat"}], "expected": "red", "where": "", "problem": None,
+         "images": [Path(row["image"])]} for row in rows
+    ]  # fmt: skip
+    found = [one.total for one in task.rewarded(told, shown)]
+    asked = [{"prompt": "the cat", "completion": "red", "image": row["image"]} for row in rows]
+    assert found == pytest.approx([one["score"] for one in judge.predict(asked)], rel=1e-3, abs=1e-4)
+    assert len({round(one, 5) for one in found}) > 1
 
 
 @pytest.mark.parametrize("task", ["prefer", pytest.param("reward", marks=pytest.mark.slow)])
@@ -180,3 +212,29 @@ def test_what_would_move_the_reference_is_refused(models: Callable[[str], Any], 
 
 def test_every_model_of_the_tables_is_known() -> None:
     assert {*PREFER.columns} == {*FUSES, *ANSWERED, *ONE_ANSWER}
+
+
+@pytest.mark.parametrize(
+    ("text", "fuse", "objective", "roles"),
+    [
+        ("llama", "cross_attention", "dpo", {"vision": "frozen", "text": {"lora": {}, "learning_rate": 1e-2}}),
+        ("bert", "concatenation", "bradley_terry", {"vision": "frozen", "text": "frozen"}),
+    ],
+    ids=["a tower that sees", "both towers"],
+)
+def test_what_still_towers_make_is_kept_for_both_answers(
+    text: str, fuse: str, objective: str, roles: dict[str, Any], tiny_folder: Callable[..., str], folder: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """They read each picture, and each sequence, once before the first step; the losses are those of reading anew."""
+    towers = {"image": tiny.save_image_model("vit", tmp_path / "vit"), "text": tiny_folder(text), "fuse": fuse}
+    model = towers | ({"template": "plain"} if text == "bert" else {})
+    keys = recipe(model, objective, "full", folder, tmp_path) | {"steps": 6, "eval_every": 6}
+    keys |= {"method": roles | {"projector": {"full": {}, "learning_rate": 1e-2}}}
+    del keys["learning_rate"]
+    kept = luthier.tune(keys | {"name": "kept"})
+    monkeypatch.setattr(training, "still_towers", lambda prepared: set())
+    anew = luthier.tune(keys | {"name": "anew"})
+    for one, other in zip(of_each_step(kept), of_each_step(anew), strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+    assert of_each_step(kept)[0] != pytest.approx(of_each_step(kept)[-1])

@@ -24,6 +24,7 @@ ANSWERS = ("sequence_logits", "action_flow")
 def pictures_seen(prepared: Prepared) -> list[Finding]:
     """Other pictures or sounds in the same rows give another loss; a model that does not heed them is refused."""
     rows = [row for row in prepared.train.rows if row.get("pictures")][:TRIED]
+    rows = [row | {"weight": row["weight"] * (1 + at)} for at, row in enumerate(rows)]  # alike but for their pictures
     if len({key for row in rows for key in row["pictures"]}) < 2:
         return []
     batch, changed = (_read_by(prepared.objective).collate(rows) for _ in range(2))
@@ -106,7 +107,8 @@ def _loss(prepared: Prepared, rows: list[Features], batch: Batch) -> float:
     ):  # fmt: skip
         torch.manual_seed(0)
         if (reader := _read_by(objective)) is not objective:
-            return float(sum(logs.sum() for logs in reader.outputs(backbone, batch)))
+            told = zip(rows, reader.outputs(backbone, batch), strict=True)
+            return float(sum(row["weight"] * logs.sum() for row, logs in told))
         if objective.couples:
             return float(objective.coupled_loss(objective.vectors(backbone, batch), rows).total)
         if backbone.needs == "hidden":

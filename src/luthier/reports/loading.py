@@ -64,6 +64,7 @@ ASK_ROW = {
 }
 """Of tasks whose rows are asked in a form, and answered by more than a model's own words, that Luthier alone knows."""
 ASK_PICTURE = ('{"image": "photo.jpg"}', '{"image": "photo.jpg", "text": "A sentence to judge."}')
+ASK_SCORED_PICTURE = '{"image": "photo.jpg", "prompt": "What is it?", "completion": "A boat."}'
 CHOICES = """\
 texts = ["a photo of a dog", "a photo of a cat"]
 """
@@ -88,7 +89,8 @@ def loading_code(run: dict[str, Any], classes: list[str], options: dict[str, Any
     if run["task"] == "match":
         return heard_code(run) if "audio" in reads else _match(run)
     if "image" in reads:
-        return ASK_LUTHIER.replace('"A sentence to judge."', ASK_PICTURE["text" in reads])
+        asked = ASK_SCORED_PICTURE if run["task"] == "reward" else ASK_PICTURE["text" in reads]
+        return ASK_LUTHIER.replace('"A sentence to judge."', asked)
     if "audio" in reads:
         return heard_code(run)
     if library(run) == "luthier" or run["task"] in ASK_ROW:
