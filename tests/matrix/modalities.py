@@ -39,7 +39,7 @@ REASONS = {
     "attention of the usual form, no block of one width, or no head of its own. Nearest: `lora`.",
     "method.unsupported": "PEFT has no such layer for a convolution. Nearest: `lora`, `lora: dora`, `ia3`.",
     "model.processor": "The model reads one prompt and writes one answer. Nearest: `vqa`.",
-    "method.no-role": "An encoder-decoder inside has no `text`: its stacks are `encoder` and `decoder`. Nearest: these.",
+    "method.no-role": "An encoder-decoder has no `text`, but two stacks. Nearest: `encoder`, `decoder`.",
     "model.encoder-decoder": "It writes from a picture, and a conversation is one text. Nearest: `caption`.",
 }
 
