@@ -15,6 +15,8 @@ SHOWN = {
     "blip-2-t5": "BLIP-2 + T5", "instructblip": "InstructBLIP", "instructblip-t5": "InstructBLIP + T5",
     "vit-gpt2": "ViT + GPT-2", "vit-bert": "ViT + BERT", "donut": "Donut",
 }  # fmt: skip
+ONE_ANSWER = ("paligemma", "blip-2", "vit-gpt2")
+"""Those that read one prompt and write one answer: no conversation."""
 TASKS = ("caption", "vqa", "chat")
 LORA: dict[str, Any] = {"lora": {"rank": 4}, "learning_rate": 2e-2}
 METHODS: dict[str, dict[str, Any]] = {

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as TrunkOutput
 
+from luthier.models.blocks import trunk_name
 from luthier.models.modes import evaluating
-from luthier.models.stacks import is_encoder_decoder, trunk_name
+from luthier.models.stacks import is_encoder_decoder
 
 
 class _Output(TrunkOutput):

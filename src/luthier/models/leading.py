@@ -52,6 +52,10 @@ class LeadingPictures(ProcessedPictures):
             raise Refused(Finding("model.processor", "model.name", what, mend))
         return str(self.tokenizer.convert_ids_to_tokens(self.image_id)), self.image_id
 
+    def check_scores(self) -> None:
+        what = f"{type(self.processor).__name__} lays out a prompt and one answer: such a model reads no conversation"
+        raise Refused(Finding("model.processor", "model.name", what, "choose a model such as LLaVA or Qwen-VL"))
+
     def _processed(self, image: Any, mark: str) -> tuple[list[int], dict[str, np.ndarray]]:
         made = self.processor(text=BESIDE, images=[image], return_tensors="np")
         ids, plain = [int(one) for one in made["input_ids"][0]], self.tokenizer(BESIDE)["input_ids"]

@@ -22,21 +22,22 @@ def load(
     import torch
     import transformers
 
-    from luthier.models import composed
     from luthier.models.attention import register
     from luthier.models.backbone import OWN_HEADS
+    from luthier.models.composed import ComposedConfig
     from luthier.models.fingerprint import fingerprint
     from luthier.models.images import image_tower
+    from luthier.models.registered import register_composed
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     register()
-    composed.register()
+    register_composed()
     where = {"revision": revision} if revision else {}
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
         config = dict(config or {})
-        if needs == "hidden" and (tower := image_tower(found)) is not None:
+        if (tower := image_tower(found, needs)) is not None:
             tower.update(config)
             found, config = tower, {"config": tower}
         auto = auto_class(needs, found)
@@ -52,7 +53,7 @@ def load(
             **config,
             **load_kwargs,
         }
-        if init == "random" and not isinstance(found, composed.ComposedConfig):
+        if init == "random" and not isinstance(found, ComposedConfig):
             told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **config)
             model, info = _drawn(auto, told, getattr(torch, dtype), seed)
         else:
@@ -163,11 +164,11 @@ def readers(path: str, config: Any, needs: str, image_backend: str = "auto", **w
     from luthier.models.recordings import Recordings
     from luthier.models.towers import describes, writes_of_pictures
 
-    alone = reads_pictures_alone(config)
+    alone = reads_pictures_alone(config, needs)
     tokenizer = (
         NoText() if alone else transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
     )
-    shown = writes_of_pictures(config) and needs == "token_logits"
+    shown = writes_of_pictures(config) and needs in ("token_logits", "sequence_logits")
     apart = describes(config) and needs == "token_logits"
     if not (alone or shown or apart or config.model_type == ComposedConfig.model_type or needs == "vectors"):
         return tokenizer, None
@@ -177,7 +178,10 @@ def readers(path: str, config: Any, needs: str, image_backend: str = "auto", **w
         what, mend = "pictures are read with Pillow, which is not installed", 'pip install "luthier[image]"'
         raise Refused(Finding("data.needs-extra", "model.name", what, mend))
     if shown:
-        return tokenizer, open_processor(path, tokenizer, config, image_backend, **where)
+        pictures = open_processor(path, tokenizer, config, image_backend, **where)
+        if needs == "sequence_logits":
+            pictures.check_scores()
+        return tokenizer, pictures
     return tokenizer, Pictures(open_pixels(path, image_backend, **where))
 
 
@@ -205,21 +209,25 @@ def auto_class(needs: str, config: Any) -> Any:
     from luthier.models.dual_encoder import ComposedDualEncoder
     from luthier.models.ears import ears_class, hears, refuse_both
     from luthier.models.images import reads_pictures_alone
+    from luthier.models.judges import judge_class, judges
     from luthier.models.towers import describes, writes_of_pictures
 
     refuse_both(config)
     if hears(config):
         return ears_class(needs, config)
-    composed = isinstance(config, ComposedConfig)
-    _refuse(needs, config, composed, compares(config))
+    composed, alone = isinstance(config, ComposedConfig), reads_pictures_alone(config, needs)
+    _refuse(needs, config, composed, compares(config) and not alone)
     if needs == "token_logits" and (writes_of_pictures(config) or describes(config)):
         return transformers.AutoModelForImageTextToText
+    if needs == "sequence_logits" and judges(config):
+        return judge_class(config)
     if needs == "vectors":
         return ComposedDualEncoder if composed else transformers.AutoModel
     if needs == "action_flow":
         return ComposedForActionFlow
-    if reads_pictures_alone(config):
-        known = {"sequence_logits": transformers.AutoModelForImageClassification, "hidden": transformers.AutoModel}
+    if alone:
+        sorts = transformers.AutoModelForImageClassification
+        known: Any = {"sequence_logits": sorts, "hidden": sorts if compares(config) else transformers.AutoModel}
         if needs not in known:
             what = f"a model of pictures alone ({config.model_type}) reads and writes no text"
             raise Refused(
@@ -238,6 +246,7 @@ def auto_class(needs: str, config: Any) -> Any:
 
 def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
     """Raises Refused where no such head stands on a model of this config; ``compares`` pictures with texts."""
+    from luthier.models.images import image_tower
     from luthier.models.towers import describes, reads_pictures_apart
 
     if needs == "token_logits" and reads_pictures_apart(config) and not describes(config):
@@ -257,7 +266,8 @@ def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
         raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
     if needs in ("hidden", "sequence_logits") and compares:
         what = "this model gives a vector of a picture and one of a text, and no hidden states of a row"
-        mend = "use it with `task: match`, or classify by its image encoder alone with `method: features`"
+        own = "" if image_tower(config, "hidden") is None else " with `method: features`, or"
+        mend = f"transformers has no classifier on its image encoder: classify{own} by a model such as CLIP or SigLIP"
         raise Refused(Finding("model.no-hidden", "model.name", what, mend))
     if needs == "action_flow" and not composed:
         what = "an action expert reads the hidden states of a composed model"

@@ -16,13 +16,14 @@ def open_pixels(path: str, backend: str = AUTO, **where: Any) -> Any:
     """The image processor of a folder or a hub id: on ``backend`` where it is to be had, else on the other; which it
     is, ``made_by`` tells. ``auto`` is transformers' choice, torchvision where it is installed.
 
-    Raises Refused where it needs what is not installed, OSError and ValueError where there is none.
+    Raises Refused where it needs what is not installed or makes no pictures of one size, OSError and ValueError where
+    there is none.
     """
     import transformers
 
     wanted = {} if backend == AUTO else {"backend": backend}
     try:
-        return transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **wanted, **where)
+        found = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **wanted, **where)
     except (ImportError, ValueError) as error:
         told = str(error).strip().splitlines()[0][:200]
         if find_spec("torchvision") is None and "torchvision" in str(error).lower():
@@ -32,6 +33,11 @@ def open_pixels(path: str, backend: str = AUTO, **where: Any) -> Any:
         what = f"the processor of this model needs more than is installed: {told}"
         mend = "install it, or choose a model of another family"
         raise Refused(Finding("model.processor", "model.name", what, mend)) from None
+    if "spatial_shapes" in found.model_input_names:
+        what = f"{type(found).__name__} makes patches of pictures of any shape, and not pictures of one size"
+        mend = "choose a model of one size, such as SigLIP 2 without NaFlex (`siglip2-base-patch16-224`)"
+        raise Refused(Finding("model.processor", "model.name", what, mend))
+    return found
 
 
 def made_by(processor: Any) -> str:

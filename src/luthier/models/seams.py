@@ -19,8 +19,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from luthier.models.blocks import blocks_of
-from luthier.models.stacks import stacks, trunk_name
+from luthier.models.blocks import blocks_of, trunk_name
+from luthier.models.stacks import stacks
 from luthier.types import Finding, Refused
 
 # What a projection is called in the field; the right side holds leaf names as transformers' modules spell them.

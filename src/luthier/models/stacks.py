@@ -23,16 +23,6 @@ def is_encoder_decoder(model: PreTrainedModel) -> bool:
     return bool(model.config.is_encoder_decoder) and model.get_decoder() is not model
 
 
-def trunk_name(model: PreTrainedModel) -> str:
-    """The module that gives hidden states, "" where the model is nothing else: under the family's name for it, or an
-    encoder that stands beside a head alone."""
-    children = dict(model.named_children())
-    if model.base_model_prefix in children:
-        return model.base_model_prefix
-    alone = isinstance(children.get("encoder"), PreTrainedModel) and "decoder" not in children
-    return "encoder" if alone else ""
-
-
 def stacks(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The stacks by the name of their role: both of an encoder-decoder, the towers of a composed model, of one that
     compares pictures with texts or of one that writes about pictures, else none. With an encoder-decoder inside that is

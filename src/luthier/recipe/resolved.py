@@ -23,6 +23,7 @@ PATHS = {
     "model.template",
     "data.train",
     "data.eval",
+    "data.images",
     "data.index",
     "samples.prompts",
     "distill.teacher",
