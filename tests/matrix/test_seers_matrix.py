@@ -81,7 +81,7 @@ def test_a_working_cell(kind: str, task: str, method: str, models: Any, folder: 
     run = luthier.tune(**keys)
     assert_loss_fell(run)
     assert_judged_the_same(run, keys["data"]["eval"], fresh=(kind, task, method) not in DEFAULT)
-    shown = {"prompt": "the cat", "image": str(folder / "images/0.png")}
+    shown = {"question" if task == "vqa" else "prompt": "the cat", "image": str(folder / "images/0.png")}
     assert run.predict([shown], max_new_tokens=2) == luthier.load(run.folder).predict([shown], max_new_tokens=2)
 
 
