@@ -90,6 +90,20 @@ def test_one_that_is_missing_is_refused_before_a_step_and_told_in_use(
     assert APART in str(told[0].message)
 
 
+def test_a_run_that_was_stopped_on_another_machine_says_why_it_does_not_go_on(keys: dict[str, Any]) -> None:
+    """As if it had been stopped where the other backend reads."""
+    run = luthier.tune(**keys, name="run")
+    path, other = run.folder / "run.json", {"pil": "torchvision", "torchvision": "pil"}[HERE]
+    info = json.loads(path.read_text()) | {"status": "stopped", "recipe_hash": "another"}
+    info["machine"]["image_backend"] = other
+    path.write_text(json.dumps(info))
+    found = luthier.tune(**keys, name="run")
+    assert found.folder.name == "run-2"
+    (told,) = (one for one in found.result["findings"] if one["code"] == "model.image-backend")
+    assert told["severity"] == "warning"
+    assert f"`image_backend: {other}`" in told["mend"]
+
+
 @needs_none
 def test_a_processor_of_torchvision_alone_is_refused(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "DINOv3ViTImageProcessor"}')

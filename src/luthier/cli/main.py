@@ -234,6 +234,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return given
 
 
+_plainly = warnings.formatwarning
+
+
+def _shown(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+    """Our own are for the person who reads them, and say themselves where."""
+    ours = category.__module__.startswith("luthier.")
+    return f"warning: {message}\n" if ours else _plainly(message, category, *where, **line)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Exit codes: 0 done, 2 refused (the findings are printed), 130 or 143 stopped by a signal after saving."""
     given = parse(arguments)
@@ -248,6 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # Forked tokenizer threads would deadlock; a message about it on every start helps no one.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)  # from one library to the authors of another
+    warnings.formatwarning = _shown
     from luthier.cli import verbs
     from luthier.types import Refused
 

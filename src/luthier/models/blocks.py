@@ -26,11 +26,9 @@ def _attends(blocks: nn.ModuleList) -> bool:
 
 def trunk_name(model: PreTrainedModel) -> str:
     """The module that gives hidden states, "" where the model is nothing else: under the family's name for it, or an
-    encoder, or one tower of a model of two, that stands beside a head alone."""
+    encoder, or one tower of a model of two, that stands beside a head alone: no other model is in there."""
     children = dict(model.named_children())
     if model.base_model_prefix in children:
         return model.base_model_prefix
-    for alone, other in (("encoder", "decoder"), ("vision_model", "text_model")):
-        if isinstance(children.get(alone), PreTrainedModel) and other not in children:
-            return alone
-    return ""
+    models = [name for name, child in children.items() if isinstance(child, PreTrainedModel)]
+    return models[0] if models in (["encoder"], ["vision_model"]) else ""

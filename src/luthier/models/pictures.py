@@ -114,7 +114,8 @@ class Pictures(Kept):
 
     def _normalised(self, raw: list[np.ndarray]) -> Any:
         """By the processor itself, one picture after the other."""
-        return self.processor(raw, return_tensors="np", input_data_format="channels_first", **MADE)["pixel_values"]
+        own = [np.array(one) for one in raw]  # torch asks for arrays that may be written to
+        return self.processor(own, return_tensors="np", input_data_format="channels_first", **MADE)["pixel_values"]
 
     def _asked(self, pixels_CHW: np.ndarray) -> np.ndarray:
         """(C, 256): what the processor makes of each 8-bit value of a channel; none, (0, 256), where a picture shows

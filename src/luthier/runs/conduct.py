@@ -22,6 +22,7 @@ from luthier.runs.errors import keep_errors
 from luthier.runs.folder import describe, find_folder, first_folder, set_status, write_json
 from luthier.runs.fused import mixing
 from luthier.runs.passages import Passages
+from luthier.runs.pixels import stopped_otherwise
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import REAL, prepare
 from luthier.runs.prepared import Prepared
@@ -90,6 +91,7 @@ def _tune(resolved: ResolvedRecipe, findings: list[Finding], console: Console) -
         raise Refused(*prepared.findings)
     if other := changed(prepared, first_folder(prepared)):
         raise Refused(*other)
+    prepared.findings += stopped_otherwise(resolved, first_folder(prepared))
     folder = Path(processes.agree(str(find_folder(prepared))))
     if (folder / "run.json").is_file() and Run(folder).finished:
         text = f"this very run is done, in {folder} (change the recipe, or give another `out=`)"

@@ -5,11 +5,13 @@ again wherever the run is opened.
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 from luthier.models.backbone import Backbone
 from luthier.models.pictures import backend_of
 from luthier.models.pixels import AUTO
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.run import read_info
 from luthier.types import Finding, Refused
 
 CODE = "model.image-backend"
@@ -30,6 +32,20 @@ def settle_backend(resolved: ResolvedRecipe, backbone: Backbone) -> None:
         what = f"pictures are to be read by {wanted}, and here it is {made} that reads them for this model"
         mend = f"install {wanted}, or set `image_backend: auto`: pixels differ {APART}"
         raise Refused(Finding(CODE, "image_backend", what, mend))
+
+
+def stopped_otherwise(resolved: ResolvedRecipe, folder: Path) -> list[Finding]:
+    """A run that was stopped in ``folder`` and would not go on, as the machine chooses another backend than its own."""
+    path, made = folder / "run.json", resolved.recipe.image_backend
+    if made == AUTO or resolved.origins.get("image_backend") != "machine" or not path.is_file():
+        return []
+    info = read_info(path)
+    before = info.get("machine", {}).get("image_backend")
+    if info["status"] == "finished" or before in (None, made):
+        return []
+    what = f"the run that was stopped in {folder} learned from pictures as {before} reads them, and here {made} does"
+    mend = f"set `image_backend: {before}` to go on with it"
+    return [Finding(CODE, "image_backend", what, mend, "another run begins beside it", "warning")]
 
 
 def warn_of_others(trained: str, backbone: Backbone) -> None:
