@@ -36,12 +36,13 @@ def test_options_hold_what_a_recipe_would(towers: dict[str, str], tmp_path: Path
     model, method = flow({**towers, "fuse": "projection"}), flow({"vision": "lora", "projector": "full"})
     ask = flow({"image": "even/0.png", "question": "the"})
     given = f"--model {model} --method {method} --data {flow({'train': 'rows.jsonl', 'images': ['odd', 'even']})}"
-    tuned, answered, unasked, broken, judged, lost, of_file = session(
+    tuned, answered, unasked, broken, judged, lost, of_file, talked, no_talk = session(
         tmp_path,
         f"tune --task vqa {given} steps=2 batch_size=4 name=one",
         f"predict runs/one --json {ask}", "predict runs/one even/0.png", f"check --task vqa --model {model[:-1]}",
         "evaluate runs/one --data rows.jsonl --json", "evaluate runs/one --data rows.jsonl --images odd",
         "predict runs/one --data even/asked.jsonl --json",
+        ("chat runs/one --image even/0.png --json --max-new-tokens 16", "the patch\nthe patch\n"), "chat runs/one --image none.png",
     )  # fmt: skip
     assert tuned.code == 0, tuned.out + tuned.err
     told = yaml.safe_load((tmp_path / "runs/one/recipe.yaml").read_text())
@@ -51,6 +52,9 @@ def test_options_hold_what_a_recipe_would(towers: dict[str, str], tmp_path: Path
     assert judged.json["rows"] == 16, "pictures are where they were in training, from any folder"
     assert (lost.code, "0.png there is no such file" in lost.out + lost.err) == (2, True)
     assert of_file.json[0]["input"]["image"] == str(tmp_path / "even/0.png"), "relative to the file"
+    said = [json.loads(line)["text"] for line in talked.out.splitlines()]
+    assert said == [of_file.json[0]["text"]] * 2, "each line asks something of the picture"
+    assert no_talk.code == 0, "no line was said"
     assert (unasked.code, "run.question" in unasked.out + unasked.err) == (2, True)
     assert (broken.code, "--model: not readable as YAML" in broken.out + broken.err) == (2, True)
 

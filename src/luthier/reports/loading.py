@@ -64,6 +64,11 @@ ASK_ROW = {
 }
 """Of tasks whose rows are asked in a form, and answered by more than a model's own words, that Luthier alone knows."""
 ASK_PICTURE = ('{"image": "photo.jpg"}', '{"image": "photo.jpg", "text": "A sentence to judge."}')
+ASK_SHOWN = {
+    "caption": ASK_PICTURE[0], "vqa": '{"image": "photo.jpg", "question": "What colour is it?"}',
+    "chat": '{"image": "photo.jpg", "prompt": "What is it?"}',
+}  # fmt: skip
+"""Of tasks that write about a picture."""
 CHOICES = """\
 texts = ["a photo of a dog", "a photo of a cat"]
 """
@@ -88,7 +93,8 @@ def loading_code(run: dict[str, Any], classes: list[str], options: dict[str, Any
     if run["task"] == "match":
         return heard_code(run) if "audio" in reads else _match(run)
     if "image" in reads:
-        return ASK_LUTHIER.replace('"A sentence to judge."', ASK_PICTURE["text" in reads])
+        asked = ASK_SHOWN.get(run["task"], ASK_PICTURE["text" in reads])
+        return ASK_LUTHIER.replace('"A sentence to judge."', asked)
     if "audio" in reads:
         return heard_code(run)
     if library(run) == "luthier" or run["task"] in ASK_ROW:
