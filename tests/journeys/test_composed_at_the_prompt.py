@@ -42,7 +42,8 @@ def test_options_hold_what_a_recipe_would(towers: dict[str, str], tmp_path: Path
         f"predict runs/one --json {ask}", "predict runs/one even/0.png", f"check --task vqa --model {model[:-1]}",
         "evaluate runs/one --data rows.jsonl --json", "evaluate runs/one --data rows.jsonl --images odd",
         "predict runs/one --data even/asked.jsonl --json",
-        ("chat runs/one --image even/0.png --json --max-new-tokens 16", "the patch\nthe patch\n"), "chat runs/one --image none.png",
+        ("chat runs/one --image even/0.png --json --max-new-tokens 16", "the patch\nthe patch\n"),
+        "chat runs/one --image none.png",
     )  # fmt: skip
     assert tuned.code == 0, tuned.out + tuned.err
     told = yaml.safe_load((tmp_path / "runs/one/recipe.yaml").read_text())
