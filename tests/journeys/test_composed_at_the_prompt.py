@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 import yaml
 from typed import session
 
 import luthier
 import tiny
+from luthier.models.dual_encoder import ComposedDualEncoder
 
 
 @pytest.fixture
@@ -86,3 +89,35 @@ def test_what_stands_behind_a_closed_gate_is_reached(towers: dict[str, str], tmp
         method={"vision": "lora", "text": "frozen"},
     )  # fmt: skip
     assert "method.no-gradient" not in {one.code for one in findings}
+
+
+@pytest.mark.parametrize(("role", "kind"), [("text", "clip"), ("image", "llava")])
+def test_what_is_no_tower_is_refused(role: str, kind: str, towers: dict[str, str], tmp_path: Path) -> None:
+    save = tiny.save_dual_model if kind == "clip" else tiny.save_vision_language_model
+    model = {**towers, role: save(kind, tmp_path / kind)}
+    findings, _ = luthier.check(task="vqa", model=model, data=rows(tmp_path))
+    assert [(one.code, one.where) for one in findings if one.severity == "error"] == [
+        ("model.unreadable", f"model.{role}")
+    ]
+
+
+def test_a_decoder_is_a_tower_that_is_compared(tmp_path: Path) -> None:
+    """Tied head or not; its vector is of the last token, which has seen all."""
+    lines = []
+    for i in range(12):
+        tiny.save_picture(tmp_path / f"{i}.png", ("red", "green")[i % 2], seed=i)
+        lines.append({"image": f"{i}.png", "caption": f"the {tiny.WORDS[i % 9]} {i}"})
+    image, data = tiny.save_image_model("vit", tmp_path / "vit"), tiny.write_jsonl(tmp_path / "rows.jsonl", lines)
+    for kind in ("llama", "llama-tied"):
+        model = {"image": image, "text": tiny.save(kind, tmp_path / kind), "fuse": "similarity"}
+        run = luthier.tune(
+            task="match", model=model, data=data, method="full", steps=2, out=str(tmp_path / "runs"), name=kind
+        )
+        opened = ComposedDualEncoder.from_pretrained(run.folder / "final")
+        assert opened.config.classifier_reads == "last"
+        words = transformers.AutoTokenizer.from_pretrained(run.folder / "final")
+        given = words("the red house", return_tensors="pt")
+        with torch.no_grad():
+            expected = opened.eval().get_text_features(given["input_ids"], given["attention_mask"]).pooler_output[0]
+        (answer,) = luthier.load(run.folder).predict(["the red house"])
+        assert answer["vector"] == pytest.approx(torch.nn.functional.normalize(expected, dim=0).tolist(), abs=1e-5)
