@@ -91,9 +91,9 @@ def test_what_stands_behind_a_closed_gate_is_reached(towers: dict[str, str], tmp
     assert "method.no-gradient" not in {one.code for one in findings}
 
 
-@pytest.mark.parametrize(("role", "kind"), [("text", "clip"), ("image", "llava")])
+@pytest.mark.parametrize(("role", "kind"), [("text", "clip"), ("image", "llava"), ("image", "llama")])
 def test_what_is_no_tower_is_refused(role: str, kind: str, towers: dict[str, str], tmp_path: Path) -> None:
-    save = tiny.save_dual_model if kind == "clip" else tiny.save_vision_language_model
+    save = {"clip": tiny.save_dual_model, "llava": tiny.save_vision_language_model}.get(kind, tiny.save)
     model = {**towers, role: save(kind, tmp_path / kind)}
     findings, _ = luthier.check(task="vqa", model=model, data=rows(tmp_path))
     assert [(one.code, one.where) for one in findings if one.severity == "error"] == [

@@ -162,8 +162,13 @@ def _image_tower(path: str, towers: Towers) -> tuple[nn.Module, Any, Any]:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-    model = towers.opened(path, transformers.AutoModel, config)
-    processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+    try:
+        model = towers.opened(path, transformers.AutoModel, config)
+        processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        what = f"{path} can't be opened as an image encoder with its processor: {' '.join(str(error).split())[:200]}"
+        mend = "choose one such as ViT, DINOv2, CLIP or MobileNet, with its preprocessor_config.json"
+        raise Refused(Finding("model.unreadable", "model.image", what, mend)) from None
     if hasattr(config, "vision_config"):
         if not hasattr(model, "vision_model"):
             what = f"the tower of {config.model_type} that sees can't be taken out of it"
