@@ -13,8 +13,9 @@ import luthier
 import tiny
 from luthier.data.formats import read_examples
 from luthier.data.pictures import BadPicture, decode, missing
+from luthier.reports.loading import loading_code
 from luthier.runs.gallery import _captions
-from luthier.runs.typed import rows_to_answer, typed_inputs
+from luthier.runs.typed import rows_to_answer, turns, typed_inputs
 from luthier.tasks.pictures import given_pictures
 from luthier.types import Refused
 
@@ -101,3 +102,23 @@ def test_questions_without_answers_are_answered_and_not_learned_from(tmp_path: P
     assert (read.examples, [one.code for one in read.findings]) == ([], ["data.missing"])
     with pytest.raises(Refused):
         rows_to_answer(str(tmp_path / "nowhere.jsonl"), {}, [])
+
+
+def test_what_is_said_as_turns() -> None:
+    picture, text = {"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"}
+    plain = {"role": "user", "content": "What is it?"}
+    assert turns("What is it?") == turns({"question": "What is it?"}) == turns({"messages": [plain]}) == [plain]
+    shown = [{"role": "user", "content": [picture, text]}]
+    assert turns("What is it?", ["a.png"]) == turns({"image": "a.png", "prompt": "What is it?"}) == shown
+    both = turns({"images": ["b.png"], "prompt": "What is it?"}, ["a.png"])
+    assert both[0]["content"] == [picture, picture | {"image": "b.png"}, text]
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [("caption", {"image"}), ("vqa", {"image", "question"}), ("chat", {"image", "prompt"})],
+)
+def test_a_card_asks_as_the_task_is_asked(task: str, row: set[str]) -> None:
+    code = loading_code({"task": task, "model": {"reads": ["image", "text"]}}, [], {})
+    (asked,) = [json.loads(line[line.index("{") : line.index("}") + 1]) for line in code.splitlines() if "{" in line]
+    assert asked.keys() == row

@@ -92,6 +92,8 @@ def test_search_by_words_and_by_pictures(folder: Path) -> None:
         f"search {model} images/a.png --index index",
     )  # fmt: skip
     assert made.code == 0, made.err
+    (elsewhere,) = session(folder / "found", f"search {model} red --index ../index --json -k 3")
+    assert [one["image"] for one in elsewhere.json] == [str(folder / one["image"]) for one in words.json]
     assert (made.json["pictures"], made.json["texts"]) == (48, 4)
     assert made.json["not_read"] == ["images/notes.pdf"]
     assert made.json["empty"] == ["images/labels.jsonl"]

@@ -96,6 +96,7 @@ def _of_a_run(verbs: Any) -> None:
     verb = verbs.add_parser("chat", help="talk to a finished run")
     verb.add_argument("run", help="a run folder")
     verb.add_argument("--system", help="the system turn")
+    verb.add_argument("--image", nargs="+", default=[], metavar="FILE", help="pictures, shown at first")
     verb.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     verb.add_argument("--max-new-tokens", type=int, default=256)
     _json(verb)

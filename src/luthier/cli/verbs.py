@@ -174,8 +174,9 @@ def _harness(given: argparse.Namespace, run: Any, options: dict[str, Any]) -> in
 
 
 def chat(given: argparse.Namespace) -> int:
-    """A conversation on the terminal; with --json, one line in, one JSON answer out."""
+    """A conversation on the terminal, in which a line may be a row as JSON; with --json, one JSON answer a line."""
     from luthier.runs.run import load
+    from luthier.runs.typed import turns
 
     run = load(given.run)
     if run.info["task"] == "classify":
@@ -184,6 +185,10 @@ def chat(given: argparse.Namespace) -> int:
         )
     messages = [{"role": "system", "content": given.system}] if given.system else []
     options = {"max_new_tokens": given.max_new_tokens, "temperature": given.temperature}
+    shown, talks = given.image, run.info["task"] in ("chat", "prefer", "reinforce")
+    if shown and not talks and run.info["task"] != "vqa":
+        what = "this run holds no conversation that pictures could stand in"
+        raise Refused(Finding("run.task", given.run, what, "use `luthier predict`"))
     talking = sys.stdin.isatty() and not given.json
     while True:
         if talking:
@@ -191,9 +196,10 @@ def chat(given: argparse.Namespace) -> int:
         line = sys.stdin.readline()
         if not line:
             return 0
-        messages.append({"role": "user", "content": line.rstrip("\n")})
-        given_input = messages if run.info["task"] in ("chat", "prefer", "reinforce") else line.rstrip("\n")
-        (answer,) = run.predict([given_input], **options)
+        (said,) = run.typed([line.rstrip("\n")])
+        messages += turns(said, shown if len(messages) <= 1 else [])
+        alone = {"image": shown, "question": said} if shown and isinstance(said, str) else said
+        (answer,) = run.predict([messages if talks else alone], **options)
         messages.append({"role": "assistant", "content": answer["text"]})
         print(json.dumps(answer, ensure_ascii=False) if given.json else answer["text"], flush=True)
 

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from luthier.data.files import lines, read_text
 from luthier.data.reading import Reading, excerpt
+from luthier.data.token_files import TOKEN, read_token
 
 DOCUMENT = "-DOCSTART-"
 
@@ -30,10 +31,12 @@ def read_conllu(stream: IO[bytes], reading: Reading) -> None:
 
 
 def read_txt(stream: IO[bytes], reading: Reading) -> None:
-    """Sentences where the file begins as those of CoNLL-2003 do; else the whole file is one row."""
-    begins = stream.read(len(DOCUMENT))
+    """Sentences where the file begins as those of CoNLL-2003 do, captions where as those of Flickr8k; else the whole
+    file is one row."""
+    begins = stream.readline()
     stream.seek(0)
-    (read_conll if begins == DOCUMENT.encode() else read_text)(stream, reading)
+    kind = read_conll if begins.startswith(DOCUMENT.encode()) else read_token if TOKEN.match(begins) else read_text
+    kind(stream, reading)
 
 
 def _read(stream: IO[bytes], reading: Reading, *, word: int, tag: int, named: bool) -> None:

@@ -233,22 +233,3 @@ def _records(reader: Any) -> Iterator[tuple[int, int, list[str] | str]]:
         else:
             if fields:
                 yield start, reader.line_num, fields
-
-
-def read_parquet(stream: IO[bytes], reading: Reading) -> None:
-    """A row's line is its index, counted from 1."""
-    try:
-        import pyarrow
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        what, mend = "reading Parquet needs pyarrow", 'install it: pip install "luthier[data]"'
-        reading.findings.append(Finding("data.needs-extra", reading.file, what, mend))
-        return
-    try:
-        for batch in ParquetFile(stream).iter_batches():
-            for row in batch.to_pylist():
-                reading.line += 1
-                reading.add(reading.line, row)
-    except pyarrow.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        reading.bad(reading.line + 1, f"not a valid Parquet file ({reason})", "get the file again")

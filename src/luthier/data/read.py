@@ -11,18 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
+from luthier.data.arrow import NO_ROWS, is_saved, read_arrow, read_parquet
+from luthier.data.audio import AUDIO
+from luthier.data.audio import ENDINGS as SOUNDS
 from luthier.data.conll import read_conll, read_conllu, read_txt
 from luthier.data.files import (
     read_delimited,
     read_json,
     read_jsonl,
-    read_parquet,
 )
 from luthier.data.lerobot import is_lerobot, read_lerobot
+from luthier.data.pictures import ENDINGS as PICTURES
 from luthier.data.problems import read_python
 from luthier.data.questions import with_answers
 from luthier.data.reading import BAD_ROW_CODES, Reading, Row, TooManyBad
+from luthier.data.rows import IMAGE
+from luthier.data.shard_names import shard_names
 from luthier.data.shards import class_folders, read_classes, read_tar
+from luthier.data.token_files import read_token
 from luthier.data.tones import read_tones
 from luthier.environments.demonstrations import read_demonstrations
 from luthier.types import Finding, Source
@@ -34,10 +40,12 @@ READERS: dict[str, Callable[[IO[bytes], Reading], None]] = {
     ".csv": partial(read_delimited, delimiter=","),
     ".tsv": partial(read_delimited, delimiter="\t"),
     ".parquet": read_parquet,
+    ".arrow": read_arrow,
     ".conll": read_conll,
     ".iob": read_conll,
     ".conllu": read_conllu,
     ".txt": read_txt,
+    ".token": read_token,
     ".tar": read_tar,
     ".tgz": read_tar,
 }
@@ -54,10 +62,10 @@ SPLIT_WORDS = re.compile(r"(?:^|[^a-z])(train|test|dev|val|valid|validation|eval
 
 
 def read_rows(path: str, *, base: Path, limit_bad: int = LIMIT_BAD) -> tuple[list[Row], list[Finding]]:
-    """Read a file (or those of its rows that are of a ``split``: ``file:train+restval``), a folder, a hub data set
-    (``owner/name[:split]``, or ``hub:owner/name:split``), or what is made on the spot (``MADE``): functions of Python's
-    library, ``python:stdlib``, demonstrations, ``minigrid:<environment>:<episodes>``, sounds of telephone keys,
-    ``tones:keypad``.
+    """Read a file (or those of its rows that are of a ``split``: ``file:train+restval``), files by one name
+    (``shard-{00..12}.tar``, ``*.tar``), a folder, a hub data set (``owner/name[:split]``, or ``hub:owner/name:split``),
+    or what is made on the spot (``MADE``): functions of Python's library, ``python:stdlib``, demonstrations,
+    ``minigrid:<environment>:<episodes>``, sounds of telephone keys, ``tones:keypad``.
 
     ``path`` is relative to ``base``. After ``limit_bad`` bad rows in one file its reading stops with the error
     ``data.too-many-bad``. Nothing is raised: every problem is a finding.
@@ -74,6 +82,9 @@ def read_rows(path: str, *, base: Path, limit_bad: int = LIMIT_BAD) -> tuple[lis
     if target.exists():
         rows, findings = _read_file(target, path, limit_bad)
         return rows, findings + _several_splits(path, rows)
+    if several := shard_names(path, base):
+        read = [read_rows(one, base=base, limit_bad=limit_bad) for one in several]
+        return [row for rows, _ in read for row in rows], [one for _, findings in read for one in findings]
     name, _, split = path.rpartition(":")
     if name and (base / Path(name).expanduser()).is_file():
         return _of_split(*_read_file(base / Path(name).expanduser(), name, limit_bad), path, split)
@@ -147,13 +158,11 @@ def _read_folder(target: Path, shown: str, limit_bad: int) -> tuple[list[Row], l
     rows: list[Row] = []
     findings: list[Finding] = []
     entries = sorted(entry for entry in target.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.is_file() and _is_data(entry.name)]
-    if not files and (classes := class_folders(target)):
+    saved = NO_ROWS if is_saved(target) else ()
+    files = [entry for entry in entries if entry.is_file() and _is_data(entry.name) and entry.name not in saved]
+    classes = class_folders(target)
+    if not files and classes:
         return _read_classes(target, shown, classes)
-    others = [entry.name for entry in entries if entry not in files]
-    if others:
-        what = f"{len(others)} not read: {', '.join(others[:10])}{', ...' if len(others) > 10 else ''}"
-        findings.append(Finding("data.unknown-file", shown, what, severity="warning"))
     splits = {word for entry in files for word in SPLIT_WORDS.findall(entry.name.lower())}
     if len(splits) > 1:
         what = f"its files are named like splits ({', '.join(sorted(splits))}), and all are read as one set"
@@ -165,6 +174,13 @@ def _read_folder(target: Path, shown: str, limit_bad: int) -> tuple[list[Row], l
         found_rows, found = _read_file(entry, f"{shown.rstrip('/')}/{entry.name}", limit_bad)
         rows += found_rows
         findings += found
+    own = [entry for entry in entries if entry.name in saved]
+    if any(name in row for _, row in rows for name in (*IMAGE, *AUDIO)):  # they are what rows name
+        own += [one for one in entries if one in classes or one.suffix.lower() in (*PICTURES, *SOUNDS)]
+    others = [entry.name for entry in entries if entry not in files and entry not in own]
+    if others:
+        what = f"{len(others)} not read: {', '.join(others[:10])}{', ...' if len(others) > 10 else ''}"
+        findings.insert(0, Finding("data.unknown-file", shown, what, severity="warning"))
     return rows, findings
 
 

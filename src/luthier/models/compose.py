@@ -56,12 +56,13 @@ def compose(
         raise Refused(Finding("recipe.fuse", "model.fuse", what, "choose a decoder, or set `fuse: similarity`"))
     mark = SOUND_TOKEN if listens else IMAGE_TOKEN
     _add(mark, tokenizer, reader)
-    head = reader.get_output_embeddings() if writes(reader.config) else None
+    causal = writes(reader.config)
+    head = reader.get_output_embeddings() if causal and fuse != "similarity" else None
     config = ComposedConfig(
         image_config=eyes.config, text_config=reader.config, picture_tokens=states_1PD.shape[1],
         picture_width=states_1PD.shape[2], fusion=fuse, fusion_options=options,
         image_token_id=tokenizer.convert_tokens_to_ids(mark),
-        classifier_reads="last" if getattr(reader.config, "is_decoder", False) or head else "mean",
+        classifier_reads="last" if getattr(reader.config, "is_decoder", False) or causal else "mean",
         logit_softcap=getattr(reader.config, "final_logit_softcapping", None),
         tie_word_embeddings=bool(head and reader.config.tie_word_embeddings), listens=listens,
     )  # fmt: skip
@@ -162,9 +163,19 @@ def _image_tower(path: str, towers: Towers) -> tuple[nn.Module, Any, Any]:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-    model = towers.opened(path, transformers.AutoModel, config)
-    processor = open_pixels(path)
-    return (model.vision_model if hasattr(config, "vision_config") else model), processor, Pictures(processor).blank
+    try:
+        model = towers.opened(path, transformers.AutoModel, config)
+        processor = open_pixels(path)
+    except (OSError, ValueError) as error:
+        what = f"{path} can't be opened as an image encoder with its processor: {' '.join(str(error).split())[:200]}"
+        mend = "choose one such as ViT, DINOv2, CLIP or MobileNet, with its preprocessor_config.json"
+        raise Refused(Finding("model.unreadable", "model.image", what, mend)) from None
+    if hasattr(config, "vision_config"):
+        if not hasattr(model, "vision_model"):
+            what = f"the tower of {config.model_type} that sees can't be taken out of it"
+            raise Refused(Finding("model.unreadable", "model.image", what, "choose an image encoder, CLIP or SigLIP"))
+        model = model.vision_model
+    return model, processor, Pictures(processor).blank
 
 
 def _audio_tower(path: str, towers: Towers) -> tuple[nn.Module, Any, Any]:
@@ -185,6 +196,9 @@ def _text_tower(path: str, towers: Towers) -> tuple[Any, Any]:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+    if hasattr(config, "vision_config"):
+        what = f"{path} reads pictures too, and `text` is a model of text alone"
+        raise Refused(Finding("model.unreadable", "model.text", what, "choose an encoder or a decoder of text"))
     auto: Any = transformers.AutoModelForCausalLM if writes(config) else transformers.AutoModel
     return towers.opened(path, auto, config), transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.data.shard_names import shard_names
 from luthier.methods.by_role import ByRole
 from luthier.methods.combine import Methods
 from luthier.recipe.sections import AugmentSection, Recipe
@@ -96,7 +97,7 @@ class ResolvedRecipe:
         if isinstance(value, str) and ".py:" in value:  # a function of a file
             file, _, name = value.rpartition(":")
             return f"{self._located(file)}:{name}"
-        found = isinstance(value, str) and (self.base / value).exists()
+        found = isinstance(value, str) and ((self.base / value).exists() or bool(shard_names(value, self.base)))
         return str((self.base / value).resolve()) if found else value
 
     def to_yaml(self) -> str:

@@ -64,7 +64,13 @@ ASK_ROW = {
 }
 """Of tasks whose rows are asked in a form, and answered by more than a model's own words, that Luthier alone knows."""
 ASK_PICTURE = ('{"image": "photo.jpg"}', '{"image": "photo.jpg", "text": "A sentence to judge."}')
-ASK_SCORED_PICTURE = '{"image": "photo.jpg", "prompt": "What is it?", "completion": "A boat."}'
+ASKED = '{"image": "photo.jpg", "prompt": "What is it?"}'
+ASK_SHOWN = {
+    "caption": ASK_PICTURE[0], "vqa": '{"image": "photo.jpg", "question": "What colour is it?"}',
+    "reward": '{"image": "photo.jpg", "prompt": "What is it?", "completion": "A boat."}',
+    "chat": ASKED, "prefer": ASKED, "reinforce": ASKED,
+}  # fmt: skip
+"""Of tasks that write about a picture, or score what is written."""
 CHOICES = """\
 texts = ["a photo of a dog", "a photo of a cat"]
 """
@@ -89,7 +95,7 @@ def loading_code(run: dict[str, Any], classes: list[str], options: dict[str, Any
     if run["task"] == "match":
         return heard_code(run) if "audio" in reads else _match(run)
     if "image" in reads:
-        asked = ASK_SCORED_PICTURE if run["task"] == "reward" else ASK_PICTURE["text" in reads]
+        asked = ASK_SHOWN.get(run["task"], ASK_PICTURE["text" in reads])
         return ASK_LUTHIER.replace('"A sentence to judge."', asked)
     if "audio" in reads:
         return heard_code(run)

@@ -130,7 +130,7 @@ def index(model: str, documents: str, folder: Path) -> dict[str, Any]:
     sources = [Source(str(path), file_digest(path), lambda path=path: _entries(path, matcher)) for path in kept]  # type: ignore[misc]
     built = build(
         folder, sources, embed, made_by=model, fingerprint=matcher.fingerprint,
-        settings={"normalize": True, "kind": "pictures"},
+        settings={"normalize": True, "kind": "pictures", "base": str(Path.cwd())},
     )  # fmt: skip
     entries = Index.open(folder).entries
     return {
@@ -222,7 +222,16 @@ def search(model: str, query: str, k: int, folder: Path, find: str = "") -> list
     kind = "audio" if matcher.backbone.sounds else "image"
     example = _example({kind: query} if is_picture else {"text": query})
     (best,) = found.search(matcher.vectors([example]), k)
-    return [{**found.entries[at], "score": round(score, 6)} for at, score in best]
+    base = Path(found.manifest["settings"].get("base", ""))
+    return [{**_placed(found.entries[at], base), "score": round(score, 6)} for at, score in best]
+
+
+def _placed(entry: dict[str, Any], base: Path) -> dict[str, Any]:
+    """An entry whose file is found from any folder: its path is relative to the one that the index was made in."""
+    return {
+        key: str(base / value) if key in ("image", "audio", "file") and not Path(value).exists() else value
+        for key, value in entry.items()
+    }
 
 
 def kind_of(folder: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from luthier.data.audio import AUDIO
 from luthier.data.read import read_rows
 from luthier.data.rows import FORMATS, IMAGE
+from luthier.tasks.chat import asked_of
 from luthier.types import Refused
 
 ASKING = {"messages", "prompt", "question", "context", "text", "texts", "labels", "adapter"}
@@ -27,6 +28,18 @@ def typed_inputs(lines: Sequence[str], formats: Sequence[str]) -> list[Any]:
     kinds = [FORMATS[name] for name in formats]
     columns = {name for kind in kinds for held in (*kind.needs.values(), *kind.may.values()) for name in held}
     return [_typed(line, columns | ASKING) for line in lines]
+
+
+def turns(said: Any, shown: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What is said in a conversation as its turns: a text, or a row; its pictures, after ``shown``, stand first."""
+    row = said if isinstance(said, dict) else {}
+    if isinstance(given := row.get("messages", row.get("prompt")), list):
+        return given
+    named: Any = next((row[name] for name in IMAGE if row.get(name)), [])
+    pictures = [*shown, *(named if isinstance(named, list) else [named])]
+    parts = [{"type": "image", "image": one} for one in pictures]
+    text = asked_of(said)
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}]
 
 
 def _typed(line: str, columns: set[str]) -> Any:
