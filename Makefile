@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow lint types docs starter benchmark clean
+.PHONY: demo test suite test-slow lint types docs starter benchmark clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -16,8 +16,12 @@ demo: $(READY)
 	@echo 'read runs/classify-minilm-lora/report.html, or try:'
 	@echo '  $(BIN)/luthier predict runs/classify-minilm-lora "I would go again tomorrow."'
 
-test: $(READY) lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n 2 --dist worksteal
+# Types are checked beside the tests: alone they would keep one processor busy and leave the other idle.
+test: $(READY) lint
+	$(MAKE) --jobs=2 types suite
+
+suite: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow

@@ -12,7 +12,24 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# What xdist hands out one test after the other. Of any other file all tests go to one process, or dear fixtures of the
+# module would be made in both.
+SPREAD = {"test_readme.py"}
+# The dearest files, which begin the day; what comes last is what the other process may have to wait for.
+FIRST = ["test_readme.py", "test_recipes.py", "test_processes.py", "test_kills.py", "test_compare_verb.py"]
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The order and the groups of `--dist loadgroup --no-loadscope-reorder`."""
+    if not getattr(config.option, "loadgroup", False):
+        return
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+    for item in items:
+        if item.path.name not in SPREAD:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

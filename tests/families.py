@@ -18,8 +18,11 @@ from luthier.models.load import load
 
 B = TypeVar("B", bound=Backbone)
 
-APART = ("vit-gpt2", "vit-bert")
-LEADING = ("blip-2",)
+APART = ("vit-gpt2", "vit-bert", "donut")
+TAGS = ["<s_docvqa>", "<s_question>", "</s_question>", "<s_answer>", "</s_answer>"]
+DONUT = {"prefix": "<s_docvqa><s_question>", "separator": "</s_question><s_answer>", "closing": "</s_answer>"}
+"""What Donut's decoder is asked by, and what ends its answer."""
+LEADING = ("blip-2", "blip-2-t5", "instructblip", "instructblip-t5")
 PREFIX = ("paligemma",)
 FILMS = ("smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 NAMES = {"smolvlm": "SmolVLM", "qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
@@ -44,7 +47,7 @@ def save(kind: str, folder: Path, *, seed: int = 0) -> str:
     if kind in APART:
         return _save_apart(kind, folder, seed)
     if kind in LEADING:
-        return save_leading(folder, seed)
+        return _save_leading(kind, folder, seed)
     mark, added = _marks(kind)
     words = tiny.tokenizer(encoder=False)
     words.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
@@ -83,7 +86,10 @@ def _save_prefix(folder: Path, seed: int) -> str:
 
 
 def _save_apart(kind: str, folder: Path, seed: int) -> str:
-    """A ViT with a decoder of its width, or one of another, which a projection stands before."""
+    """A ViT with a decoder of its width, or one of another, which a projection stands before; or Donut's Swin, whose
+    decoder begins with tags."""
+    if kind == "donut":
+        return _save_donut(folder, seed)
     narrow = kind == "vit-bert"
     words = tiny.tokenizer(encoder=narrow)
     text = tiny.config("bert" if narrow else "gpt2", vocab_size=len(words), is_decoder=True, add_cross_attention=True)
@@ -98,20 +104,54 @@ def _save_apart(kind: str, folder: Path, seed: int) -> str:
     return str(folder)
 
 
-def save_leading(folder: Path, seed: int, text: str = "llama") -> str:
+def _save_donut(folder: Path, seed: int) -> str:
+    words = tiny.tokenizer(encoder=False)
+    words.add_tokens(TAGS)
+    text = t.MBartConfig(
+        d_model=tiny.WIDTH, decoder_layers=tiny.LAYERS, decoder_attention_heads=2, decoder_ffn_dim=48,
+        vocab_size=len(words), max_position_embeddings=128, is_decoder=True, add_cross_attention=True, dropout=0.0,
+        encoder_layers=tiny.LAYERS, encoder_attention_heads=2, encoder_ffn_dim=8,
+    )  # fmt: skip
+    seen = t.DonutSwinConfig(
+        image_size=tiny.SIDE, patch_size=4, embed_dim=tiny.WIDTH // 2, depths=[1, 1], num_heads=[2, 2], window_size=4,
+    )  # fmt: skip
+    told = {"eos_token_id": 1, "pad_token_id": 2, "decoder_start_token_id": 0}
+    drawn(t.VisionEncoderDecoderConfig.from_encoder_decoder_configs(seen, text, **told), seed).save_pretrained(folder)
     side = {"height": tiny.SIDE, "width": tiny.SIDE}
-    reader: Any = t.Blip2Processor(t.BlipImageProcessor(size=side), tiny.tokenizer(encoder=False), num_query_tokens=4)
-    words = reader.tokenizer
-    words.chat_template, words.model_max_length = None, 512
-    seen = TOWER | {"image_size": tiny.SIDE, "patch_size": 8}
-    config = t.Blip2Config(
-        vision_config=seen, qformer_config=TOWER | {"encoder_hidden_size": tiny.WIDTH}, num_query_tokens=4,
-        text_config=tiny.config(text, vocab_size=len(words)).to_dict(),
+    t.DonutProcessor(t.DonutImageProcessor(size=side), words).save_pretrained(folder)
+    return str(folder)
+
+
+def _save_leading(kind: str, folder: Path, seed: int) -> str:
+    """A ViT, a Q-Former (which of InstructBLIP reads the question by a tokenizer of its own) and an OPT, a Llama or a
+    T5."""
+    text, asked = "t5" if kind.endswith("t5") else "llama", kind.startswith("instructblip")
+    pictures = t.BlipImageProcessor(size={"height": tiny.SIDE, "width": tiny.SIDE})
+    words = tiny.tokenizer(encoder=False, closes=text == "t5")
+    questions = [tiny.tokenizer(encoder=True)] if asked else []
+    whole: Any = t.InstructBlipProcessor if asked else t.Blip2Processor
+    reader = whole(pictures, words, *questions, num_query_tokens=4)
+    reader.tokenizer.chat_template, reader.tokenizer.model_max_length = None, 512
+    former = TOWER | {"encoder_hidden_size": tiny.WIDTH, "max_position_embeddings": 24}
+    config: Any = t.InstructBlipConfig if asked else t.Blip2Config
+    told = config(
+        vision_config=TOWER | {"image_size": tiny.SIDE, "patch_size": 8}, num_query_tokens=4,
+        qformer_config=former | ({"vocab_size": len(questions[0])} if questions else {}),
+        text_config=_opt(len(words)) if kind == "blip-2" else tiny.config(text, vocab_size=len(words)).to_dict(),
         image_token_index=words.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
-    drawn(config, seed).save_pretrained(folder)
+    drawn(told, seed).save_pretrained(folder)
     reader.save_pretrained(folder)
     return str(folder)
+
+
+def _opt(size: int) -> dict[str, Any]:
+    config = t.OPTConfig(
+        hidden_size=tiny.WIDTH, word_embed_proj_dim=tiny.WIDTH, ffn_dim=48, num_hidden_layers=tiny.LAYERS,
+        num_attention_heads=2, vocab_size=size, max_position_embeddings=128, dropout=0.0, bos_token_id=0,
+        eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    return config.to_dict()
 
 
 def drawn(config: Any, seed: int) -> Any:

@@ -118,7 +118,7 @@ def test_pictures_in_another_folder(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     tiny.save_picture(tmp_path / "annotations" / "000000000139.jpg", "red")
     path = "annotations/captions.json"
-    found = read(tmp_path, path, COCO, images=tmp_path / "val2017")
+    found = read(tmp_path, path, COCO, images=[tmp_path / "val2017"])
     assert [one.images for one in found.examples] == [
         [tmp_path / "annotations" / "000000000139.jpg"], [tmp_path / "val2017" / "000000000285.jpg"]
     ]  # fmt: skip

@@ -12,6 +12,8 @@ import luthier
 import tiny
 from luthier.reports.html import write_report
 from luthier.runs.errors import confusion
+from luthier.runs.predictor import Predictor
+from luthier.tasks.language import LanguageTask
 
 PAIRS = [("a", "a"), ("a", "b"), ("b", "b"), ("a", "b"), ("c", "a"), ("a", "a")]
 
@@ -47,6 +49,39 @@ def test_a_run_keeps_its_worst_rows(method: str, tiny_folder: Callable[..., str]
     assert f"{wrong} of {found['rows']} rows held out were taken for another class." in page
     assert "&lt;a&gt;" in page
     assert "<a>" not in page
+
+
+def test_each_row_is_answered_once_at_the_end(
+    tiny_folder: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 rows held out: of the first 24, which are shown, and the 16 worst none is written for twice."""
+    asked: list[list[str]] = []
+    told = Predictor.told
+    monkeypatch.setattr(LanguageTask, "sample_options", {"max_new_tokens": 2})
+    monkeypatch.setattr(
+        Predictor, "told", lambda self, some: (asked.append([str(one.source) for one in some]), told(self, some))[1]
+    )
+    rows = [{"text": f"{word} {i} {'cat ' * (i % 5)}"} for i, word in enumerate(tiny.WORDS * 5)]
+    data = {"train": tiny.write_jsonl(tmp_path / "train.jsonl", rows[30:]),
+            "eval": tiny.write_jsonl(tmp_path / "eval.jsonl", rows[:30])}  # fmt: skip
+    run = luthier.tune(
+        task="complete", model=tiny_folder("llama"), data=data, method="lora", steps=1, out=str(tmp_path / "runs")
+    )
+    before, after = asked
+    assert len(before) == 24
+    assert after[:24] == before
+    assert len(after) == len(set(after)) <= 30
+    samples, errors = (
+        [json.loads(line) for line in (run.folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        for name in ("samples", "errors")
+    )
+    assert [sample["source"] for sample in samples] == before
+    assert len(errors) == 16
+    assert {error["source"] for error in errors} <= set(after)
+    answers = {sample["source"]: sample["after"] for sample in samples}
+    both = [error for error in errors if error["source"] in answers]
+    assert both
+    assert [error["answer"] for error in both] == [answers[error["source"]] for error in both]
 
 
 def test_many_classes_are_listed_by_their_commonest_confusions(tmp_path: Path) -> None:

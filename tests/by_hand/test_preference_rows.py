@@ -198,20 +198,3 @@ def test_pairs_of_one_prompt_stay_together_and_are_no_repeats() -> None:
     assert [one.code for one in duplicates([rows[0], again], [])] == ["data.duplicates"]
     assert [one.code for one in duplicates(rows, [again])] == ["data.leak"]
     assert duplicates(rows, [pair("p0", "another", "n", 22)]) == []
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": "q", "chosen": "y", "rejected": "n"},
-        {"prompt": "q", "output_1": "y", "output_2": "n", "better": "1"},
-        {"prompt": "q", "answers": ["y", "n"], "ratings": [2, 1]},
-        {"prompt": "q", "completion": "y", "label": True},
-    ],
-)
-def test_a_picture_is_refused_where_it_would_not_be_seen(row: dict[str, Any]) -> None:
-    assert isinstance(convert(row | {"image": None}), Example)
-    assert [one.code for one in convert(row | {"image": "a.png"})] == ["data.pictures-unread"]
-    shown = [{"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "q"}]}]
-    (told,) = convert(row | {"prompt": shown})
-    assert "no pictures" in told.what

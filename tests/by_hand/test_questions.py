@@ -37,7 +37,7 @@ def read(folder: Path, questions: Any, annotations: Any, name: str = NAMES[0]) -
     for file, value in zip(NAMES, (questions, annotations), strict=True):
         if value is not None:
             (folder / file).write_text(json.dumps(value), encoding="utf-8")
-    return read_examples(name, base=folder, prefer=("image-question-answer",), images=folder / "val2014")
+    return read_examples(name, base=folder, prefer=("image-question-answer",), images=[folder / "val2014"])
 
 
 def test_vqa_as_published(tmp_path: Path) -> None:

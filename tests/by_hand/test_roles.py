@@ -139,6 +139,7 @@ def test_one_step_moves_each_role_by_its_own_rate(asked: dict[str, Any], tmp_pat
 
 MISTAKES = [
     ({"vison": "lora", "text": "lora"}, "recipe.method", "did you mean `vision`?"),
+    ({"visoin": "lora"}, "recipe.method", "did you mean `vision`?"),
     ({"vision": "lroa"}, "recipe.method", "did you mean `lora`?"),
     ({"vision": "lora", "adapter": {}}, "recipe.method", "one of: vision"),
     ({"vision": {"lora": {"rnak": 4}}}, "recipe.unknown-key", "did you mean `rank`?"),

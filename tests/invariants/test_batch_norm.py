@@ -4,6 +4,7 @@ trace, and refused where a step would be cut."""
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import luthier
 import tiny
 from luthier.engine.batching import Order
 from luthier.engine.checkpoint import latest
+from luthier.models import across
 from luthier.models.modes import keep_alone, statistics
 from luthier.runs import normalising
 from luthier.types import LossTerms, Refused
@@ -141,9 +143,7 @@ def test_one_number_a_channel_keeps_the_statistics_that_there_are() -> None:
     assert layer.running_mean.item() == pytest.approx(0.1 * 2)
 
 
-def test_what_the_recipe_says_and_what_it_is_settled_to(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_recipe_says_and_what_it_is_settled_to(folder: Path, tmp_path: Path) -> None:
     def settled(**keys: Any) -> tuple[str, bool, set[str], set[str]]:
         data = {"train": tiny.write_jsonl(tmp_path / "rows.jsonl", rows_of(folder)), "eval": 0.0}
         given = {"task": "classify", "model": str(folder / "resnet"), "data": data, "batch_size": 4, **keys}
@@ -160,9 +160,79 @@ def test_what_the_recipe_says_and_what_it_is_settled_to(
     assert settled(**cut) == ("frozen", False, set(), {"method.batch-norm"})
     assert settled(**cut, batch_norm="batch")[2] == {"method.batch-norm"}
     assert settled(method="lora", batch_norm="batch")[2] == {"recipe.combination"}
-    monkeypatch.setattr(normalising.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(normalising.dist, "get_world_size", lambda: 2)
-    assert settled(method="full") == ("frozen", False, set(), {"method.batch-norm"})
+
+
+def test_two_processes_share_out_a_step_that_would_not_fit_into_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four pictures of 16 tokens in 32 are two for each; three rows are one and two. What reads rows twice, or could
+    leave a process without a picture, keeps the checkpoint's."""
+
+    def why(task: str, model: Any, rows: list[dict[str, Any]], bare: int = 0, **keys: Any) -> str:
+        data = {"train": tiny.write_jsonl(tmp_path / f"{task}.jsonl", rows), "eval": 0.0}
+        _, prepared = luthier.check(task=task, model=model, data=data, batch_size=4, method="full", **keys)
+        assert prepared is not None
+        for row in prepared.train.rows[:bare]:
+            row["pictures"] = []
+        monkeypatch.setattr(normalising, "_world", lambda: 2)
+        found = normalising._cut(prepared)
+        monkeypatch.undo()
+        return found
+
+    alone, rows = str(folder / "resnet"), rows_of(folder)
+    assert why("classify", alone, rows, micro_tokens=32) == ""
+    assert "for each of 2 processes" in why("classify", alone, rows, micro_tokens=31)
+    text = tiny.save("bert", tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    asked = [row | {"question": f"the {tiny.WORDS[3 + i % 9]} one"} for i, row in enumerate(rows)]
+    both = {"image": alone, "text": text, "fuse": "concatenation"}
+    assert why("classify", both, asked) == ""
+    assert "some rows have no picture" in why("classify", both, asked, bare=1)
+    told = [{"image": row["image"], "caption": row["question"]} for row in asked]
+    assert "twice over 2 processes" in why("match", both | {"fuse": "similarity"}, told)
+
+
+def as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process, which no group was made for."""
+    found = SimpleNamespace(get_world_size=lambda: 1, get_rank=lambda: 0, all_reduce=lambda tensor: None)
+    monkeypatch.setattr(across, "dist", found)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_shared_statistics_are_torchs(momentum: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs, gradients and running statistics of torch's layer, in training and after; means far from 0."""
+    as_alone(monkeypatch)
+    torch.manual_seed(0)
+    theirs, ours = (torch.nn.BatchNorm2d(3, momentum=momentum) for _ in range(2))
+    across.join([ours])
+    for _ in range(2):
+        given = 100 + torch.randn(4, 3, 5, 2)
+        found = []
+        for layer in (theirs, ours):
+            x = given.clone().requires_grad_()
+            made = layer(x)
+            (made.square() * torch.arange(made.numel()).view_as(made)).sum().backward()
+            assert layer.weight.grad is not None
+            found.append((made, x.grad, layer.weight.grad, layer.running_mean, layer.running_var))
+        for our, their in zip(found[1], found[0], strict=True):
+            torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-3)
+    given = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(ours.eval()(given), theirs.eval()(given), rtol=1e-5, atol=1e-5)
+
+
+def test_rows_that_do_not_count_move_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 and 3, of mean 2, variance 1 and unbiased variance 2; one number alone is left as evaluation has it."""
+    as_alone(monkeypatch)
+    layer = torch.nn.BatchNorm1d(1, eps=1e-12).train()
+    across.join([layer])
+    with across.counted(False):
+        assert layer(torch.tensor([[1.0], [3.0]])).flatten().tolist() == pytest.approx([1.0, 3.0])
+    assert layer(torch.tensor([[5.0]])).item() == pytest.approx(5.0)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    assert (layer.running_mean.item(), layer.running_var.item()) == (0.0, 1.0)
+    assert layer(torch.tensor([[1.0], [3.0]])).flatten().tolist() == pytest.approx([-1.0, 1.0])
+    assert layer.running_mean.item() == pytest.approx(0.2)
+    assert layer.running_var.item() == pytest.approx(0.9 + 0.1 * 2)
 
 
 def test_a_tower_tuned_whole_beside_lora_opens_again_with_its_statistics(folder: Path, tmp_path: Path) -> None:

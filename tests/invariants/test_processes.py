@@ -39,6 +39,7 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "prefer, kto": ("llama", "prefer", {"method": "lora", "lora": {"rank": 4}, "objective": "kto"}),
     "reward": ("llama", "reward", {"method": "lora", "lora": {"rank": 4}}),
     "match, full": ("clip", "match", {"method": "full", "augment": {"crop": 0.5, "flip": 0.5}}),
+    "pictures, each batch's own statistics": ("resnet", "classify", {"method": "full", "batch_norm": "batch"}),
     "reinforce": (
         "llama",
         "reinforce",
@@ -72,11 +73,13 @@ def make(folder: Path, kind: str, tiny_folder: Any) -> Path:
     keys = keys | ({"distill": {"teacher": tiny_folder(model, seed=1)}} if "distill" in keys else {})
     rows = ROWS.get(task, chat_rows)(19, weighted=True)
     folder.mkdir(parents=True)
-    if task == "match":
+    shown = {"clip": tiny.save_dual_model, "resnet": tiny.save_image_model}
+    if model in shown:
         for i, row in enumerate(rows):
             tiny.save_picture(folder / f"{i}.png", ("red", "green", "blue")[i % 3], seed=i)
-            rows[i] = {"image": f"{i}.png", "caption": row["text"], "weight": row["weight"]}
-    path = tiny.save_dual_model(model, folder / "model") if task == "match" else tiny_folder(model, **no_dropout(model))
+            told = {"caption": row["text"]} if task == "match" else {"label": row["label"]}
+            rows[i] = {"image": f"{i}.png", "weight": row["weight"]} | told
+    path = shown[model](model, folder / "model") if model in shown else tiny_folder(model, **no_dropout(model))
     data = {"train": tiny.write_jsonl(folder / "train.jsonl", rows[:13])}
     data["eval"] = tiny.write_jsonl(folder / "eval.jsonl", rows[13:])
     write_recipe(folder, task=task, model=path, data=data, steps=STEPS, batch_size=4,

@@ -6,17 +6,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from shells import COMMAND
 from typed import environment
 
 import luthier
 import tiny
+from forks import forks
 from luthier.comparison import cells, conduct
 from luthier.types import Refused
 
@@ -42,13 +43,12 @@ def compared(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Model) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The real command: two seeds of one method, another that this model refuses; no eval file, so rows are split."""
+    """Two seeds of one method, another that this model refuses; no eval file, so rows are split."""
     folder = tmp_path_factory.mktemp("compare")
     recipe(folder, tiny_folder("bert"))
     methods = "freeze,freeze(last=9)"
-    words = [sys.executable, "-m", "luthier", "compare", "recipe.yaml", "--methods", methods, "--seeds=2", "--to=c"]
-    ran = subprocess.run(words, cwd=folder, env=environment(), text=True, capture_output=True)
-    return folder, ran
+    words = ["compare", "recipe.yaml", "--methods", methods, "--seeds=2", "--to=c"]
+    return folder, forks().run(COMMAND, *words, folder=folder, **environment())
 
 
 Made = tuple[Path, "subprocess.CompletedProcess[str]"]
@@ -105,15 +105,15 @@ def test_the_same_command_runs_nothing_again(made: Made, monkeypatch: pytest.Mon
 def test_a_killed_comparison_goes_on(tmp_path: Path, tiny_folder: Model) -> None:
     """Killed while the second cell runs: its process ends too, the first cell is kept, and the same command goes on."""
     recipe(tmp_path, tiny_folder("bert"))
-    words = [sys.executable, "-m", "luthier", "compare", "recipe.yaml", "--methods", "features,freeze", "--seeds", "1"]
-    words += ["--to", "c", "--json"]
-    parent = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
-    first = wait_for(tmp_path, "c/cells/features-*/cell.json", parent)
-    wait_for(tmp_path, "c/cells/freeze-*/spec.json", parent)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    words = ["compare", "recipe.yaml", "--methods", "features,freeze", "--seeds", "1", "--to", "c", "--json"]
+    told = tmp_path / "told.txt"
+    parent = forks().start(COMMAND, *words, folder=tmp_path, out=told, err=told, **environment())
+    first = wait_for(tmp_path, "c/cells/features-*/cell.json")
+    wait_for(tmp_path, "c/cells/freeze-*/spec.json")
+    os.kill(parent, signal.SIGKILL)
+    assert forks().ended(60.0) == -signal.SIGKILL
     written = first.stat().st_mtime_ns
-    done = subprocess.run(words, cwd=tmp_path, env=environment(), text=True, capture_output=True)
+    done = forks().run(COMMAND, *words, folder=tmp_path, **environment())
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
     assert told["status"] == "finished"
@@ -121,10 +121,9 @@ def test_a_killed_comparison_goes_on(tmp_path: Path, tiny_folder: Model) -> None
     assert first.stat().st_mtime_ns == written
 
 
-def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> Path:
+def wait_for(folder: Path, pattern: str) -> Path:
     while not (found := list(folder.glob(pattern))):
-        assert process.poll() is None, "it ended before"
-        time.sleep(0.05)
+        assert forks().ended(0.05) is None, "it ended before"
     return found[0]
 
 

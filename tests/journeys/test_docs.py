@@ -72,7 +72,7 @@ def codes_in_source() -> set[str]:
     spelled = re.compile(rf"(?:{'|'.join(ROOMS)})\.[a-z]+(?:-[a-z]+)*")
     keys = {"model.name", "model.template", "data.train", "data.eval", "data.select", "data.index", "data.passages"}
     keys |= {"model.audio", "model.image", "model.text", "model.fuse", "model.init", "adapter.blocks"}
-    keys |= {"reinforce.rewards", "plan.between", "act.predicts", "act.chunk", "act.bins"}
+    keys |= {"data.images", "reinforce.rewards", "plan.between", "act.predicts", "act.chunk", "act.bins"}
     found = {f"recipe.{key}" for key in ("task", "method", "objective")}  # made from the key's name
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -81,18 +81,23 @@ def test_search_by_words_and_by_pictures(folder: Path) -> None:
     (folder / "images/words.txt").write_text("the red house\n\na blue cat\n", encoding="utf-8")
     rows = [{"image": "0.png", "captions": ["a green river", "old trees"]}]
     tiny.write_jsonl(folder / "images/more.jsonl", rows)
+    tiny.write_jsonl(folder / "images/labels.jsonl", [{"image": "0.png", "label": "red"}])  # says nothing of a picture
     (folder / "images/notes.pdf").write_bytes(b"%PDF")
-    made, again, words, beside, texts, printed, none, tokens = session(
+    made, again, words, beside, texts, printed, none, tokens, lost = session(
         folder, f"index {model} images --to index --json", f"index {model} images --to index --json",
         f"search {model} red --index index --json -k 3 --page found/page.html",
         f"search {model} images/7.png --index index --json -k 2",
         f"search {model} images/7.png --index index --find texts --json", f"search {model} cat --index index -k 1",
         f"search {model} red --index index --backend exact -k 0", f"index {model} images --to other --tokens 20",
+        f"search {model} images/a.png --index index",
     )  # fmt: skip
     assert made.code == 0, made.err
     assert (made.json["pictures"], made.json["texts"]) == (48, 4)
     assert made.json["not_read"] == ["images/notes.pdf"]
+    assert made.json["empty"] == ["images/labels.jsonl"]
     assert again.json["embedded"] == []
+    assert lost.code == 2, "a path that is none is no text to be sought"
+    assert "there is no such file" in lost.out + lost.err
     assert [set(one) for one in words.json] == [{"image", "score"}] * 3
     page = (folder / "found/page.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 3

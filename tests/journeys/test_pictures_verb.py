@@ -82,6 +82,14 @@ def test_a_question_about_a_picture(fuse: str, tiny_folder: Callable[..., str], 
     )
     assert (checked.code, tuned.code) == (0, 0), checked.out + tuned.err
     assert evaluated.json["rows"] == 2
+    row, other = json.dumps({"image": "0.png", "question": "the"}, separators=(",", ":")), '{"a":"b.jpg"}'
+    typed, piped, no_row = session(
+        tmp_path, f"predict runs/asked --json {row}", ("predict runs/asked --json", f"{row}\n"),
+        f"predict runs/asked {other}",
+    )  # fmt: skip
+    assert typed.json == piped.json
+    assert typed.json[0]["input"] == json.loads(row)
+    assert (no_row.code, "there is no such file" in no_row.out + no_row.err) == (2, True), "no column of such rows"
     run = luthier.load(tmp_path / "runs/asked")
     (answer,) = run.predict([{"image": str(tmp_path / "0.png"), "question": "the patch"}])
     assert answer["label"] in ("red", "green")

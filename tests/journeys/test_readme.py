@@ -2,20 +2,22 @@
 
 `make demo` and `make test` are not: the one would set up an environment, the other would run this test. What `make
 demo` runs, the recipe `sentiment`, is (with fewer steps), and their lines in the Makefile are compared.
+
+Two blocks run as fresh interpreters. The others, whose commands would each import torch anew, run in forks of a process
+that has: the same code from the words to the exit code (`shells.py`).
 """
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
 import pytest
 import yaml
-from typed import REPOSITORY, blocks, environment
+from shells import run_block
+from typed import REPOSITORY, blocks
 
 from luthier.recipe import read_recipe
 
@@ -35,16 +37,18 @@ def shown(page: str) -> list[tuple[str, str]]:
 
 # Each block of the README needs the data alone, so they run beside each other; other pages go on from block to block.
 PARTS = {f"README.md, {at}": [block] for at, block in enumerate(shown("README.md"), 1)}
+FRESH = ["README.md, 3", "README.md, 4"]  # Python, and a shell with a pipe
 PARTS |= {page: as_typed(shown(page)) for page in PAGES if page != "README.md"}
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_blocks_run(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
     if "luthier copy" not in PARTS[name][0][1]:  # else the page brings it
-        shutil.copytree(RECIPES / "data", tmp_path / "data")
+        shutil.copytree(RECIPES / "data", folder / "data")
     for language, text in PARTS[name]:
-        words = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
-        ran = subprocess.run(words, cwd=tmp_path, env=environment(), text=True, capture_output=True)
+        ran = run_block(language, text, folder, tmp_path / "tools", fresh=name in FRESH)
         assert ran.returncode == 0, f"{text}\n{ran.stdout}\n{ran.stderr}"
         assert "Traceback" not in ran.stderr
         assert "Warning" not in ran.stderr, ran.stderr
@@ -52,6 +56,7 @@ def test_blocks_run(name: str, tmp_path: Path) -> None:
 
 def test_every_page_shows_something() -> None:
     assert all(PARTS.values())
+    assert {PARTS[name][0][0] for name in FRESH} == {"python", "shell"}
     assert len({name.partition(",")[0] for name in PARTS}) == len(PAGES)
 
 

@@ -12,6 +12,7 @@ import seers
 from table import METHODS
 
 import tiny
+from luthier.methods.lora import CONVOLVE
 
 ALONE = tuple(method for method in METHODS if method not in ("adapter: stack", "fusion"))
 """Those that build on no other run."""
@@ -37,15 +38,17 @@ REASONS = {
     "what is written or compared is no class. Nearest: `lora` or `full`.",
     "method.no-target": "The model has no such place: no embeddings of tokens before which a prompt could stand, no "
     "attention of the usual form, no block of one width, or no head of its own. Nearest: `lora`.",
-    "method.unsupported": "PEFT has no such layer for a convolution. Nearest: `lora`, `lora: dora`, `ia3`.",
+    "method.unsupported": "PEFT has no such layer for a convolution, or (OFT) one that merges into another. "
+    "Nearest: `lora`, `lora: dora`, `lora: adalora`, `ia3`.",
     "model.processor": "The model reads one prompt and writes one answer. Nearest: `vqa`.",
-    "model.no-text": "Its decoder reads a picture, and no question. Nearest: `caption`.",
+    "method.no-role": "An encoder-decoder inside has `encoder` and `decoder`, and no `text`. Nearest: these.",
     "model.encoder-decoder": "It writes from a picture, and a conversation is one text. Nearest: `caption`.",
 }
 
 
-SEES = ("vit", "resnet", "convnext")
+SEES = ("vit", "clip", "siglip", "resnet", "convnext")
 CONVOLUTIONAL = ("resnet", "convnext")
+UNCONVOLVED = ("lora: pissa", "lora: vera", "lora: oft", *([] if "adalora" in CONVOLVE else ["lora: adalora"]))
 COMPOSED = ("projection", "concatenation", "cross_attention", "modulation")
 
 
@@ -55,7 +58,7 @@ def _classified(model: str, method: str) -> str | None:
         return "method.no-target"  # a model of pictures has no embeddings of tokens
     if model in CONVOLUTIONAL and ("adapter" in method or method.startswith("prefix")):
         return "method.no-target"  # no attention, and streams of several widths
-    if model in CONVOLUTIONAL and method in ("lora: pissa", "lora: adalora", "lora: vera", "lora: oft"):
+    if model in CONVOLUTIONAL and method in UNCONVOLVED:
         return "method.unsupported"  # made for linear layers
     if model in COMPOSED and family == "features":
         return "method.combination"  # what joins them is new
@@ -64,7 +67,8 @@ def _classified(model: str, method: str) -> str | None:
 
 PICTURES = Table(
     "classify: pictures, alone and with a text",
-    {"vit": "ViT", "resnet": "ResNet", "convnext": "ConvNeXt"} | {fuse: f"ViT + BERT, {fuse}" for fuse in COMPOSED},
+    {"vit": "ViT", "clip": "CLIP", "siglip": "SigLIP", "resnet": "ResNet", "convnext": "ConvNeXt"}
+    | {fuse: f"ViT + BERT, {fuse}" for fuse in COMPOSED},
     _classified,
 )  # test_pictures_matrix.py
 
@@ -115,6 +119,52 @@ CHAT = Table(
     | {kind: seers.SHOWN[kind] for kind in tiny.VISION_LANGUAGE},
     _talked,
 )  # test_shown_chat_matrix.py
+
+JUDGED_BY = (
+    "full", "freeze: head", "freeze: last 1", "features: logistic", "lora", "lora: dora", "lora: pissa", "ia3",
+    "adapter: houlsby", "prompt", "prefix", "lora + norms", "lora + adapter",
+)  # fmt: skip
+LOSSES = ("dpo", "ipo", "simpo", "orpo", "cpo", "kto")
+ANSWERED = (*tiny.VISION_LANGUAGE, "smolvlm", "qwen2_5_vl")
+
+
+def _preferred(model: str, method: str) -> str | None:
+    family = method.partition(":")[0]
+    if model in seers.ONE_ANSWER:
+        return "model.encoder-decoder" if model == "vit-gpt2" else "model.processor"
+    if model == "qwen2_5_vl" and "prompt" in method:
+        return "method.no-target"  # it tells pictures by ids
+    return _talked(model, method) if family != "features" else "method.combination"
+
+
+PREFER = Table(
+    "prefer: answers about pictures, by DPO",
+    {fuse: f"ViT + Llama, {CALLED[fuse]}" for fuse in WRITES}
+    | {kind: seers.SHOWN[kind] for kind in (*ANSWERED, *seers.ONE_ANSWER)},
+    _preferred,
+    JUDGED_BY,
+)  # test_shown_preferences_matrix.py
+
+
+def _scored(model: str, method: str) -> str | None:
+    if method == "freeze: head":
+        return _preferred(model, method) if model in seers.ONE_ANSWER else None  # its head is new, and its own
+    return _preferred(model, method)
+
+
+REWARD = Table(
+    "reward: answers about pictures",
+    {fuse: f"ViT + Llama, {CALLED[fuse]}" for fuse in WRITES}
+    | {kind: seers.SHOWN[kind] for kind in (*ANSWERED, *seers.ONE_ANSWER[:2])},
+    _scored,
+    JUDGED_BY,
+)  # test_shown_preferences_matrix.py
+BY_LOSS = Table(
+    "prefer: answers about pictures, LoRA, by objective",
+    {fuse: f"ViT + Llama, {CALLED[fuse]}" for fuse in WRITES} | {kind: seers.SHOWN[kind] for kind in ANSWERED},
+    lambda model, loss: None,
+    LOSSES,
+)  # test_shown_preferences_matrix.py
 
 FAMILIES = tuple(
     Table(
@@ -183,4 +233,4 @@ ACT = Table(
      "features: logistic"),
 )  # fmt: skip  # test_act_matrix.py
 
-TABLES = (PICTURES, MATCH, WRITERS, CHAT, *FAMILIES, *SOUNDS, JOINED, ACT)
+TABLES = (PICTURES, MATCH, WRITERS, CHAT, PREFER, BY_LOSS, REWARD, *FAMILIES, *SOUNDS, JOINED, ACT)

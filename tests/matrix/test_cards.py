@@ -65,10 +65,12 @@ def test_what_a_picture_shows(
 
 
 def test_classes_of_pictures(ran: Callable[..., Any], tiny_folder: Callable[..., str], tmp_path: Path) -> None:
-    """Of pictures alone, and of pictures with texts by two towers, which transformers alone does not open."""
+    """Of pictures alone, of CLIP's image encoder, and of pictures with texts by two towers, which transformers alone
+    does not open."""
     model = tiny.save_image_model("vit", tmp_path / "vit")
-    made, final, _, printed = ran("classify", model, "full", "label")
-    assert printed == made.predict([{"image": str(final / "photo.jpg")}])
+    for one in (tiny.save_dual_model("clip", tmp_path / "clip"), model):
+        made, final, _, printed = ran("classify", one, "full", "label")
+        assert printed == made.predict([{"image": str(final / "photo.jpg")}])
     towers = {"image": model, "text": tiny_folder("bert"), "fuse": "projection"}
     made, final, _, printed = ran("classify", towers, "full", "label", text="the house")
     assert printed == made.predict([{"image": str(final / "photo.jpg"), "text": "A sentence to judge."}])

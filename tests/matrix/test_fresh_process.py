@@ -57,7 +57,8 @@ def trained(tiny_folder: Callable[..., str], tmp_path_factory: pytest.TempPathFa
 
 def _train(cell: Cell, model: str, folders: pytest.TempPathFactory, kept: list[Any]) -> Trained:
     data = toys.write(cell.task, folders.mktemp("data"))
-    run = luthier.tune(**recipe(cell, model, data, folders.mktemp("runs")))
+    few = {"steps": 6, "eval_every": 6}  # enough to move what trains
+    run = luthier.tune(**recipe(cell, model, data, folders.mktemp("runs")) | few)
     predictor = kept[-1]
     given = [json.loads(line) for line in Path(data["eval"]).read_text(encoding="utf-8").splitlines()]
     examples = [predictor.task.parse(row) for row in given]

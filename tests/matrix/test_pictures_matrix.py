@@ -29,7 +29,8 @@ DEFAULT = {
     ("convnext", "adapter: parallel"), ("vit", "prompt"), ("projection", "lora"), ("projection", "prompt"),
     ("concatenation", "adapter: houlsby"), ("cross_attention", "freeze: head"), ("cross_attention", "lora: dora"),
     ("projection", "features: logistic"), ("concatenation", "full"), ("projection", "prompt + lora"),
-    ("modulation", "lora"),
+    ("modulation", "lora"), ("clip", "lora"), ("clip", "full"), ("clip", "adapter: houlsby"), ("siglip", "prefix"),
+    ("siglip", "features: logistic"), ("siglip", "prompt"),
 }  # fmt: skip
 
 
@@ -48,7 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models(tiny_folder: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     towers = tmp_path_factory.mktemp("models")
-    seeing = {kind: tiny.save_image_model(kind, towers / kind) for kind in SEES}
+    save = {kind: tiny.save_dual_model if kind in tiny.DUAL_MODELS else tiny.save_image_model for kind in SEES}
+    seeing = {kind: save[kind](kind, towers / kind) for kind in SEES}
     text = tiny_folder("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     composed = {fuse: {"image": seeing["vit"], "text": text, "fuse": fuse} for fuse in COMPOSED}
     return {**seeing, **composed}
@@ -132,6 +134,22 @@ def test_what_does_not_fit_is_refused(
     chats = tiny.write_jsonl(tmp_path / "chats.jsonl", [{"messages": turns}])
     findings, _ = luthier.check(task="chat", model=models["vit"], data=chats, method="lora")
     assert "model.no-text" in {finding.code for finding in findings if finding.severity == "error"}
+
+
+@pytest.mark.parametrize("model", ["vit", "clip"])
+def test_a_tower_that_no_gradient_reaches_is_named(
+    model: str, models: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.models.images import ImageBackbone
+
+    given = recipe(model, "lora", models, folder, tmp_path) | {"method": {"vision": "lora", "head": "full"}}
+    findings, _ = luthier.check(**given)
+    assert "method.no-gradient" not in {finding.code for finding in findings}
+    states = ImageBackbone._states
+    monkeypatch.setattr(ImageBackbone, "_states", lambda self, pixels: states(self, pixels).detach())
+    findings, _ = luthier.check(**given)
+    told = [finding.what for finding in findings if finding.code == "method.no-gradient"]
+    assert "the image tower is not reached at all" in told[0]
 
 
 def test_a_model_that_does_not_look_is_refused(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import toys
 from battery import assert_judged_the_same, assert_loss_fell, assert_refused, cases
-from seers import CELLS, METHODS, refusal
+from seers import CELLS, LORA, METHODS, refusal
 
 import families
 import luthier
@@ -21,8 +21,10 @@ STEPS = 24
 DEFAULT = {
     ("smolvlm", "chat", "full"), ("qwen2_vl", "vqa", "vision lora, text lora"),
     ("qwen3_vl", "caption", "full"), ("paligemma", "vqa", "full"), ("paligemma", "chat", "lora"),
-    ("vit-gpt2", "caption", "lora"), ("vit-gpt2", "vqa", "full"),
+    ("vit-gpt2", "caption", "lora"), ("vit-gpt2", "vqa", "full"), ("donut", "vqa", "lora"),
     ("vit-bert", "chat", "full"), ("blip-2", "vqa", "vision lora, text lora"), ("blip-2", "chat", "lora"),
+    ("blip-2-t5", "vqa", "lora"), ("instructblip", "vqa", "full"),
+    ("instructblip-t5", "vqa", "vision frozen, text full"), ("blip-2-t5", "chat", "full"),
 }  # fmt: skip
 
 
@@ -64,11 +66,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def recipe(model: str, task: str, method: str, folder: Path, out: Path) -> dict[str, Any]:
+    tags = families.DONUT if task == "vqa" and "donut" in Path(model).name else {}
     return {
         "task": task, "model": model, "steps": STEPS, "batch_size": 33, "eval_every": STEPS, "final": "last",
         "data": {side: str(folder / f"{task}-{side}.jsonl") for side in ("train", "eval")}, "out": str(out),
         "schedule": "constant", "warmup": 0, **METHODS[method],
-        **({} if task == "chat" else {task: {"max_new_tokens": 4}}),
+        **({} if task == "chat" else {task: {"max_new_tokens": 4} | tags}),
     }  # fmt: skip
 
 
@@ -85,6 +88,20 @@ def test_a_working_cell(kind: str, task: str, method: str, models: Any, folder: 
 @pytest.mark.parametrize(("kind", "task", "method"), cases(CELLS, DEFAULT, refusal, wanted=True))
 def test_a_refused_cell(kind: str, task: str, method: str, models: Any, folder: Path, tmp_path: Path) -> None:
     assert_refused(recipe(models(kind), task, method, folder, tmp_path), refusal(kind, task, method))
+
+
+@pytest.mark.parametrize("method", [
+    {"vision": "frozen", "projector": {"full": {}, "learning_rate": 3e-3}, "decoder": LORA},
+    pytest.param(
+        {"encoder": LORA, "decoder": LORA, "vision": "frozen", "projector": "frozen"}, marks=pytest.mark.slow
+    ),
+])  # fmt: skip
+def test_both_stacks_of_one_with_an_encoder_inside(method: Any, models: Any, folder: Path, tmp_path: Path) -> None:
+    """Roles of their own: what is frozen stays as it came, and all else that was chosen moves."""
+    keys = recipe(models("instructblip-t5"), "vqa", "lora", folder, tmp_path) | {"method": method}
+    run = luthier.tune(**{key: value for key, value in keys.items() if key not in LORA})
+    assert_loss_fell(run)
+    assert_judged_the_same(run, keys["data"]["eval"], fresh=False)
 
 
 @pytest.mark.parametrize("kind", [*families.FILMS, *families.PREFIX, *families.LEADING])
@@ -105,7 +122,8 @@ def test_pictures_stand_whole_and_are_never_learned(kind: str, models: Any, fold
         (wanted,) = (list(ids).count(backbone.image_id) for ids in made["input_ids"])
         at = [place for place, token in enumerate(row["input_ids"]) if token == backbone.image_id]
         assert len(at) == wanted > 0
-        assert not any(row["supervised"][place] for place in at)
+        assert not any(row["supervised"][place] for place in at if "supervised" in row)
+        assert backbone.image_id not in row.get("target_ids", [])
     taken = max(len(row["input_ids"]) for row in prepared.train.rows)
     long = [{"image": str(folder / "images/0.png"), "question": "the cat " * 40, "answer": "red"}]
     keys["data"] = tiny.write_jsonl(tmp_path / "long.jsonl", long * 4)

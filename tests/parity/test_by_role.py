@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForImageClassification
 
 import luthier
 import tiny
@@ -69,6 +69,32 @@ def test_peft_opens_two_loras_of_clip_and_gives_the_same_logits(rows: list[dict[
         torch.testing.assert_close(theirs(**inputs).logits_per_image, model(**inputs).logits_per_image)
         with theirs.disable_adapter():
             assert not torch.allclose(theirs(**inputs).logits_per_image, model(**inputs).logits_per_image)
+
+
+@pytest.mark.parametrize("kind", tiny.DUAL_MODELS)
+def test_peft_opens_lora_in_an_image_encoder_and_its_classifier_beside(
+    kind: str, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """A classifier on one tower of a model of two, each with a rate of its own: LoRA in the tower, the head whole.
+    Folded in, transformers opens it alone."""
+    path = tiny.save_dual_model(kind, tmp_path / kind)
+    method = {"vision": {"lora": {"rank": 4}, "learning_rate": 2e-2}, "head": {"full": {}, "learning_rate": 1e-2}}
+    labelled = [{name: row[name] for name in ("image", "label")} for row in rows]
+    run = tuned(labelled, tmp_path, task="classify", model=path, method=method)
+    rates = {role["role"]: role["learning_rate"] for role in run.result["roles"] if role["trained"]}
+    assert rates == {"vision": 2e-2, "head": 1e-2}
+    final, model = run.folder / "final", luthier.load(run.folder).predictor.backbone.model
+    pixels = torch.randn(2, 3, tiny.SIDE, tiny.SIDE, generator=torch.Generator().manual_seed(0))
+    base = AutoModelForImageClassification.from_pretrained(path, num_labels=3).eval()
+    with_weights(base, final / "head")
+    theirs = PeftModel.from_pretrained(base, str(final / "vision"))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(pixel_values=pixels).logits, model(pixel_values=pixels).logits)
+        with theirs.disable_adapter():
+            assert not torch.allclose(theirs(pixel_values=pixels).logits, model(pixel_values=pixels).logits)
+        whole = AutoModelForImageClassification.from_pretrained(run.export("merged")["folder"]).eval()
+        torch.testing.assert_close(whole(pixel_values=pixels).logits, model(pixel_values=pixels).logits)
+        assert list(whole.config.id2label.values()) == ["blue", "green", "red"]
 
 
 def test_peft_opens_a_tower_of_a_composed_model(rows: list[dict[str, Any]], tmp_path: Path) -> None:

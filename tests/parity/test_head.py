@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import reference
 import torch
+import transformers
 
 import tiny
 from luthier.data.collate import lay_out
@@ -35,6 +37,31 @@ def test_head_logits_are_the_models_own(name: str, needs: str, opened: Opened) -
         hidden_1TD = backbone.trunk(input_ids=ids_1T, attention_mask=mask_1T).last_hidden_state
         found = head_logits(backbone.model, hidden_1TD, mask_1T)[0]
         torch.testing.assert_close(found, reference.alone(backbone, row["input_ids"]), rtol=0, atol=1e-6)
+
+
+SMALL = {"vocab_size": 100, "max_position_embeddings": 64, "pad_token_id": 2, "dropout": 0.0}
+WRAPPED: dict[str, dict[str, Any]] = {
+    "opt": {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 2},
+    "mbart": {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 48},
+    "trocr": {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 48},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "auto"), [*((name, "CausalLM") for name in WRAPPED), ("opt", "SequenceClassification")]
+)
+@torch.no_grad()
+def test_a_decoder_that_is_all_of_its_trunk_is_answered_for(name: str, auto: str) -> None:
+    """Their heads ask the decoder itself, or the trunk around it."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(name, **SMALL, **WRAPPED[name])
+    config.is_encoder_decoder, config.is_decoder = False, True
+    model: Any = getattr(transformers, f"AutoModelFor{auto}").from_config(config).eval()
+    ids_1T = torch.tensor([[30, 40, 50, 60]])
+    hidden_1TD = model.base_model(input_ids=ids_1T).last_hidden_state
+    found = head_logits(model, hidden_1TD, torch.ones_like(ids_1T))
+    torch.testing.assert_close(found, model(input_ids=ids_1T).logits, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("needs", ["tag_logits", "span_logits"])

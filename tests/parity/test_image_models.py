@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,9 +26,11 @@ FUSIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", tiny.IMAGE_MODELS)
-def test_logits_and_loss_are_transformers_own(kind: str, pictures: list[Path], tmp_path: Path) -> None:
-    path = tiny.save_image_model(kind, tmp_path)
+@pytest.mark.parametrize("kind", [*tiny.IMAGE_MODELS, *tiny.DUAL_MODELS])
+def test_logits_loss_and_gradients_are_transformers_own(kind: str, pictures: list[Path], tmp_path: Path) -> None:
+    """Of one that compares pictures with texts: of its image encoder with transformers' classifier on it."""
+    save = tiny.save_dual_model if kind in tiny.DUAL_MODELS else tiny.save_image_model
+    path = save(kind, tmp_path)
     backbone = load(kind, path, "sequence_logits", config=LABELS)
     backbone.model.eval()
     objective = Objective(Options(), backbone, lambda example: [])  # type: ignore[arg-type]
@@ -39,12 +42,22 @@ def test_logits_and_loss_are_transformers_own(kind: str, pictures: list[Path], t
     processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
     pixels = processor([decode(one)[0] for one in pictures], return_tensors="pt")["pixel_values"]
     assert torch.equal(batch["pixel_values"], torch.as_tensor(pixels))
+    torch.manual_seed(0)  # a new head's draws
+    peer = transformers.AutoModelForImageClassification.from_pretrained(path, **LABELS, ignore_mismatched_sizes=True)
+    theirs = peer.eval()(pixel_values=pixels, labels=torch.tensor([0, 1, 2, 0]))
+    theirs.loss.backward()
     with torch.no_grad():
-        theirs = backbone.model(pixel_values=pixels, labels=torch.tensor([0, 1, 2, 0]))
         ours = torch.tensor(objective.outputs(backbone, batch))
-        terms = objective.loss(backbone, batch)
+    terms = objective.loss(backbone, batch)
+    (terms.total / terms.count).backward()
     torch.testing.assert_close(ours, theirs.logits, atol=1e-5, rtol=1e-5)
-    assert float(terms.total) / terms.count == pytest.approx(float(theirs.loss), rel=1e-5)
+    assert float(terms.total.detach()) / terms.count == pytest.approx(float(theirs.loss.detach()), rel=1e-5)
+    wanted = {name: p.grad for name, p in peer.named_parameters()}
+    for name, parameter in backbone.model.named_parameters():
+        if wanted[name] is None:
+            assert parameter.grad is None, name
+        else:
+            torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("fuse", "options"), FUSIONS)
@@ -103,6 +116,44 @@ def test_the_picture_decides(
         assert len(reached) > len(named) / 2, (part, reached)
 
 
+@pytest.mark.parametrize(
+    ("kind", "needs", "code"),
+    [
+        ("siglip2", "sequence_logits", "model.processor"), ("siglip2", "vectors", "model.processor"),
+        ("chinese_clip", "sequence_logits", "model.no-hidden"), ("blip", "hidden", "model.no-hidden"),
+    ],
+)  # fmt: skip
+def test_what_is_no_classifier_of_pictures_of_one_size_is_refused(
+    kind: str, needs: str, code: str, tmp_path: Path
+) -> None:
+    """NaFlex, and models whose image encoder transformers puts no classifier on: told before weights are read."""
+    transformers.AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    tiny.tokenizer(encoder=True).save_pretrained(tmp_path)
+    processor = {"image_processor_type": "Siglip2ImageProcessor" if kind == "siglip2" else "CLIPImageProcessor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+    with pytest.raises(Refused) as refused:
+        load(kind, str(tmp_path), needs)
+    assert [finding.code for finding in refused.value.findings] == [code]
+
+
+def test_an_image_encoder_that_does_not_open_by_itself_is_read_in_its_classifier(
+    pictures: list[Path], tmp_path: Path
+) -> None:
+    """MetaCLIP 2, for a linear probe: the tower's own hidden states, and no head that would train."""
+    tower = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    text, vision = tower | {"vocab_size": 64}, tower | {"image_size": tiny.SIDE, "patch_size": 8}
+    config = transformers.AutoConfig.for_model("metaclip_2", text_config=text, vision_config=vision)
+    peer = transformers.AutoModel.from_config(config).eval()
+    peer.save_pretrained(tmp_path)
+    transformers.CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False).save_pretrained(tmp_path)
+    backbone = load("metaclip_2", str(tmp_path), "hidden", config=LABELS)
+    batch = Batch(backbone.lay_out([backbone.picture_row([one], None, None) for one in pictures]), [0, 1, 2, 3])
+    with torch.no_grad():
+        theirs = peer.vision_model(pixel_values=batch["pixel_values"]).last_hidden_state
+        torch.testing.assert_close(backbone.hidden(batch), theirs.flatten(0, 1), atol=1e-6, rtol=1e-6)
+    assert backbone.head_parameters() == {}
+
+
 @pytest.mark.parametrize("kind", tiny.DUAL_MODELS)
 def test_an_image_encoder_of_a_model_that_compares_is_transformers_own(
     kind: str, pictures: list[Path], tmp_path: Path
@@ -111,8 +162,6 @@ def test_an_image_encoder_of_a_model_that_compares_is_transformers_own(
     path = tiny.save_dual_model(kind, tmp_path)
     backbone = load(kind, path, "hidden", config=LABELS)
     assert backbone.fresh == set()
-    with pytest.raises(Refused, match="method: features"):
-        load(kind, path, "sequence_logits", config=LABELS)
     rows: list[Features] = [backbone.picture_row([one], None, None) | {"row": i} for i, one in enumerate(pictures)]
     batch = backbone.lay_out(rows)
     peer = transformers.AutoModel.from_pretrained(path).vision_model.eval()

@@ -26,6 +26,8 @@ CASES: list[tuple[Any, str, Any, bool]] = [
     ("vit", "classify", "full", True),
     ("resnet", "classify", "lora", True),
     ("clip", "match", "full", True),
+    ("clip", "classify", "lora", True),
+    ("siglip", "classify", "features", False),
     ("siglip", "match", "lora", True),
     ("vit + bert: concatenation", "classify", "lora", True),
     ("vit + bert: cross_attention", "classify", "full", False),

@@ -11,14 +11,19 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
+import transformers
+from PIL import Image
 from torch import Tensor
 
+import luthier
+import tiny
 from luthier.methods import METHODS
 from luthier.models.backbone import Backbone
 from luthier.models.frozen import Frozen
 from luthier.objectives import chunked
 from luthier.objectives.distill import LOGITS, Classes, Objective, Options
 from luthier.objectives.divergence import divergence
+from luthier.runs.teaching import read
 
 Opened = Callable[..., Backbone]
 RECORDED = json.loads((Path(__file__).parent / "gkd" / "fixtures.json").read_text(encoding="utf-8"))
@@ -129,6 +134,31 @@ def test_of_classes_and_with_logits_computed_before(kind: str, opened: Opened) -
     known = [row | {LOGITS: reference.alone(teacher, row["input_ids"]).tolist()} for row in rows]
     found = objective.loss(student, objective.collate(known)).total
     torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_of_pictures_teaches_one_of_another_family(tmp_path: Path) -> None:
+    """CLIP's image encoder, as a classifier, reads each picture by its own processor, of another size than the
+    student's: transformers' own logits. The student learns from them, and its run tells how good the teacher is."""
+    rows = [(tmp_path / f"{i}.png", ("red", "green")[i % 2]) for i in range(12)]
+    for i, (path, colour) in enumerate(rows):
+        tiny.save_picture(path, colour, seed=i)
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", [{"image": str(path), "label": name} for path, name in rows])
+    known: dict[str, Any] = {"task": "classify", "data": {"train": data, "eval": 0.25}, "steps": 4, "final": "last"}
+    big = tiny.save_dual_model("clip", tmp_path / "clip")
+    teacher = luthier.tune(**known, model=big, method="full", out=str(tmp_path / "big"))
+    small = tiny.save_image_model("resnet", tmp_path / "resnet")
+    transformers.ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(small)
+    given = known | {"model": small, "method": "full", "distill": {"teacher": str(teacher.folder)}}
+    _, prepared = luthier.check(**given)
+    assert prepared is not None
+    final = teacher.folder / "final"
+    peer = transformers.AutoModelForImageClassification.from_pretrained(final).eval()
+    shown = [Image.open(example.images[0]) for example in prepared.train.examples]
+    pixels = transformers.AutoImageProcessor.from_pretrained(final)(shown, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.tensor(read(prepared, prepared.train.rows)), peer(pixels).logits)
+    run = luthier.tune(**given, out=str(tmp_path / "small"))
+    assert run.result["teacher"]["metrics"]["accuracy"] == teacher.result["after"]["accuracy"]
 
 
 def test_without_a_share_of_the_teacher_it_is_the_labels_loss(opened: Opened) -> None:

@@ -35,6 +35,22 @@ class File:
                 yield str(node.module), node.lineno
                 yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
+    def files(self, names: set[str]) -> set[str]:
+        """Which of the package's files, by ``names``, it imports as it runs: not what a type checker alone reads."""
+        typed = {
+            id(node)
+            for block in ast.walk(self.tree)
+            if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+            for node in ast.walk(block)
+        }
+        told = [
+            dotted
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.ImportFrom) and id(node) not in typed
+            for dotted in (str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names))
+        ]
+        return {name for dotted in told if (name := dotted.removeprefix("luthier.").replace(".", "/") + ".py") in names}
+
     def rooms(self) -> Iterator[tuple[str, int]]:
         """(room, line) of each import from this package."""
         for name, line in self.imports():

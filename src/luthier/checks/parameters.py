@@ -21,10 +21,11 @@ NUDGE = 1e-3
 
 
 def gradients_flow(prepared: Prepared) -> list[Finding]:
-    """Two trial steps on a few short rows, undone afterwards.
+    """Up to three trial steps on a few short rows, undone afterwards.
 
-    The second matters: a LoRA's A has no gradient while its B is zero. Nothing is left changed: weights, statistics,
-    gradients, mode and random state are as before.
+    The second and the third matter: a LoRA's A has no gradient while its B is zero, and what a gate lets through has
+    none while that is closed. Nothing is left changed: weights, statistics, gradients, mode and random state are as
+    before.
     """
     parameters = prepared.adaptation.parameters
     rows = with_reference(prepared, _trial_rows(prepared))
@@ -38,7 +39,9 @@ def gradients_flow(prepared: Prepared) -> list[Finding]:
     reached: set[str] = set()
     with torch.random.fork_rng():
         train_mode(backbone, prepared.adaptation)
-        for _ in range(2):
+        for _ in range(3):
+            if reached == parameters.keys():
+                break
             terms, _ = loss_of(backbone, prepared.objective, rows, str(prepared.resolved.recipe.precision))
             if not terms.total.requires_grad:
                 break
@@ -67,20 +70,27 @@ def _trial_rows(prepared: Prepared) -> list[Features]:
         shown = [row for row in ordered if row.get("pictures")][:2]
         return chosen if any(row.get("pictures") for row in chosen) else [*chosen, *shown]
     half = ordered[: max(8, len(ordered) // 2)]
-    return random.Random(0).sample(half, min(8, len(half)))  # every n-th could be of one kind, where kinds take turns
+    together = min(8, len(half), int(prepared.resolved.recipe.batch_size or 8))
+    return random.Random(0).sample(half, together)  # every n-th could be of one kind, where kinds take turns
 
 
 def _unreached(prepared: Prepared, names: list[str]) -> list[Finding]:
     if not names:
         return []
-    parameters, model = prepared.adaptation.parameters, prepared.backbone.model
-    of = len(parameters)
+    parameters, backbone = prepared.adaptation.parameters, prepared.backbone
+    of, alone = len(parameters), {"image": backbone.pictures, "audio": backbone.sounds}
+    towers = stacks(backbone.model) or {sense: backbone.trunk for sense, reader in alone.items() if reader is not None}
     what = f"{len(names)} of {of} trainable tensors receive no gradient: {', '.join(names[:3])}"
-    for role, tower in stacks(model).items():
+    for role, tower in towers.items():
         inside = {id(parameter) for parameter in tower.parameters()}
         chosen = [name for name, parameter in parameters.items() if id(parameter) in inside]
         if chosen and {*chosen} <= {*names}:
             what += f"; the {role} tower is not reached at all"
+    if prepared.objective.couples and prepared.resolved.recipe.batch_size == 1 and len(names) == of:
+        what = (
+            "rows are learned from by what tells them from the others of their batch, and a batch of one has no other"
+        )
+        return [Finding("recipe.combination", "batch_size", what, "raise it; memory does not grow with it")]
     severity = "error" if len(names) == of else "warning"
     mend = "choose other targets: these would stay as they are"
     return [Finding("method.no-gradient", "method", what, mend, severity=severity)]

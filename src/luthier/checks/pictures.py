@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,6 +10,7 @@ from luthier.engine.precision import autocast
 from luthier.models.illustrated import Illustrated
 from luthier.models.modes import evaluating
 from luthier.objectives.online import OnlineObjective
+from luthier.objectives.preference import PreferenceObjective
 from luthier.types import Batch, Features, Finding
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ def pictures_seen(prepared: Prepared) -> list[Finding]:
     rows = [row for row in prepared.train.rows if row.get("pictures")][:TRIED]
     if len({key for row in rows for key in row["pictures"]}) < 2:
         return []
-    batch = prepared.objective.collate(rows)
-    changed = prepared.objective.collate(rows)
+    batch, changed = (_read_by(prepared.objective).collate(rows) for _ in range(2))
     for name in ("pixel_values", "picture_lengths"):
         if name in changed.tensors:
             changed.tensors[name] = changed[name].roll(1, dims=0)
@@ -37,13 +37,15 @@ def pictures_seen(prepared: Prepared) -> list[Finding]:
 
 
 def places_kept(prepared: Prepared) -> list[Finding]:
-    """Each picture has all the tokens that the model makes of it in its row, and none of them is learned."""
+    """Each picture has all the tokens that the model makes of it in each sequence of its row, and none of them is
+    learned."""
     backbone = prepared.backbone
     if not isinstance(backbone, Illustrated):
         return []
     findings = []
     for row in prepared.train.rows:
         wanted = sum(backbone.places(key).count(backbone.image_id) for key in row.get("pictures", ()))
+        wanted *= len(row.get("lengths", "1"))
         at = [place for place, token in enumerate(row["input_ids"]) if token == backbone.image_id]
         learned = "supervised" in row and any(row["supervised"][place] for place in at)
         if learned or len(at) != wanted:
@@ -59,9 +61,9 @@ def text_read(prepared: Prepared) -> list[Finding]:
     rows = [row for row in prepared.train.rows if row.get("pictures")]
     if prepared.backbone.needs not in ANSWERS or not rows:
         return []
-    groups: dict[tuple[int, int], dict[tuple[int, ...], Features]] = {}
+    groups: dict[tuple[Any, ...], dict[tuple[int, ...], Features]] = {}
     for row in rows:  # of one length: how long a text is shows in any model
-        group = groups.setdefault((len(row["pictures"]), len(row["input_ids"])), {})
+        group = groups.setdefault((len(row["pictures"]), len(row["input_ids"]), *_laid(prepared.backbone, row)), {})
         group.setdefault(tuple(row["input_ids"]), row)
     some = list(max(groups.values(), key=len).values())[:TRIED]
     if len(some) < 2:
@@ -70,6 +72,22 @@ def text_read(prepared: Prepared) -> list[Finding]:
     first, second = (_loss(prepared, one, prepared.objective.collate(one)) for one in (some, swapped))
     why = "the model does not read them: it would learn from the pictures alone"
     return [_unheeded(prepared, some, first, "model.text-blind", "texts", why)] if first == second else []
+
+
+def _laid(backbone: Any, row: Features) -> tuple[int, ...]:
+    """How long its sequences are, and where its pictures stand."""
+    places = (
+        [at for at, token in enumerate(row["input_ids"]) if token == backbone.image_id]
+        if (isinstance(backbone, Illustrated))
+        else []
+    )
+    return *row.get("lengths", ()), *places
+
+
+def _read_by(objective: Any) -> Any:
+    """What reads rows to tell whether they are heeded: where the loss is a matter of ratios, which are 1 at first
+    whatever is seen, what gives the likelihoods of answers."""
+    return objective.reader if isinstance(objective, OnlineObjective | PreferenceObjective) else objective
 
 
 def _unheeded(prepared: Prepared, rows: list[Features], loss: float, code: str, moved: str, why: str) -> Finding:
@@ -87,8 +105,8 @@ def _loss(prepared: Prepared, rows: list[Features], batch: Batch) -> float:
         autocast(precision, backbone.device),
     ):  # fmt: skip
         torch.manual_seed(0)
-        if isinstance(objective, OnlineObjective):  # at ratio 1 its loss is the same whatever it sees
-            return float(sum(logs.sum() for logs in objective.reader.outputs(backbone, batch)))
+        if (reader := _read_by(objective)) is not objective:
+            return float(sum(logs.sum() for logs in reader.outputs(backbone, batch)))
         if objective.couples:
             return float(objective.coupled_loss(objective.vectors(backbone, batch), rows).total)
         if backbone.needs == "hidden":

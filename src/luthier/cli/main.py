@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB")
 
     _from_recipe(verbs)
+    _answers(verbs)
     _of_a_run(verbs)
     _of_documents(verbs)
     _of_policies(verbs)
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+IMAGES = "where pictures are that do not lie beside the file of rows (default: as in training)"
 FROM_RECIPE = {
     "tune": "train: from a recipe to a run folder; the same command goes on where it was stopped",
     "check": "everything that is wrong with a recipe, its data and its model, before a step is taken",
@@ -59,12 +61,13 @@ def _from_recipe(verbs: Any) -> None:
     verb.add_argument("--to", metavar="FOLDER", help="default: runs/compare-<task>-<model>")
 
 
-def _of_a_run(verbs: Any) -> None:
-    """Verbs that take a finished run's folder."""
+def _answers(verbs: Any) -> None:
+    """Verbs that ask a finished run about rows."""
     verb = verbs.add_parser("predict", help="answer inputs with a finished run")
     verb.add_argument("run", help="a run folder")
-    verb.add_argument("inputs", nargs="*", help="texts; without any, lines of standard input")
+    verb.add_argument("inputs", nargs="*", help="texts, files or rows as JSON; default: lines of standard input")
     verb.add_argument("--data", help="a file of rows to answer instead (JSONL, CSV, ...)")
+    verb.add_argument("--images", nargs="+", default=[], metavar="FOLDER", help=IMAGES)
     verb.add_argument("--max-new-tokens", type=int, help="for tasks that write text")
     _json(verb)
 
@@ -73,6 +76,7 @@ def _of_a_run(verbs: Any) -> None:
     verb.add_argument("--set", nargs="+", default=[], metavar="key=value", help="such as code.run_tests=true")
     what = verb.add_mutually_exclusive_group(required=True)
     what.add_argument("--data", nargs="+", help="files of rows")
+    verb.add_argument("--images", nargs="+", default=[], metavar="FOLDER", help=IMAGES)
     what.add_argument("--lm-eval", nargs="+", metavar="TASK", help="tasks of lm-evaluation-harness (an extra)")
     verb.add_argument("--include-path", metavar="FOLDER", help="lm-eval: tasks of your own, as YAML files")
     verb.add_argument("--fewshot", type=int, metavar="N", help="lm-eval: examples before each question")
@@ -80,6 +84,9 @@ def _of_a_run(verbs: Any) -> None:
     verb.add_argument("--chat-template", action="store_true", help="lm-eval: ask in turns, by the run's chat template")
     _json(verb)
 
+
+def _of_a_run(verbs: Any) -> None:
+    """Verbs that take a finished run's folder."""
     verb = verbs.add_parser("align", help="when each word of a known text is said in a sound")
     verb.add_argument("run", help="a run folder of `transcribe`")
     verb.add_argument("audio", help="a sound")

@@ -12,7 +12,7 @@ from typing import Any
 from luthier.cli.act import demonstrate, rollout, serve
 from luthier.cli.adapters import adapters, export, merge, switch
 from luthier.cli.align import align
-from luthier.cli.say import given_lines, say
+from luthier.cli.say import given_lines, given_value, say
 from luthier.cli.search import index, search
 from luthier.types import Finding, Refused
 
@@ -30,7 +30,11 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
 
 def _source(given: argparse.Namespace) -> tuple[str | None, list[str], dict[str, Any]]:
     """The recipe's path, overrides, and the keys given as options."""
-    keys = {key: value for key in ("task", "model", "data", "method") if (value := getattr(given, key, None))}
+    keys = {
+        key: given_value(f"--{key}", value)
+        for key in ("task", "model", "data", "method")
+        if (value := getattr(given, key, None))
+    }
     overrides = list(given.overrides)
     recipe = given.recipe
     if recipe and "=" in recipe and not Path(recipe).exists():
@@ -112,16 +116,7 @@ def predict(given: argparse.Namespace) -> int:
     from luthier.runs.run import load
 
     run = load(given.run)
-    inputs: list[Any] = given.inputs
-    if given.data:
-        from luthier.data.read import read_rows
-
-        rows, findings = read_rows(given.data, base=Path.cwd())
-        if findings:
-            raise Refused(*findings)
-        inputs = [row for _, row in rows]
-    elif not inputs:
-        inputs = given_lines()
+    inputs = run.rows(given.data, given.images) if given.data else run.typed(given.inputs or given_lines())
     options = {"max_new_tokens": given.max_new_tokens} if given.max_new_tokens else {}
     answers = run.predict(inputs, **options)
     if given.json:
@@ -146,7 +141,7 @@ def evaluate(given: argparse.Namespace) -> int:
     run = load(given.run, given.set)
     if given.lm_eval:
         return _harness(given, run, options)
-    found = run.evaluate(given.data)
+    found = run.evaluate(given.data, given.images)
     if given.json:
         say(found)
         return 0

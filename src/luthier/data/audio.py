@@ -6,6 +6,8 @@ from luthier.data.fields import Fields
 from luthier.data.texts import read_label
 from luthier.types import Example
 
+ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
+"""Of files that hold sounds."""
 AUDIO = ("audio", "sound", "audio_path", "audio_filepath", "wav")
 TRANSCRIPT = ("text", "transcript", "transcription", "sentence", "normalized_text", "caption")
 

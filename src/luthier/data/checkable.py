@@ -2,7 +2,7 @@
 
 | row | becomes |
 |---|---|
-| prompt (question, instruction, messages, ...), final (expected, ground_truth, ...); system? | messages, targets |
+| prompt (question, messages, ...), final (expected, ground_truth, ...); system?, images? | messages, targets, images |
 
 GSM8K's worked solution (`answer`) beside its `final` is not read: what is learned are the model's own answers.
 """
@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
 from luthier.data.preferences import LEAVE_OUT, PROMPT, check_prompt, read_prompt
+from luthier.data.reading import kind
+from luthier.data.shown import PICTURES, gather_pictures
 from luthier.data.turns import before_answer
 from luthier.types import Example
 
 CHECKABLE = {"prompt": PROMPT, "final": ("final", "expected", "ground_truth", "final_answer")}
-BESIDE_CHECKABLE = {"system": ("system",), "tools": ("tools",)}
+BESIDE_CHECKABLE = {"system": ("system",), "tools": ("tools",), "images": PICTURES}
 
 
 def checkable(fields: Fields) -> Example:
@@ -26,7 +27,8 @@ def checkable(fields: Fields) -> Example:
     if not turns and not fields.findings:
         fields.report("data.no-prompt", fields.column("prompt"), "nothing says what was asked", LEAVE_OUT)
     check_prompt(fields, turns, fields.column("prompt"))
-    return Example(fields.source, messages=turns, tools=fields.tools(), targets=[_final(fields)])
+    made = Example(fields.source, messages=turns, tools=fields.tools(), targets=[_final(fields)])
+    return gather_pictures(fields, made)
 
 
 def _final(fields: Fields) -> str:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import IO, Any
 
-from luthier.data.files import Reading, excerpt, lines, read_text
+from luthier.data.files import lines, read_text
+from luthier.data.reading import Reading, excerpt
 
 DOCUMENT = "-DOCSTART-"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.data.turns import MARK, MARKS, ROLES, SHAREGPT_ROLES, SOUND_MARK, check_order, mark_first, marks
 from luthier.types import Example, Message
 
@@ -47,16 +47,16 @@ def _shown(fields: Fields, name: str, roles: Mapping[str, str]) -> Example:
         for turn in turns:
             turn["content"] = turn["content"] and str(turn["content"]).replace(PLAIN_SOUND, SOUND_MARK)
     for mark in MARKS:
-        found = _of_kind(fields, mark, [(at, named) for of, at, named in parts if of == mark], column)
+        found = shown_by(fields, mark, [(at, named) for of, at, named in parts if of == mark], column)
         if found and not fields.findings:
-            _check_marks(fields, example, mark, len(found), column)
+            check_marks(fields, turns, mark, len(found), column)
         example.images, example.sounds = (
             (found or None, example.sounds) if mark == MARK else (example.images, found or None)
         )
     return example
 
 
-def _of_kind(fields: Fields, mark: str, parts: list[tuple[str, Any]], column: str) -> list[Any]:
+def shown_by(fields: Fields, mark: str, parts: list[tuple[str, Any]], column: str) -> list[Any]:
     """The pictures, or the sounds, of a conversation: those that its parts name, or those of the row's own column."""
     read, kept = (fields.as_pictures, "images") if mark == MARK else (fields.as_sounds, "sounds")
     noun, unnamed = "picture" if mark == MARK else "sound", [at for at, one in parts if one is None]
@@ -77,8 +77,8 @@ def _of_kind(fields: Fields, mark: str, parts: list[tuple[str, Any]], column: st
     return found
 
 
-def _check_marks(fields: Fields, example: Example, mark: str, count: int, column: str) -> None:
-    turns = example.messages or []
+def check_marks(fields: Fields, turns: list[Message], mark: str, count: int, column: str) -> None:
+    """The turns have a mark for each; without any, all stand before the first question."""
     found = marks(turns, mark)
     if found == 0:
         mark_first(turns, count, mark)

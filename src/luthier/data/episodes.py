@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.types import Example, Picture, Step
 
 EPISODE = {"trajectory": ("trajectory", "frames")}

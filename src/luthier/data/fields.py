@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.data.turns import ROLES, read_turns
 from luthier.types import Example, Finding, Message, Picture, Sound, Source, Waveform
 

@@ -73,7 +73,7 @@ def read_examples(
     limit_bad: int = LIMIT_BAD,
     prefer: Sequence[str] = (),
     change: Callable[[list[Row]], tuple[list[Row], list[Finding]]] | None = None,
-    images: Path | None = None,
+    images: Sequence[Path] = (),
 ) -> ReadResult:
     """Read one or several files to examples.
 
@@ -81,7 +81,7 @@ def read_examples(
     of each of its rows. ``fmt`` names the format instead of recognising it; of those that fit, the
     ones in ``prefer`` come first. ``change`` is done to the rows of a file before their format is recognised; rows
     that it leaves out it tells as findings. Pictures that do not lie beside the file that names them are looked for in
-    the folder ``images``. Nothing is raised: problems are findings.
+    the folders ``images``. Nothing is raised: problems are findings.
     """
     result = ReadResult()
     entries = [paths] if isinstance(paths, str | Mapping) else paths
@@ -98,6 +98,8 @@ def read_examples(
         rows, findings = read_rows(path, base=base, limit_bad=limit_bad)
         result.findings += findings
         result.rows_read += len(rows) + bad_rows(findings)
+        if any(finding.code == "data.missing" for finding in findings):
+            continue  # questions whose answers are not there
         if change is not None and rows:
             rows, findings = change(rows)
             result.findings += findings
@@ -116,7 +118,7 @@ def read_examples(
 
 def _convert(
     rows: Iterable[Row], fmt: str, columns: Columns | None, entry: tuple[int, float],
-    places: tuple[Path, Path | None], result: ReadResult,
+    places: tuple[Path, Sequence[Path]], result: ReadResult,
 ) -> None:  # fmt: skip
     for source, row in rows:
         example = to_example(source, row, fmt, columns)
@@ -129,8 +131,8 @@ def _convert(
             result.findings += example
 
 
-def _locate_files(example: Example, base: Path, images: Path | None) -> None:
-    """Paths are relative to the file that names them; those of pictures, or else to the folder ``images``."""
+def _locate_files(example: Example, base: Path, images: Sequence[Path]) -> None:
+    """Paths are relative to the file that names them; those of pictures, or else to one of the folders ``images``."""
     folder = (base / example.source.file).parent
     for some in (example.images, example.negative_images):
         if some:
@@ -139,9 +141,10 @@ def _locate_files(example: Example, base: Path, images: Path | None) -> None:
         example.sounds = [folder / one if isinstance(one, Path) else one for one in example.sounds]
 
 
-def _located(picture: Path, folder: Path, images: Path | None) -> Path:
-    beside = folder / picture
-    return beside if images is None or beside.exists() else images / picture
+def _located(picture: Path, folder: Path, images: Sequence[Path]) -> Path:
+    """Where it is first found; where it is not, in the last folder."""
+    places = [folder / picture, *(one / picture for one in images)]
+    return next((place for place in places if place.exists()), places[-1])
 
 
 def _join_formats(formats: list[tuple[str, str]], result: ReadResult) -> None:

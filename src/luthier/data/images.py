@@ -7,7 +7,7 @@ from typing import Any
 
 from luthier.data import pairs
 from luthier.data.fields import Fields
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.data.texts import read_label
 from luthier.types import Example
 

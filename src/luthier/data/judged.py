@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
 from luthier.data.preferences import LEAVE_OUT, PROMPT, as_turns, finite, paired, read_prompt
-from luthier.data.turns import SHAREGPT_ROLES, read_turns
+from luthier.data.reading import kind
+from luthier.data.shown import PICTURES, gather_pictures, read_shown
 from luthier.types import Example, Message
 
 STEMS = ("output", "answer", "response", "completion", "conversation")
@@ -27,9 +27,11 @@ JUDGED = {
     "first": _columns("0", "1", "a", "A"), "second": _columns("2", "b", "B", "1"),
     "better": ("better", "preference", "winner", "choice", "better_response_id", "label"),
 }  # fmt: skip
-BESIDE_JUDGED = {"prompt": PROMPT, "system": ("system",), "tools": ("tools",)}
+BESIDE_JUDGED = {"prompt": PROMPT, "system": ("system",), "tools": ("tools",), "images": PICTURES}
 RATED = {"prompt": PROMPT, "answers": ("answers", "responses", "completions", "outputs", "candidates")}
-BESIDE_RATED = {"ratings": ("ratings", "scores", "rewards"), "system": ("system",), "tools": ("tools",)}
+BESIDE_RATED = {
+    "ratings": ("ratings", "scores", "rewards"), "system": ("system",), "tools": ("tools",), "images": PICTURES,
+}  # fmt: skip
 TEXTS = ("response", "text", "content", "answer", "completion", "output")
 RATINGS = ("rating", "score", "overall_score", "reward")
 TIES = {"tie", "tie (bothbad)", "both", "equal", "same", "neither", "none", "draw", "0.5", "1.5", "nan", ""}
@@ -42,7 +44,7 @@ def judged_pair(fields: Fields) -> Example:
     if fields.findings or better is None:
         return Example(fields.source)
     names = ("first", "second") if better == 0 else ("second", "first")
-    return paired(fields, prompt, sides[better], sides[1 - better], None, *names)
+    return gather_pictures(fields, paired(fields, prompt, sides[better], sides[1 - better], None, *names))
 
 
 def _better(fields: Fields) -> int | None:
@@ -90,7 +92,7 @@ def rated_answers(fields: Fields) -> Example:
               if at not in (best, worst)]  # fmt: skip
     made.worse = [(text, apart) for text, apart in others if apart and text[0]["role"] == "assistant"]
     made.passed_over = len(others) - len(made.worse)
-    return made
+    return gather_pictures(fields, made)
 
 
 def _ratings(fields: Fields, given: list[Any], column: str) -> list[float]:
@@ -113,7 +115,7 @@ def _text(one: Any) -> Any:
 
 def _answer(fields: Fields, value: Any, at: str) -> list[Message]:
     if isinstance(value, list | dict):
-        return read_turns([value] if isinstance(value, dict) else value, at, fields.report, SHAREGPT_ROLES)
+        return read_shown(fields, [value] if isinstance(value, dict) else value, at)
     if not isinstance(value, str):
         fields.report("data.type", at, f"must be text or turns, this is {kind(value)}")
     elif not value.strip():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data import videos
-from luthier.data.files import Row
+from luthier.data.reading import Row
 from luthier.types import Finding, Source
 
 INFO = Path("meta/info.json")

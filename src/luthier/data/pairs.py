@@ -12,7 +12,7 @@ import math
 from contextlib import suppress
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.data.split import normalised
 from luthier.types import Example
 

@@ -12,18 +12,34 @@
 
 from __future__ import annotations
 
+import difflib
 import io
+import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.types import Picture
+from luthier.types import Finding, Picture
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Of files that hold pictures."""
 MOST_PIXELS = 100_000_000
 LEAST_SIDE = 2
+ADDRESS = re.compile(r"\b(https?|ftp|s3|gs|file|data):")
 ORIENTATION = 0x0112  # of EXIF; 1: upright
+
+
+def missing(given: str, endings: Sequence[str] = ENDINGS) -> Finding | None:
+    """What is wrong with a text that is meant as the path of a picture (or of a sound, by its ending), and is none."""
+    path = Path(given)
+    if path.suffix.lower() not in endings or len(given) > 4096 or path.is_file():
+        return None
+    near = difflib.get_close_matches(
+        path.name, [one.name for one in path.parent.glob("*")] if path.parent.is_dir() else []
+    )
+    mend = f"did you mean {path.parent / near[0]}?" if near else "paths are relative to the folder you are in"
+    return Finding("data.picture" if endings is ENDINGS else "data.sound", given, "there is no such file", mend)
 
 
 class BadPicture(Exception):
@@ -57,6 +73,8 @@ def decode(picture: Picture) -> tuple[Any, list[str]]:
             notes.append("turned upright")
         return _to_rgb(ImageOps.exif_transpose(opened), notes), notes
     except FileNotFoundError:
+        if ADDRESS.search(str(picture)):
+            raise BadPicture("is an address, and pictures are read from files", "fetch it, and give its path") from None
         raise BadPicture("there is no such file", "paths are relative to the file that names them") from None
     except IsADirectoryError:
         raise BadPicture("is a folder", "name a picture in it") from None

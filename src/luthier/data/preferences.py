@@ -5,6 +5,8 @@
 | chosen, rejected; prompt, system, tools, margin, scores? | messages, chosen, rejected (and worse), margin |
 | prompt and completion, or messages; label (true, false) | messages, and chosen or rejected |
 
+and images, of those that its turns or a column of its own show (``data/shown.py``).
+
 An answer is a text, a turn or a list of turns. Where it brings the prompt with it (turns, or a transcript as in
 HH-RLHF) the turns that both have in common are the prompt.
 """
@@ -16,9 +18,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
+from luthier.data.reading import kind
+from luthier.data.shown import BY_SIDE, PICTURES, SAME, differ_by_pictures, gather_pictures, read_shown
 from luthier.data.transcripts import apart, is_transcript, read_transcript
-from luthier.data.turns import SHAREGPT_ROLES, check_order
+from luthier.data.turns import check_order
 from luthier.types import Example, Message
 
 LEAVE_OUT = "leave the row out, or set `data.on_bad_row: skip`"
@@ -28,7 +31,7 @@ PAIR = {
     "rejected": ("rejected", "rejected_response", "dispreferred"),
 }
 BESIDE_PAIR = {
-    "prompt": PROMPT, "system": ("system",), "tools": ("tools",), "margin": ("margin",),
+    "prompt": PROMPT, "system": ("system",), "tools": ("tools",), "images": PICTURES, "margin": ("margin",), **BY_SIDE,
     "score_chosen": ("score_chosen", "chosen_score", "chosen_rating"),
     "score_rejected": ("score_rejected", "rejected_score", "rejected_rating"),
 }  # fmt: skip
@@ -37,8 +40,7 @@ THUMBS = {
     "prompt": ("prompt", *TURNS), "completion": ("completion", "response", "answer", "output", *TURNS),
     "label": ("label", "thumb", "liked", "desirable"),
 }  # fmt: skip
-BESIDE_THUMBS = {"system": ("system",), "tools": ("tools",)}
-PICTURES = ("image", "picture", "images")
+BESIDE_THUMBS = {"system": ("system",), "tools": ("tools",), "images": PICTURES}
 UP, DOWN = (
     {"true", "1", "up", "good", "yes", "desirable", "👍"},
     {"false", "0", "-1", "down", "bad", "no", "undesirable", "👎"},
@@ -57,11 +59,10 @@ def preference(fields: Fields) -> Example:
     margin = _margin(fields)
     made = paired(fields, prompt, sides[0], sides[1], margin, "chosen", "rejected")
     made.worse = [(as_turns(text), None) for text in more]
-    return made
+    return gather_pictures(fields, made)
 
 
 def thumbs(fields: Fields) -> Example:
-    refuse_pictures(fields)
     turns = read_prompt(fields)
     at = fields.column("completion")
     if at != fields.column("prompt"):
@@ -78,7 +79,7 @@ def thumbs(fields: Fields) -> Example:
     check_prompt(fields, asked, at)
     example = Example(fields.source, messages=asked, tools=fields.tools())
     example.chosen, example.rejected = (answer, None) if told in UP else (None, answer)
-    return example
+    return gather_pictures(fields, example)
 
 
 def paired(
@@ -87,7 +88,6 @@ def paired(
 ) -> Example:  # fmt: skip
     """The example of a pair; ``names`` are ours for the two sides. What both begin with joins the prompt."""
     columns = [fields.column(name) for name in names]
-    refuse_pictures(fields)
     if not prompt and not any(turn["role"] == "user" for turn in (*chosen, *rejected)):
         mend = "give `prompt`, or answers that begin with it (turns, or a text with `Human:` and `Assistant:`)"
         fields.report("data.no-prompt", columns[0], "nothing says what was asked", mend)
@@ -97,8 +97,12 @@ def paired(
         same = apart(*whole)
         prompt, chosen, rejected = whole[0][:same], whole[0][same:], whole[1][same:]
     if any(side[:1] and side[0]["role"] != "assistant" for side in (chosen, rejected)):
-        what = "the two differ in what the user says, and not in the answer alone"
-        fields.report("data.prompt-differs", columns[1], what, LEAVE_OUT)
+        if chosen and rejected and differ_by_pictures(chosen[0], rejected[0]):
+            what = "shows other pictures than the chosen answer has"
+            fields.report("data.pictures-differ", columns[1], what, SAME)
+        else:
+            what = "the two differ in what the user says, and not in the answer alone"
+            fields.report("data.prompt-differs", columns[1], what, LEAVE_OUT)
         return Example(fields.source)
     for side, column in zip((chosen, rejected), columns, strict=True):
         if any(
@@ -125,7 +129,7 @@ def read_prompt(fields: Fields) -> list[Message]:
     given = fields.get("prompt")
     turns: list[Message] = []
     if isinstance(given, list):
-        turns = fields.turns("prompt", SHAREGPT_ROLES)
+        turns = read_shown(fields, given, fields.column("prompt"))
     elif isinstance(given, str) and is_transcript(given):
         turns = read_transcript(given.rstrip().removesuffix("Assistant:"))
     elif given is not None:
@@ -141,15 +145,6 @@ def check_prompt(fields: Fields, prompt: Sequence[Message], at: str) -> None:
         fields.report("data.empty-text", at, "a turn of the user's is empty", LEAVE_OUT)
 
 
-def refuse_pictures(fields: Fields) -> None:
-    """Judged answers are read as text alone: an answer about a picture would be learned without it."""
-    for column in PICTURES:
-        if fields.row.get(column):
-            what = "is a picture, and judged answers are read as text: it would not be seen"
-            mend = "take the column out if it doesn't matter; `reinforce` learns answers about pictures from rewards"
-            fields.report("data.pictures-unread", column, what, mend)
-
-
 def as_turns(side: str | list[Message]) -> list[Message]:
     return side if isinstance(side, list) else [{"role": "assistant", "content": side}]
 
@@ -160,7 +155,7 @@ def _side(fields: Fields, name: str) -> str | list[Message]:
         fields.row = {**fields.row, fields.column(name): [value]}
         value = [value]
     if isinstance(value, list):
-        return fields.turns(name, SHAREGPT_ROLES)
+        return read_shown(fields, value, fields.column(name))
     if value is None:
         fields.report("data.empty-target", fields.column(name), "is null: there is no answer", LEAVE_OUT)
         return ""

@@ -14,13 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from luthier.data.captions import Bad, Numbered, objects
+from luthier.data.reading import Reading, Row
 from luthier.types import Finding
-
-if TYPE_CHECKING:
-    from luthier.data.files import Reading, Row
 
 KEPT = ("question_id", "answers", "multiple_choice_answer", "answer_type")
 ANSWERS = ("answers", "answer", "multiple_choice_answer", "label")
@@ -66,7 +64,6 @@ def with_answers(target: Path, reading: Reading, read: Callable[[IO[bytes], Read
     if beside is None:
         what = f"these are questions without answers, and none of {', '.join(sorted(names)) or 'their files'} is there"
         reading.findings.append(Finding("data.missing", reading.file, what, "put the file of answers beside it"))
-        reading.rows.clear()
         return
     told = replace(reading, file=str(Path(reading.file).with_name(beside.name)), rows=[], findings=[], line=0)
     with beside.open("rb") as stream:

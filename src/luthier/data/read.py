@@ -13,10 +13,6 @@ from typing import IO, cast
 
 from luthier.data.conll import read_conll, read_conllu, read_txt
 from luthier.data.files import (
-    BAD_ROW_CODES,
-    Reading,
-    Row,
-    TooManyBad,
     read_delimited,
     read_json,
     read_jsonl,
@@ -25,6 +21,7 @@ from luthier.data.files import (
 from luthier.data.lerobot import is_lerobot, read_lerobot
 from luthier.data.problems import read_python
 from luthier.data.questions import with_answers
+from luthier.data.reading import BAD_ROW_CODES, Reading, Row, TooManyBad
 from luthier.data.shards import class_folders, read_classes, read_tar
 from luthier.data.tones import read_tones
 from luthier.environments.demonstrations import read_demonstrations

@@ -25,7 +25,7 @@
 | source-target | source (src), target (tgt; text or list) | text, targets |
 | text-label | text (sentence, review, ...), label (intent, category, ...) | text, label |
 | document-summary | document (article, text), summary (summaries, highlights, target; text or list) | text, targets |
-| preference | chosen, rejected; prompt?, system?, tools?, margin?, scores? | messages, chosen, rejected, margin |
+| preference | chosen, rejected; prompt?, system?, tools?, images?, margin?, scores? | messages, images, chosen, ... |
 | judged-pair | two answers (output_1, output_2; ...), better (winner, ...); prompt? | messages, chosen, rejected |
 | rated-answers | prompt, answers (responses, ...) with ratings | messages, chosen, rejected, margin |
 | stepwise | prompt, steps (completions), labels (step_ratings) | messages, chosen, stepwise |

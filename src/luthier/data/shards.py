@@ -15,8 +15,8 @@ import tarfile
 from pathlib import Path
 from typing import IO, Any
 
-from luthier.data.files import Reading, Row
 from luthier.data.pictures import ENDINGS
+from luthier.data.reading import Reading, Row
 from luthier.types import Finding, Source
 
 COLUMNS = {"cls": "label", "txt": "text"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.types import Example, Span
 
 SQUAD = {

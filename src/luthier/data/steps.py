@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
-from luthier.data.preferences import LEAVE_OUT, PROMPT, check_prompt, read_prompt, refuse_pictures
+from luthier.data.preferences import LEAVE_OUT, PROMPT, check_prompt, read_prompt
+from luthier.data.reading import kind
+from luthier.data.shown import refuse_pictures
 from luthier.types import Example
 
 SEPARATOR = "\n"
@@ -58,8 +59,8 @@ def _first_with(tokenizer: Any, ids: Sequence[int], separator: str, count: int) 
 
 
 def stepwise(fields: Fields) -> Example:
-    refuse_pictures(fields)
     prompt, column = read_prompt(fields), fields.column("steps")
+    refuse_pictures(fields, prompt)
     steps, labels = fields.get("steps"), fields.get("labels")
     for name, given in (("steps", steps), ("labels", labels)):
         if not isinstance(given, list) or not given:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.data.tags import spelled
 from luthier.data.words import Place, joined, words_of
 from luthier.types import INLINE, Example, Span

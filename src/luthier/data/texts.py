@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from luthier.data.fields import Fields
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.types import Example
 
 TEXT = ("text", "sentence", "review", "utterance", "tweet", "comment")

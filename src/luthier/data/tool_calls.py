@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.types import Message
 
 Report = Callable[[str, str, str, str], None]

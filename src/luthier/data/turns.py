@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from luthier.data.files import kind
+from luthier.data.reading import kind
 from luthier.data.tool_calls import call_of_text, read_calls, unanswered
 from luthier.types import Message
 

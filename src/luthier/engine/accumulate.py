@@ -18,6 +18,7 @@ from luthier.engine.parallel import Processes
 from luthier.engine.plan import Emit, Plan, Progress
 from luthier.engine.precision import autocast
 from luthier.engine.recovery import out_of_memory
+from luthier.models.across import counted
 from luthier.models.backbone import Backbone
 from luthier.types import Batch, Features, Finding, LossTerms, Refused
 
@@ -50,11 +51,11 @@ def gradient_of_sum(
         except Exception as error:
             if not out_of_memory(error):
                 raise
+            if plan.uncut:  # others may wait for this process in the midst of theirs: nothing can be agreed on
+                raise Refused(_uncut(len(rows), progress.step)) from None
             failed = True
         if not any(processes.sum(float(failed))):
             break
-        if plan.uncut:
-            raise Refused(_uncut(len(rows), progress.step))
         trained = [*backbone.model.parameters(), *own_parameters(objective).values()]
         for parameter in trained:
             parameter.grad = None
@@ -86,7 +87,11 @@ def _accumulate(
 ) -> Sums:
     sums = Sums()
     padded = backbone.layout == "padded"
-    groups = row_groups(rows, progress.micro_tokens, padded=padded, at_least=processes.world)
+    groups = (
+        processes.deal(len(rows))
+        if plan.uncut
+        else row_groups(rows, progress.micro_tokens, padded=padded, at_least=processes.world)
+    )
 
     def seed(index: int) -> None:
         # Dropout's draws depend on the step and the micro-batch alone: resuming or evaluating can't shift them.
@@ -99,13 +104,15 @@ def _accumulate(
         _add(sums, terms, tokens, bad_rows)
         return sums
     for index, group in processes.share(groups):
-        batch = objective.collate([rows[i] for i in group]).to(backbone.device)
+        some = bool(group)
+        batch = objective.collate([rows[i] for i in group or [0]]).to(backbone.device)
         seed(index)
-        with autocast(plan.precision, backbone.device):
+        with autocast(plan.precision, backbone.device), counted(some):
             terms = objective.loss(backbone, batch)
         if terms.total.requires_grad:
-            terms.total.backward()
-        _add(sums, terms, batch.tokens, batch.rows)
+            (terms.total if some else 0 * terms.total).backward()
+        if some:
+            _add(sums, terms, batch.tokens, batch.rows)
     return sums
 
 

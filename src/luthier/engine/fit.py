@@ -52,13 +52,15 @@ def fit(
     progress = _resume(resume, adaptation, optimizer, source)
     order = Order(len(rows), plan.batch_size, plan.seed, plan.data_hash, plan.mixture)
     began = time.monotonic() - progress.seconds
+    train_mode(backbone, adaptation)  # what evaluates or writes between steps leaves every module as it was
 
     with stop_on_signal() as stop, matmul_route(plan.matmul):
         while progress.step < plan.steps and not progress.stopped:
             step = progress.step
             at = partial(learning_rate, schedule=plan.schedule, step=step, total=plan.steps, warmup=plan.warmup)
             set_learning_rate(optimizer, at)
-            train_mode(backbone, adaptation)
+            if adaptation.batch_norms:  # a micro-batch of one number a channel turned some off (`keep_alone`)
+                normalise(model, adaptation.batch_norms)
             moving = statistics(adaptation.batch_norms)
             before = {name: tensor.clone() for name, tensor in moving.items()}
             learned = _learned(step, order, rows, source)

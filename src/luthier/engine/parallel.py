@@ -32,6 +32,10 @@ class Processes:
         """This process's (index, item) pairs: every ``world``-th, so a deal from long to short stays even."""
         return [(i, item) for i, item in enumerate(items) if i % self.world == self.rank]
 
+    def deal(self, rows: int) -> list[list[int]]:
+        """One share of so many rows for each process, which is empty where there are fewer rows than processes."""
+        return [list(range(rank, rows, self.world)) for rank in range(self.world)]
+
     def sum(self, *values: float) -> list[float]:
         """Sums of numbers over all processes, in double precision."""
         if self.world == 1:

@@ -38,7 +38,8 @@ class Plan:
     final: str = "best"
     mixture: Mixture | None = None
     uncut: bool = False
-    """A step's rows are one micro-batch and never cut, as their own statistics are what they are normalised with."""
+    """A step's rows are one micro-batch in each process and never cut, as their own statistics are what they are
+    normalised with."""
 
 
 @dataclass

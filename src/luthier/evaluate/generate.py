@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from luthier.data.collate import lay_out
 from luthier.evaluate.prefill import prefilled
 from luthier.models.backbone import Backbone
+from luthier.models.describing import DescribingBackbone
 from luthier.models.modes import evaluating
 from luthier.types import Features, Prompt
 
@@ -59,7 +60,7 @@ def generate(
     """
     ends = sorted({*terminators(backbone), *stop})
     pad = backbone.tokenizer.pad_token_id if backbone.tokenizer.pad_token_id is not None else ends[0]
-    answers: list[list[int]] = []
+    answers: dict[int, list[int]] = {}
     sampling: dict[str, Any] = {"do_sample": False, "num_beams": num_beams}
     if num_beams > 1:
         sampling["length_penalty"] = length_penalty
@@ -69,8 +70,8 @@ def generate(
         sampling |= {"repetition_penalty": 1.0} | ({"top_k": 0, "top_p": 1.0} if temperature > 0 else {})
     with evaluating(backbone.model), backbone.attention("sdpa"), torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        for first in range(0, len(prompts), batch_size):
-            some = prompts[first : first + batch_size]
+        for places in _together(backbone, prompts, batch_size):
+            some = [prompts[place] for place in places]
             rows: list[Features] = [one if isinstance(one, dict) else {"input_ids": one} for one in some]
             backbone.check_search(rows, num_beams)
             # A decoder goes on at the end of its row; an encoder counts its positions from the start.
@@ -84,7 +85,8 @@ def generate(
             if num_beams == 1:
                 inputs = prefilled(backbone, rows, inputs, pad)
             given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-            first = 1 if backbone.encoder_decoder else given
+            begun = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 1
+            first = begun if backbone.encoder_decoder else given
             rules = [_OfTheAnswer(no_repeat_ngram_size, first)] if no_repeat_ngram_size else []
             least = {"min_new_tokens": min(min_new_tokens, new)} if min_new_tokens else {}
             done = [_Ended(ended, first)] if ended else []
@@ -93,10 +95,20 @@ def generate(
                 stopping_criteria=done,
                 **least, **sampling,
             )  # fmt: skip
-            for row in grown[:, first:].tolist():
+            for place, row in zip(places, grown[:, first:].tolist(), strict=True):
                 cut = next((at for at, token in enumerate(row) if token in ends), len(row))
-                answers.append(row[: cut + 1] if whole else row[:cut])
-    return answers
+                answers[place] = row[: cut + 1] if whole else row[:cut]
+    return [answers[place] for place in range(len(prompts))]
+
+
+def _together(backbone: Backbone, prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
+    """The places of those that are answered together: neighbours, and of one length where pads would be read."""
+    groups: dict[int, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        ids = prompt["input_ids"] if isinstance(prompt, dict) else prompt
+        groups.setdefault(len(ids) if isinstance(backbone, DescribingBackbone) else 0, []).append(place)
+    for some in groups.values():
+        yield from (some[first : first + size] for first in range(0, len(some), size))
 
 
 def _room(backbone: Backbone, prompt: int, wanted: int) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 
 from luthier.evaluate.asking import Unanswered, ask
 from luthier.evaluate.verifiers import VERIFIERS
-from luthier.types import Finding, Message, Problem, Refused
+from luthier.types import Finding, Message, Picture, Problem, Refused
 
 KEY = "reinforce.rewards"
 SERVER_SECONDS = 600.0
@@ -36,6 +36,7 @@ class Answer:
     where: str
     problem: Problem | None = None
     steps: int = 1
+    images: Sequence[Picture] = ()
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,15 @@ class Reward:
     def given(self, answers: Sequence[Answer]) -> Any:
         if self.whole:
             return self.function(answers)  # type: ignore[call-arg, arg-type]
-        columns = zip(*((answer.prompt, answer.text, answer.expected) for answer in answers), strict=True)
-        return self.function(*map(list, columns))  # type: ignore[arg-type]
+        prompts, texts, expected, _ = in_columns(answers)
+        return self.function(prompts, texts, expected)  # type: ignore[call-arg, arg-type]
+
+
+def in_columns(answers: Sequence[Answer]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Prompts, texts, what is expected, and pictures."""
+    told = [(answer.prompt, answer.text, answer.expected, answer.images) for answer in answers]
+    prompts, texts, expected, images = map(list, zip(*told, strict=True))
+    return prompts, texts, expected, images
 
 
 @dataclass(frozen=True)

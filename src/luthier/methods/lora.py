@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, OFTConfig, PeftConfig, VeraConfig
+from peft.tuners import adalora
 from peft.tuners.vera import VeraLayer
 from pydantic import Field
 from torch import Tensor
@@ -30,6 +31,8 @@ from luthier.types import Adaptation, Finding, Refused
 __all__ = ["DEFAULTS", "Options", "adapt", "attach", "fold"]
 
 DEFAULTS = {"learning_rate": 5e-4}
+CONVOLVE = {"lora", "dora"} | ({"adalora"} if "SVDConv2d" in vars(adalora) else set())
+"""Variants that PEFT has for convolutions. It has OFT too, which is another transform once it is merged (0.21.2)."""
 BUDGET = ("initial_rank", "tinit", "tfinal", "deltaT", "orthogonality")
 
 
@@ -103,7 +106,7 @@ def adapt(backbone: Backbone, options: Options) -> Adaptation:
     _check(options)
     targets = [linear.name for linear in backbone.seams.linears_by_role(options.targets)]
     convolutions = [name for name in targets if is_convolution(backbone.model.get_submodule(name))]
-    if convolutions and options.variant not in ("lora", "dora"):
+    if convolutions and options.variant not in CONVOLVE:
         what = f"`{options.variant}` is made for linear layers, and {convolutions[0]} is a convolution"
         raise Refused(Finding("method.unsupported", "lora.variant", what, "use `lora`, which works here"))
     config = _config(options, targets, conv1d(backbone, targets))

@@ -1,8 +1,9 @@
-"""The transformer blocks of a stack, found by structure and never by the model's name."""
+"""The trunk of a model and the transformer blocks of a stack, found by structure and never by the model's name."""
 
 from __future__ import annotations
 
 from torch import nn
+from transformers import PreTrainedModel
 
 
 def blocks_of(stack: nn.Module, prefix: str = "") -> list[str]:
@@ -21,3 +22,15 @@ def blocks_of(stack: nn.Module, prefix: str = "") -> list[str]:
 
 def _attends(blocks: nn.ModuleList) -> bool:
     return any("attention" in type(module).__name__.lower() for module in blocks.modules())
+
+
+def trunk_name(model: PreTrainedModel) -> str:
+    """The module that gives hidden states, "" where the model is nothing else: under the family's name for it, or an
+    encoder, or one tower of a model of two, that stands beside a head alone."""
+    children = dict(model.named_children())
+    if model.base_model_prefix in children:
+        return model.base_model_prefix
+    for alone, other in (("encoder", "decoder"), ("vision_model", "text_model")):
+        if isinstance(children.get(alone), PreTrainedModel) and other not in children:
+            return alone
+    return ""

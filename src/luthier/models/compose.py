@@ -25,8 +25,9 @@ from luthier.models.ears import hears, open_sounds
 from luthier.models.frames import still
 from luthier.models.modes import evaluating
 from luthier.models.pictures import Pictures
+from luthier.models.pixels import open_pixels
 from luthier.models.writer import ComposedForCausalLM
-from luthier.types import Finding, Refused
+from luthier.types import Finding, Refused, nearest
 
 
 def compose(
@@ -114,14 +115,22 @@ def option_findings(fuse: str, options: dict[str, Any]) -> list[Finding]:
     if fuse not in FUSIONS:
         what = f"there is no way to join them called {fuse!r}"
         return [Finding("recipe.fuse", "model.fuse", what, f"one of: {', '.join(FUSIONS)}")]
+    kind = FUSIONS.load(fuse).Options
     try:
-        FUSIONS.load(fuse).Options(**options)
+        kind(**options)
     except ValidationError as error:
-        return [
-            Finding("recipe.value", f"model.fuse.{fuse}.{'.'.join(map(str, found['loc']))}", found["msg"])
-            for found in error.errors()
-        ]
+        return [_told(f"model.fuse.{fuse}", found, list(kind.model_fields)) for found in error.errors()]
     return []
+
+
+def _told(where: str, found: Any, known: list[str]) -> Finding:
+    """What is wrong with one option of a way to join."""
+    key = ".".join(map(str, found["loc"]))
+    where = f"{where}.{key}".rstrip(".")
+    if found["type"] == "extra_forbidden":
+        return Finding("recipe.unknown-key", where, f"unknown key `{key}`", nearest(key, known))
+    mend = "give a value of that kind" if key else "give values that go together"
+    return Finding("recipe.value", where, found["msg"].removeprefix("Value error, "), mend)
 
 
 def is_bare(path: str) -> bool:
@@ -154,7 +163,7 @@ def _image_tower(path: str, towers: Towers) -> tuple[nn.Module, Any, Any]:
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     model = towers.opened(path, transformers.AutoModel, config)
-    processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+    processor = open_pixels(path)
     return (model.vision_model if hasattr(config, "vision_config") else model), processor, Pictures(processor).blank
 
 

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -29,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 from luthier.data.turns import MARK, SOUND_MARK
 from luthier.fusion import FUSIONS
 from luthier.fusion.common import Drawn, Inside, Sizes
-from luthier.models.blocks import blocks_of
+from luthier.models.blocks import blocks_of, trunk_name
 from luthier.models.recordings import lengths_of
 
 IMAGE_TOKEN, SOUND_TOKEN = MARK, SOUND_MARK
@@ -152,11 +150,12 @@ class ComposedModel(ComposedPreTrainedModel):
 
     def forward(
         self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, pixel_values: Tensor | None = None,
-        picture_rows: Tensor | None = None, picture_states: Tensor | None = None,
+        picture_rows: Tensor | None = None, picture_of: Tensor | None = None, picture_states: Tensor | None = None,
         picture_lengths: Tensor | None = None, text_states: Tensor | None = None, **inputs: Any,
     ) -> BaseModelOutput:  # fmt: skip
         """``pixel_values`` of all pictures in the order of the rows, or the hidden ``picture_states`` (I, P, D) that
-        were made of them before; ``picture_rows`` (I,) the row of each; of sounds ``picture_lengths`` (I,), how many
+        were made of them before; ``picture_rows`` (I,) the row of each; where some stand in several rows and are given
+        once, ``picture_of`` (I,) which of those given each is; of sounds ``picture_lengths`` (I,), how many
         hidden states are read, all where they are not given. ``text_states`` (K, L, E) are what the text
         tower made of the rows before, for a mechanism that reads no more of it than that."""
         embed = self.get_input_embeddings()
@@ -168,6 +167,9 @@ class ComposedModel(ComposedPreTrainedModel):
         inputs["inputs_embeds"] = inputs_embeds
         if picture_states is None and pixel_values is not None:
             picture_states, own_I = self.seen(pixel_values)
+            if picture_of is not None:
+                picture_states = picture_states[picture_of]
+                own_I = None if own_I is None else own_I[picture_of]
             picture_lengths = own_I if picture_lengths is None else picture_lengths
         if picture_states is None:
             shape = 0, self.config.picture_tokens, self.config.picture_width
@@ -225,21 +227,9 @@ def pooled(hidden_KLE: Tensor, mask_KL: Tensor, reads: str) -> Tensor:
 
 def ear_of(model: Any) -> Any:
     """What hears of a model: of an encoder-decoder the encoder, and what a head of letters stands on."""
-    from luthier.models.stacks import trunk_name
-
     return model.get_encoder() if model.config.is_encoder_decoder else model.get_submodule(trunk_name(model))
 
 
 def as_sequence(states: Tensor) -> Tensor:
     """(I, C, H, W) of a convolutional tower → (I, H · W, C); (I, P, D) as it is."""
     return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
-
-
-def register() -> None:
-    """Let ``AutoModel...from_pretrained`` of this process open composed models."""
-    from luthier.models.writer import ComposedForCausalLM
-
-    AutoConfig.register(ComposedConfig.model_type, ComposedConfig, exist_ok=True)
-    AutoModel.register(ComposedConfig, ComposedModel, exist_ok=True)
-    AutoModelForCausalLM.register(ComposedConfig, ComposedForCausalLM, exist_ok=True)
-    AutoModelForSequenceClassification.register(ComposedConfig, ComposedForSequenceClassification, exist_ok=True)

@@ -138,9 +138,9 @@ def writes_by(path: str) -> str:
     """By which objective a model of this folder or id learns to write what it hears."""
     import transformers
 
-    from luthier.models.composed import register
+    from luthier.models.registered import register_composed
 
-    register()
+    register_composed()
     try:
         return objective_of(transformers.AutoConfig.from_pretrained(path, trust_remote_code=False))
     except (OSError, ValueError):  # told when it is opened

@@ -14,14 +14,15 @@ import torch
 
 from luthier.models.backbone import Backbone
 from luthier.models.modes import evaluating
+from luthier.types import Features
 
 
 @dataclass
 class Frozen:
     """``base`` is entered while it is read; ``fingerprint`` tells its weights from others, head and adapters too.
 
-    ``columns`` puts a classifier's outputs into the order of the classes of the model that trains; ``encode`` makes ids
-    of an example, where its tokenizer makes others than that one's.
+    ``columns`` puts a classifier's outputs into the order of the classes of the model that trains; ``encode`` makes its
+    row of an example, where tokenizer or processor make another than that one's.
     """
 
     backbone: Backbone
@@ -29,7 +30,7 @@ class Frozen:
     fingerprint: str
     base: Callable[[], AbstractContextManager[Any]] = nullcontext
     columns: Sequence[int] | None = None
-    encode: Callable[[Any], list[int]] | None = field(default=None, repr=False)
+    encode: Callable[[Any], Features] | None = field(default=None, repr=False)
 
     @contextmanager
     def reading(self) -> Iterator[Backbone]:

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as TrunkOutput
 
+from luthier.models.blocks import trunk_name
 from luthier.models.modes import evaluating
-from luthier.models.stacks import is_encoder_decoder, trunk_name
+from luthier.models.stacks import is_encoder_decoder
 
 
 class _Output(TrunkOutput):
@@ -68,7 +69,10 @@ def answered(model: PreTrainedModel, hidden_KLD: Tensor, *, pooled: bool = False
 
 def _trunk_name(model: PreTrainedModel) -> str:
     if not is_encoder_decoder(model):
-        return trunk_name(model) or model.base_model_prefix
+        name = trunk_name(model) or model.base_model_prefix
+        # OPT's head, MBart's and TrOCR's ask the decoder inside a trunk that is nothing else.
+        inside = [one for one, _ in model.get_submodule(name).named_children()]
+        return f"{name}.decoder" if inside == ["decoder"] else name
     decoder = model.get_decoder()
     return next(name for name, module in model.named_modules() if module is decoder)
 

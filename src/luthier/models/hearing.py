@@ -28,7 +28,6 @@ from luthier.models.hiding import frame_masks, masked
 from luthier.models.modes import evaluating
 from luthier.models.packing import by_length
 from luthier.models.sounds import Clip, Sounds
-from luthier.models.stacks import trunk_name
 from luthier.models.wordless import Wordless
 from luthier.types import Batch, Features, Finding, Refused
 
@@ -93,13 +92,6 @@ class HearingBackbone(Wordless):
             if mask_KL is not None:
                 self.model.config.apply_spec_augment = False
         return output.pooler_output[:, None] if self.pooled else output.last_hidden_state
-
-    @property
-    def trunk(self) -> PreTrainedModel:
-        """What hears: of an encoder-decoder the encoder."""
-        if self.encoder_decoder:
-            return cast(PreTrainedModel, self.model.get_encoder())
-        return cast(PreTrainedModel, self.model.get_submodule(trunk_name(self.model)))
 
     @property
     def ear(self) -> PreTrainedModel:

@@ -40,9 +40,9 @@ class Illustrated(Backbone):
         return self.mark_id
 
     @property
-    def reads_questions(self) -> bool:
-        """Whether a text may stand beside pictures."""
-        return True
+    def begins_unasked(self) -> bool:
+        """Whether it writes of a picture without any prompt, unless a row or the recipe asks something."""
+        return False
 
     @property
     def lays_out_rows(self) -> bool:

@@ -44,23 +44,28 @@ class NoText:
         pass
 
 
-def reads_pictures_alone(config: Any) -> bool:
-    """Whether models of this config classify pictures, or encode them for another model, and read no text."""
+def reads_pictures_alone(config: Any, needs: str = "") -> bool:
+    """Whether models of this config, opened for what is needed, classify pictures or encode them for another model, and
+    read no text. Of one that compares pictures with texts, a classifier is its image encoder with a head (CLIP's)."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
-    kind = MODEL_MAPPING.get(type(config), None)
-    shown = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or (
-        config.base_config_key == "vision_config" and getattr(kind, "main_input_name", "") == "pixel_values"
-    )
-    return shown and type(config) not in TOKENIZER_MAPPING
+    kind, sorts = MODEL_MAPPING.get(type(config), None), type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    if needs in ("sequence_logits", "hidden") and sorts and compares(config):
+        return True
+    sees = config.base_config_key == "vision_config" and getattr(kind, "main_input_name", "") == "pixel_values"
+    return (sorts or sees) and type(config) not in TOKENIZER_MAPPING
 
 
-def image_tower(config: Any) -> Any | None:
-    """The config of the image encoder of a model that compares pictures with texts; None of another model."""
-    return (
-        None if isinstance(config, ComposedConfig) or not compares(config) else getattr(config, "vision_config", None)
-    )
+def image_tower(config: Any, needs: str) -> Any | None:
+    """The config of the image encoder of a model that compares pictures with texts, where vectors of pictures are all
+    that is needed; None of another model, and where transformers does not open the encoder by itself."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    if needs != "hidden" or isinstance(config, ComposedConfig) or not compares(config):
+        return None
+    tower = getattr(config, "vision_config", None)
+    return tower if type(tower) in MODEL_MAPPING else None
 
 
 @dataclass(kw_only=True)

@@ -11,9 +11,9 @@ from luthier.types import Finding, Refused
 
 def load(
     name: str, path: str, needs: str, *, revision: str | None = None, config: dict[str, Any] | None = None,
-    dtype: str = "float32", seed: int = 0, init: str = "pretrained", **load_kwargs: Any,
+    dtype: str = "float32", seed: int = 0, init: str = "pretrained", image_backend: str = "auto", **load_kwargs: Any,
 ) -> Any:  # fmt: skip
-    """A Backbone with the head that ``needs`` asks for (see ``auto_class``).
+    """A Backbone with the head that ``needs`` asks for (see ``auto_class``), its pictures read by ``image_backend``.
 
     With ``init="random"`` its weights are drawn under ``seed`` as its config says, and none are read; of a composed
     model, those that it was made without. ``letters`` in ``config`` are those that a model without letters of its own
@@ -22,26 +22,27 @@ def load(
     import torch
     import transformers
 
-    from luthier.models import composed
     from luthier.models.attention import register
     from luthier.models.backbone import OWN_HEADS
+    from luthier.models.composed import ComposedConfig
     from luthier.models.fingerprint import fingerprint
     from luthier.models.images import image_tower
+    from luthier.models.registered import register_composed
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     register()
-    composed.register()
+    register_composed()
     where = {"revision": revision} if revision else {}
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
         config = dict(config or {})
-        if needs == "hidden" and (tower := image_tower(found)) is not None:
+        if (tower := image_tower(found, needs)) is not None:
             tower.update(config)
             found, config = tower, {"config": tower}
         auto = auto_class(needs, found)
         letters = config.pop("letters", None)
-        reading = read_by(path, found, needs, letters, **where)
+        reading = read_by(path, found, needs, letters, image_backend, **where)
         config |= reading.more
         given = {
             "dtype": getattr(torch, dtype),
@@ -52,7 +53,7 @@ def load(
             **config,
             **load_kwargs,
         }
-        if init == "random" and not isinstance(found, composed.ComposedConfig):
+        if init == "random" and not isinstance(found, ComposedConfig):
             told = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **config)
             model, info = _drawn(auto, told, getattr(torch, dtype), seed)
         else:
@@ -80,7 +81,9 @@ class Reading:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def read_by(path: str, config: Any, needs: str, letters: Any = None, **where: Any) -> Reading:
+def read_by(
+    path: str, config: Any, needs: str, letters: Any = None, image_backend: str = "auto", **where: Any
+) -> Reading:  # fmt: skip
     """Raises Refused, OSError and ValueError where it can't be opened."""
     from luthier.models.ears import ears, hears
     from luthier.models.towers import describes
@@ -88,7 +91,7 @@ def read_by(path: str, config: Any, needs: str, letters: Any = None, **where: An
     if hears(config):
         tokenizer, sounds, more = ears(path, needs, letters, **where)
         return Reading(tokenizer, sounds=sounds, more=more)
-    tokenizer, pictures = readers(path, config, needs, **where)
+    tokenizer, pictures = readers(path, config, needs, image_backend, **where)
     return Reading(tokenizer, pictures, apart=needs == "token_logits" and describes(config))
 
 
@@ -99,7 +102,8 @@ def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
     from luthier.models.dual import DualBackbone
     from luthier.models.hearing import HearingBackbone
     from luthier.models.images import ImageBackbone, NoText
-    from luthier.models.leading import LeadingBackbone, LeadingPictures
+    from luthier.models.leading import LeadingBackbone, LeadingPictures, SourcePictures
+    from luthier.models.leading_source import LeadingSourceBackbone
     from luthier.models.multimodal import MultimodalBackbone
     from luthier.models.prefix_lm import PrefixBackbone, PrefixPictures
     from luthier.models.processed import ProcessedPictures
@@ -115,6 +119,7 @@ def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
         return DescribingBackbone, {"pictures": reading.pictures}
     if isinstance(reading.pictures, ProcessedPictures):
         kinds = {PrefixPictures: PrefixBackbone, LeadingPictures: LeadingBackbone}
+        kinds |= {SourcePictures: LeadingSourceBackbone}
         return kinds.get(type(reading.pictures), VisionLanguageBackbone), {"pictures": reading.pictures}
     reads_both = DualBackbone if needs == "vectors" else MultimodalBackbone
     reads = ImageBackbone if isinstance(reading.tokenizer, NoText) else reads_both
@@ -146,7 +151,7 @@ def _read(auto: Any, path: str, seed: int, given: dict[str, Any]) -> tuple[Any, 
     return model, info
 
 
-def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]:
+def readers(path: str, config: Any, needs: str, image_backend: str = "auto", **where: Any) -> tuple[Any, Any]:
     """What turns rows into numbers: the tokenizer, and ``Pictures`` of a model that reads them."""
     import transformers
 
@@ -154,15 +159,16 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
     from luthier.models.ears import open_sounds
     from luthier.models.images import NoText, reads_pictures_alone
     from luthier.models.pictures import Pictures
+    from luthier.models.pixels import open_pixels
     from luthier.models.processors import open_processor
     from luthier.models.recordings import Recordings
     from luthier.models.towers import describes, writes_of_pictures
 
-    alone = reads_pictures_alone(config)
+    alone = reads_pictures_alone(config, needs)
     tokenizer = (
         NoText() if alone else transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
     )
-    shown = writes_of_pictures(config) and needs == "token_logits"
+    shown = writes_of_pictures(config) and needs in ("token_logits", "sequence_logits")
     apart = describes(config) and needs == "token_logits"
     if not (alone or shown or apart or config.model_type == ComposedConfig.model_type or needs == "vectors"):
         return tokenizer, None
@@ -172,8 +178,11 @@ def readers(path: str, config: Any, needs: str, **where: Any) -> tuple[Any, Any]
         what, mend = "pictures are read with Pillow, which is not installed", 'pip install "luthier[image]"'
         raise Refused(Finding("data.needs-extra", "model.name", what, mend))
     if shown:
-        return tokenizer, open_processor(path, tokenizer, config, **where)
-    return tokenizer, Pictures(transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False, **where))
+        pictures = open_processor(path, tokenizer, config, image_backend, **where)
+        if needs == "sequence_logits":
+            pictures.check_scores()
+        return tokenizer, pictures
+    return tokenizer, Pictures(open_pixels(path, image_backend, **where))
 
 
 def _renamed_trunk(model: Any, info: dict[str, Any]) -> dict[str, str]:
@@ -200,21 +209,25 @@ def auto_class(needs: str, config: Any) -> Any:
     from luthier.models.dual_encoder import ComposedDualEncoder
     from luthier.models.ears import ears_class, hears, refuse_both
     from luthier.models.images import reads_pictures_alone
+    from luthier.models.judges import judge_class, judges
     from luthier.models.towers import describes, writes_of_pictures
 
     refuse_both(config)
     if hears(config):
         return ears_class(needs, config)
-    composed = isinstance(config, ComposedConfig)
-    _refuse(needs, config, composed, compares(config))
+    composed, alone = isinstance(config, ComposedConfig), reads_pictures_alone(config, needs)
+    _refuse(needs, config, composed, compares(config) and not alone)
     if needs == "token_logits" and (writes_of_pictures(config) or describes(config)):
         return transformers.AutoModelForImageTextToText
+    if needs == "sequence_logits" and judges(config):
+        return judge_class(config)
     if needs == "vectors":
         return ComposedDualEncoder if composed else transformers.AutoModel
     if needs == "action_flow":
         return ComposedForActionFlow
-    if reads_pictures_alone(config):
-        known = {"sequence_logits": transformers.AutoModelForImageClassification, "hidden": transformers.AutoModel}
+    if alone:
+        sorts = transformers.AutoModelForImageClassification
+        known: Any = {"sequence_logits": sorts, "hidden": sorts if compares(config) else transformers.AutoModel}
         if needs not in known:
             what = f"a model of pictures alone ({config.model_type}) reads and writes no text"
             raise Refused(
@@ -233,6 +246,7 @@ def auto_class(needs: str, config: Any) -> Any:
 
 def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
     """Raises Refused where no such head stands on a model of this config; ``compares`` pictures with texts."""
+    from luthier.models.images import image_tower
     from luthier.models.towers import describes, reads_pictures_apart
 
     if needs == "token_logits" and reads_pictures_apart(config) and not describes(config):
@@ -252,7 +266,8 @@ def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
         raise Refused(Finding("recipe.combination", "model.fuse", what, mend))
     if needs in ("hidden", "sequence_logits") and compares:
         what = "this model gives a vector of a picture and one of a text, and no hidden states of a row"
-        mend = "use it with `task: match`, or classify by its image encoder alone with `method: features`"
+        own = "" if image_tower(config, "hidden") is None else " with `method: features`, or"
+        mend = f"transformers has no classifier on its image encoder: classify{own} by a model such as CLIP or SigLIP"
         raise Refused(Finding("model.no-hidden", "model.name", what, mend))
     if needs == "action_flow" and not composed:
         what = "an action expert reads the hidden states of a composed model"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.data.lengths import cut_text
+from luthier.data.lengths import cut_text, sequences
 from luthier.fusion.common import Inside
 from luthier.fusion.cross_attention import Gates
 from luthier.models.composed import IMAGE_TOKEN, SOUND_TOKEN
@@ -27,7 +27,7 @@ from luthier.models.packing import laid_out_by_row
 from luthier.models.recordings import Recordings
 from luthier.types import Batch, Features, Finding, Picture, Refused
 
-MEDIA = ("pixel_values", "picture_states", "picture_rows", "picture_lengths", "text_states")
+MEDIA = ("pixel_values", "picture_of", "picture_states", "picture_rows", "picture_lengths", "text_states")
 
 
 @dataclass(kw_only=True)
@@ -160,16 +160,18 @@ class MultimodalBackbone(Illustrated):
         return tensors
 
     def row_media(self, rows: list[Features]) -> dict[str, Tensor]:
-        shown = self.pictures.shown(rows)
-        if not shown:
+        """Pictures that are there ``again`` after the row before are given, and read by the tower, once."""
+        keys = [key for row in rows for key in row.get("pictures", ())]
+        if not keys:
             return {}
-        keys = [key for key, _ in shown]
         made = {"picture_rows": torch.tensor([at for at, row in enumerate(rows) for _ in row.get("pictures", ())])}
         if isinstance(self.pictures, Recordings):
             made["picture_lengths"] = torch.tensor([self.states_of(key) for key in keys])
         if self.pictures.remembers(keys):
             return made | {"picture_states": self.pictures.states(keys)}
-        return made | {"pixel_values": self.pictures.pixels(shown)}
+        once, of = _each_once(rows)
+        made |= {"picture_of": torch.tensor(of)} if len(set(of)) < len(of) else {}
+        return made | {"pixel_values": self.pictures.pixels(self.pictures.shown(once))}
 
     def remember(self, rows: list[Features], batch: Batch, frozen: set[str]) -> None:
         """Keep what the towers make of the pictures and texts of a batch: of those, by role, that do not train."""
@@ -182,8 +184,9 @@ class MultimodalBackbone(Illustrated):
         if "text" in frozen:
             mask_KL = batch["attention_mask"]
             states_KLE = trunk.text(input_ids=batch["input_ids"], attention_mask=mask_KL).last_hidden_state
-            for row, states_LE, mask_L in zip(rows, states_KLE, mask_KL > 0, strict=True):
-                self.pictures.remember([text_key(row)], states_LE[mask_L][None])
+            parts = [part for row in rows for part in sequences(row)]
+            for part, states_LE, mask_L in zip(parts, states_KLE, mask_KL > 0, strict=True):
+                self.pictures.remember([text_key(part)], states_LE[mask_L][None])
 
     @property
     def reads_apart(self) -> bool:
@@ -202,6 +205,20 @@ class MultimodalBackbone(Illustrated):
     def save_readers(self, folder: Path) -> None:
         super().save_readers(folder)
         self.pictures.save(folder)
+
+
+def _each_once(rows: list[Features]) -> tuple[list[Features], list[int]]:
+    """The rows whose pictures are not there ``again``; and, of the pictures of all rows, which of those each is."""
+    once: list[Features] = []
+    of: list[int] = []
+    start, total = 0, 0
+    for row in rows:
+        count = len(row.get("pictures", ()))
+        if not row.get("again"):
+            once.append(row)
+            start, total = total, total + count
+        of += range(start, start + count)
+    return once, of
 
 
 def text_key(row: Features) -> str:

@@ -23,6 +23,7 @@ from torch import Tensor
 from luthier.data.augment import Augment, Draw
 from luthier.data.pictures import BadPicture, decode
 from luthier.models.kept import Kept
+from luthier.models.pixels import made_by
 from luthier.models.scratch import Place, key_of
 from luthier.types import Features, Picture
 
@@ -47,6 +48,11 @@ class Pictures(Kept):
         self._places: dict[str, Place] = {}
         self._known: dict[Picture, str | BadPicture] = {}
         self._table_C256: np.ndarray | None = None
+
+    @property
+    def backend(self) -> str:
+        """What makes its pixels: torchvision or pil."""
+        return made_by(self.processor)
 
     def prepare(self, pictures: Iterable[Picture]) -> None:
         """Decode those that are new, in threads: Pillow works outside the interpreter's lock."""
@@ -133,6 +139,11 @@ class Pictures(Kept):
 
     def save(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
+
+
+def backend_of(pictures: object) -> str:
+    """What makes the pixels of a model's pictures; "" of one that reads none."""
+    return pictures.backend if isinstance(pictures, Pictures) else ""
 
 
 def _looked_up(table_C256: np.ndarray, raw: list[np.ndarray]) -> np.ndarray:

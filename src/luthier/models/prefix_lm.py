@@ -46,6 +46,10 @@ class PrefixPictures(ProcessedPictures):
         (beside,) = self.tokenizer(BESIDE, add_special_tokens=False)["input_ids"]
         self.closing = len(prompt) - prompt.index(beside) - 1
 
+    def check_scores(self) -> None:
+        what = f"{type(self.processor).__name__} lays out a prompt and one answer: such a model reads no conversation"
+        raise Refused(Finding("model.processor", "model.name", what, "choose a model such as LLaVA or Qwen-VL"))
+
     def _processed(self, image: Any, mark: str) -> tuple[list[int], dict[str, np.ndarray]]:
         made = self.processor(text=mark + BESIDE, suffix=BESIDE, images=[image], return_tensors="np")
         arrays = {name: np.asarray(value) for name, value in made.items() if name not in {*TEXT_TENSORS, "labels"}}

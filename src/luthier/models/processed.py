@@ -63,6 +63,9 @@ class ProcessedPictures(Pictures):
         mend = "choose a model such as LLaVA, Idefics3 or Gemma 3, or compose one: `model: {image: ..., text: ...}`"
         raise Refused(Finding("model.processor", "model.name", what, mend))
 
+    def check_scores(self) -> None:
+        """Raises Refused where a row can't be scored as one sequence."""
+
     def _processed(self, image: Any, mark: str) -> tuple[list[int], dict[str, np.ndarray]]:
         """The tokens of a picture, and its tensors. Raises ValueError where its place can't be told."""
         text = f"{BESIDE}{mark}{BESIDE}"

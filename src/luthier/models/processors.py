@@ -6,26 +6,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.models.leading import LeadingPictures, leads
+from luthier.models.leading import LeadingPictures, SourcePictures, leads
+from luthier.models.pixels import AUTO, made_by, open_pixels
 from luthier.models.prefix_lm import PrefixPictures, lays_out_rows
 from luthier.models.processed import ProcessedPictures
 from luthier.models.stills import open_for_pictures
-from luthier.models.towers import image_id
+from luthier.models.towers import image_id, writes_from_source
 from luthier.types import Finding, Refused
 
 
-def open_processor(path: str, tokenizer: Any, config: Any, **where: Any) -> ProcessedPictures:
-    """Raises Refused where pictures can't be put into a row, or the processor needs what is not installed."""
+def open_processor(
+    path: str, tokenizer: Any, config: Any, backend: str = AUTO, **where: Any
+) -> ProcessedPictures:  # fmt: skip
+    """``backend`` makes its pixels (``models/pixels.py``).
+
+    Raises Refused where pictures can't be put into a row, or the processor needs what is not installed."""
     import transformers
 
     try:
         processor: Any = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False, **where)
     except (ImportError, OSError, ValueError, AttributeError) as error:
         processor = _for_pictures(path, tokenizer, config, error, **where)
+    if made_by(processor) != backend != AUTO:
+        processor.image_processor = open_pixels(path, backend, **where)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = processor.chat_template
     processor.tokenizer = tokenizer
-    kind = PrefixPictures if lays_out_rows(processor) else LeadingPictures if leads(processor) else ProcessedPictures
+    leading = SourcePictures if writes_from_source(config) else LeadingPictures
+    kind = PrefixPictures if lays_out_rows(processor) else leading if leads(processor) else ProcessedPictures
     return kind(processor, image_id=int(image_id(config) or -1))
 
 

@@ -110,20 +110,22 @@ class Addressed:
 
 
 def named(backbone: Addressed) -> dict[str, tuple[str, ...]]:
-    """Role → what of the model it is. What no tower holds is the projector's; an encoder's, where there is one."""
+    """Role → what of the model it is. What no tower holds is the projector's, or an encoder's (see
+    ``_joined_by``)."""
     model, towers = backbone.model, _towers(backbone.model)
     head = tuple(backbone._whole.head)
-    if backbone._whole.trunk == "" and {"vision", "audio"} & towers.keys():
+    if backbone._whole.trunk == "" and {"vision", "audio"} & towers.keys() and "encoder" not in towers:
         head = ()  # beside the towers, with no trunk around them: what brings their vectors into one space
     if not towers:
         alone = READS.get(model.main_input_name, "text")
-        found = {alone: tuple(_beside(model, [""], {*head}))}
+        found = {alone: tuple(_beside(model, "", {*head}))}
     else:
         found = {role: (name,) for role, name in towers.items()}
         outer = {".".join(name.split(".")[:end]) for name in towers.values() for end in range(name.count(".") + 1)}
-        if beside := tuple(_beside(model, sorted(outer), {*head, *towers.values()})):
-            joins = "encoder" if "encoder" in towers else "projector"
-            found[joins] = found.get(joins, ()) + beside
+        for owner in sorted(outer):
+            if beside := tuple(_beside(model, owner, outer | {*head, *towers.values()})):
+                joins = _joined_by(towers, owner)
+                found[joins] = found.get(joins, ()) + beside
     if any(_holds(head, name) for name, _ in model.named_parameters()):
         found["head"] = head
     return {role: found[role] for role in ROLES if role in found}
@@ -144,14 +146,20 @@ def _towers(model: PreTrainedModel) -> dict[str, str]:
     return found if len(found) > 1 else {}
 
 
-def _beside(model: PreTrainedModel, owners: list[str], known: set[str]) -> Iterator[str]:
-    """Modules and parameters right in ``owners`` that are neither ``known`` nor owners themselves."""
-    for owner in owners:
-        module = model.get_submodule(owner)
-        inner = [name for name, _ in (*module.named_children(), *module.named_parameters(recurse=False))]
-        for name in (f"{owner}.{one}" if owner else one for one in inner):
-            if name not in known and name not in owners:
-                yield name
+def _joined_by(towers: dict[str, str], owner: str) -> str:
+    """The role of what stands in ``owner`` beside towers: an encoder's, where no tower that sees is in there too."""
+    seen = towers.get("vision")
+    apart = seen is None or (owner != "" and not seen.startswith(f"{owner}."))
+    return "encoder" if "encoder" in towers and apart else "projector"
+
+
+def _beside(model: PreTrainedModel, owner: str, known: set[str]) -> Iterator[str]:
+    """Modules and parameters right in ``owner`` that are not ``known``."""
+    module = model.get_submodule(owner)
+    inner = [name for name, _ in (*module.named_children(), *module.named_parameters(recurse=False))]
+    for name in (f"{owner}.{one}" if owner else one for one in inner):
+        if name not in known:
+            yield name
 
 
 def _seams_of(model: PreTrainedModel, whole: Seams, names: tuple[str, ...]) -> Seams:

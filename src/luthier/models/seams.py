@@ -19,8 +19,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from luthier.models.blocks import blocks_of
-from luthier.models.stacks import stacks, trunk_name
+from luthier.models.blocks import blocks_of, trunk_name
+from luthier.models.stacks import stacks
 from luthier.types import Finding, Refused
 
 # What a projection is called in the field; the right side holds leaf names as transformers' modules spell them.
@@ -124,7 +124,7 @@ def find_seams(model: PreTrainedModel) -> Seams:
     inside = {trunk} if trunk else {name.partition(".")[0] for name in (*roots.values(), embedding) if name}
     head = [name for name, _ in model.named_children() if name not in inside] if trunk or stacks(model) else []
     output = names.get(id(model.get_output_embeddings()), "")
-    if any(root and output.startswith(f"{root}.") for root in roots.values()):  # a tower's own, which writes
+    if "." in output and output.partition(".")[0] in inside:  # of a tower, or of the model around it, which writes
         head = [output]
     named = [block for block, _ in blocks]
     return Seams(trunk, embedding, named, linears, head, [stack for _, stack in blocks], sublayers)

@@ -24,16 +24,18 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 from transformers.initialization import no_init_weights
 
-from luthier.models import composed
+from luthier.data.lengths import sequences
 from luthier.models import load as opening
 from luthier.models.attention import PACKED, PACKED_AS_ON_GPU, register
 from luthier.models.compose import Towers, is_bare
 from luthier.models.dual import DualBackbone, contents
+from luthier.models.images import image_tower
 from luthier.models.locate import WEIGHTS_ONLY
 from luthier.models.locate import locate as locate_files
 from luthier.models.miniature import TEXT, built, miniature
 from luthier.models.multimodal import MultimodalBackbone, text_key
 from luthier.models.recordings import Recordings
+from luthier.models.registered import register_composed
 from luthier.types import Batch, Features, Finding, Refused
 
 
@@ -128,26 +130,29 @@ def locate(name: str, base: Path) -> tuple[str, list[Finding]]:
 
 def load(
     name: str, path: str, needs: str, *, fake: FakeTensorMode, on_gpu: bool = False, revision: str | None = None,
-    config: dict[str, Any] | None = None, dtype: str = "float32", seed: int = 0, **_: Any,
+    config: dict[str, Any] | None = None, dtype: str = "float32", seed: int = 0, image_backend: str = "auto", **_: Any,
 ) -> Any:  # fmt: skip
     """A Backbone of fake tensors with the head that ``needs`` asks for. Raises Refused where config, tokenizer or
     processor can't be read."""
     transformers.logging.set_verbosity_error()
     register()
-    composed.register()
+    register_composed()
     where = {"revision": revision} if revision else {}
     told = dict(config or {})
     letters = told.pop("letters", None)
     try:
         found = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
+        if (tower := image_tower(found, needs)) is not None:
+            tower.update(told)
+            found = tower
         auto = opening.auto_class(needs, found)
         with unset_fake_temporarily():
-            reading = opening.read_by(path, found, needs, letters, **where)
+            reading = opening.read_by(path, found, needs, letters, image_backend, **where)
         for readers in filter(None, (reading.pictures, reading.sounds)):
             readers = readers.sounds if isinstance(readers, Recordings) else readers
             readers.processor = Unsketched(readers.processor)
         told |= reading.more
-        read = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **told)
+        read = tower or transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **where, **told)
         with fake, no_init_weights():
             model = drawn(auto, read, dtype)
     except (OSError, ValueError) as error:
@@ -220,7 +225,8 @@ def remember(backbone: Any, rows: list[Features], some: list[Features], batch: B
     if "text" in roles:
         mask_KL = batch["attention_mask"]
         wide = trunk.text(input_ids=batch["input_ids"], attention_mask=mask_KL).last_hidden_state.shape[2]
-        shapes |= {text_key(row): (len(row["input_ids"]), wide) for row in rows}
+        parts = [part for row in rows for part in sequences(row)]
+        shapes |= {text_key(part): (len(part["input_ids"]), wide) for part in parts}
     pictures.pretend(shapes)
     return 0
 

@@ -12,28 +12,21 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from luthier.models.composed import ComposedModel
-from luthier.models.towers import describes, towers_of, writes_of_pictures
+from luthier.models.towers import describes, towers_of, writer_of, writes_from_source, writes_of_pictures
 from luthier.types import Finding, Refused
 
 
 def is_encoder_decoder(model: PreTrainedModel) -> bool:
     """Of the model, not its config: a classifier of sounds may hold the encoder of one alone."""
+    if writes_from_source(model.config):
+        return True
     return bool(model.config.is_encoder_decoder) and model.get_decoder() is not model
-
-
-def trunk_name(model: PreTrainedModel) -> str:
-    """The module that gives hidden states, "" where the model is nothing else: under the family's name for it, or an
-    encoder that stands beside a head alone."""
-    children = dict(model.named_children())
-    if model.base_model_prefix in children:
-        return model.base_model_prefix
-    alone = isinstance(children.get("encoder"), PreTrainedModel) and "decoder" not in children
-    return "encoder" if alone else ""
 
 
 def stacks(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The stacks by the name of their role: both of an encoder-decoder, the towers of a composed model, of one that
-    compares pictures with texts or of one that writes about pictures, else none."""
+    compares pictures with texts or of one that writes about pictures, else none. With an encoder-decoder inside that is
+    three of them."""
     if isinstance(model.base_model, ComposedModel):
         return model.base_model.towers()
     if not is_encoder_decoder(model) and hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
@@ -41,7 +34,9 @@ def stacks(model: PreTrainedModel) -> dict[str, nn.Module]:
     if is_encoder_decoder(model) and describes(model.config):
         return {"image": model.get_encoder(), "text": model.get_decoder()}
     if is_encoder_decoder(model):
-        return {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
+        writer, seen = (writer_of(model), towers_of(model)) if writes_from_source(model.config) else (model, {})
+        eyes = {"image": seen["image"]} if seen else {}
+        return eyes | {"encoder": writer.get_encoder(), "decoder": writer.get_decoder()}
     return towers_of(model) if writes_of_pictures(model.config) else {}
 
 

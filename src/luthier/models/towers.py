@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 
 def writes_of_pictures(config: Any) -> bool:
@@ -36,6 +37,17 @@ def image_id(config: Any) -> int | None:
         if isinstance(found := getattr(config, name, None), int):
             return found
     return None
+
+
+def writer_of(model: Any) -> Any:
+    """What writes in such a model: the language model inside that has the head, or the model itself."""
+    inside = [module for module in model.children() if isinstance(module, PreTrainedModel)]
+    return next((one for one in inside if one.get_output_embeddings() is not None), model)
+
+
+def writes_from_source(config: Any) -> bool:
+    """Whether the language model inside such a model is an encoder-decoder."""
+    return writes_of_pictures(config) and bool(config.get_text_config().is_encoder_decoder)
 
 
 def towers_of(model: Any) -> dict[str, nn.Module]:

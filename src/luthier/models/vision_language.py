@@ -95,4 +95,5 @@ class VisionLanguageBackbone(Illustrated):
 
     def save_readers(self, folder: Path) -> None:
         self.pictures.processor.tokenizer = self.tokenizer
+        self.pictures.processor.chat_template = self.tokenizer.chat_template  # else the one that it came with is saved
         self.pictures.processor.save_pretrained(folder)

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
+
+from transformers import PreTrainedModel
 
 from luthier.models.backbone import Backbone
+from luthier.models.blocks import trunk_name
 
 
 @dataclass(kw_only=True)
 class Wordless(Backbone):
+    @property
+    def trunk(self) -> PreTrainedModel:
+        """What sees or hears: of an encoder-decoder the encoder."""
+        if self.encoder_decoder:
+            return cast(PreTrainedModel, self.model.get_encoder())
+        return cast(PreTrainedModel, self.model.get_submodule(trunk_name(self.model)))
+
     @property
     def reads_text(self) -> bool:
         return False

@@ -27,10 +27,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from luthier.data.branches import common, lay_out_branches
-from luthier.data.lengths import split
+from luthier.data.lengths import sequences, split
 from luthier.models.backbone import Backbone
-from luthier.objectives.likelihood import spared
+from luthier.objectives.likelihood import lay_out_alike, spared
 from luthier.objectives.preference import watched
 from luthier.options import Options as Section
 from luthier.types import Batch, Example, Features, Finding, LossTerms, Refused
@@ -78,12 +77,11 @@ class Objective:
 
         input_ids [[a b c d e f g]]       ends [1 3 5 6]
         """
-        parts = [split(row["input_ids"], row["lengths"]) for row in rows]
-        if self.shares and self.backbone.shares and any(len(some) > 1 and common(some) for some in parts):
-            tensors, places = lay_out_branches(parts, self.backbone.tokenizer.pad_token_id or 0)
+        parts = [sequences(row) for row in rows]
+        some = [sequence for alike in parts for sequence in alike]
+        tensors, places = lay_out_alike(self.backbone, parts, some, shares=self.shares)
+        if "starts" not in tensors:
             tensors["ends"] = torch.tensor([place[-1] for place in places])
-        else:
-            tensors = self.backbone.lay_out([{"input_ids": ids} for some in parts for ids in some])
         tensors["counts"] = torch.tensor([len(row["lengths"]) for row in rows], dtype=torch.long)
         tensors["weights"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
         tensors["margins"] = torch.tensor([row["margin"] or 0.0 for row in rows], dtype=torch.float32)

@@ -35,7 +35,7 @@ from luthier.objectives.divergence import Kind, divergence
 from luthier.options import Options as Section
 from luthier.types import Batch, Example, Features, Finding, LossTerms, Refused
 
-TEACHER = "teacher."
+TEACHER, TEACHER_ROW = "teacher.", "teacher_row"
 LOGITS = "teacher_logits"
 
 
@@ -71,10 +71,11 @@ class Taught:
         return self.own.Objective(self.own.Options(), self.teacher.backbone, None)
 
     def teacher_rows(self, rows: list[Features]) -> list[Features]:
-        """Rows as the teacher reads them."""
+        """Rows as the teacher reads them: its own ones, with what a row is told by, or the student's."""
         return [
-            {key: value for key, value in row.items() if key not in ("hidden_LD", LOGITS)}
-            | ({"input_ids": row["teacher_ids"]} if "teacher_ids" in row else {})
+            {key: row[key] for key in ("row", "target", "weight") if key in row} | row[TEACHER_ROW]
+            if TEACHER_ROW in row
+            else {key: value for key, value in row.items() if key not in ("hidden_LD", LOGITS)}
             for row in rows
         ]
 
@@ -83,10 +84,10 @@ class Taught:
         batch = self.reader().collate(self.teacher_rows(rows))
         return {f"{TEACHER}{name}": tensor for name, tensor in batch.tensors.items()}
 
-    def with_teacher_ids(self, features: list[Features], example: Example) -> list[Features]:
+    def with_teacher_row(self, features: list[Features], example: Example) -> list[Features]:
         if self.teacher is None or self.teacher.encode is None:
             return features
-        return [row | {"teacher_ids": self.teacher.encode(example)} for row in features]
+        return [row | {TEACHER_ROW: self.teacher.encode(example)} for row in features]
 
     def mixed(self, student: Tensor, teacher: Tensor, targets: Tensor, weights: Tensor, sums: list[Tensor]) -> Tensor:
         """The loss of some positions or rows, summed; ``sums`` gets [divergence, cross-entropy] to watch."""
@@ -155,7 +156,7 @@ class Classes(Taught, classification.Objective):
     own = classification
 
     def encode(self, example: Example) -> list[Features]:
-        return self.with_teacher_ids(super().encode(example), example)
+        return self.with_teacher_row(super().encode(example), example)
 
     def collate(self, rows: list[Features]) -> Batch:
         """As `classification`, and the teacher's logits (K, C), or what it reads to give them."""

@@ -29,9 +29,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from luthier.data.lengths import sequences
 from luthier.models.backbone import Backbone
 from luthier.objectives.coupled import Coupled
-from luthier.objectives.likelihood import lay_out_answers, per_sequence, sequences, token_log_probabilities
+from luthier.objectives.likelihood import lay_out_answers, per_sequence, token_log_probabilities
 from luthier.objectives.preference import REFERENCE, PreferenceObjective, WithReference
 from luthier.types import Batch, Example, Features, LossTerms
 
@@ -58,7 +59,8 @@ class Objective(PreferenceObjective, Coupled):
             for side, one in zip(sides, sequences(row), strict=True):
                 start = row["lengths"][0] if side == "rejected" and len(sides) > 1 else 0
                 ends = [at - start for at in row["turn_ends"] if 0 <= at - start < len(one["input_ids"])]
-                part = {**one, "lengths": [len(one["input_ids"])], "turn_ends": ends, "liked": side == "chosen"}
+                part = {"input_ids": one["input_ids"], "supervised": one["supervised"], "turn_ends": ends}
+                part |= {"lengths": [len(one["input_ids"])], "liked": side == "chosen"}
                 found.append(row | part)
         return found
 
@@ -70,7 +72,7 @@ class Objective(PreferenceObjective, Coupled):
         longest = max((len(row["input_ids"]) for row in rows), default=0)
         prompts = [row["supervised"].index(True) for row in rows]
         asked = [tuple(row["input_ids"][:end]) for row, end in zip(rows, prompts, strict=True)]
-        partners = next_other(asked)
+        partners = next_other([(ids, *row.get("pictures", ())) for ids, row in zip(asked, rows, strict=True)])
         completed = []
         for at, (row, other) in enumerate(zip(rows, partners, strict=True)):
             if other is None:

@@ -15,18 +15,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from luthier.data.branches import common, lay_out_branches
-from luthier.data.lengths import split
+from luthier.data.lengths import sequences, split
 from luthier.models.backbone import Backbone
 from luthier.objectives import chunked
 from luthier.objectives.next_token import predicted
 from luthier.types import Features
-
-
-def sequences(row: Features) -> list[Features]:
-    """The sequences of a row: ``input_ids`` and ``supervised`` of each, and the pictures that all of them see."""
-    parts = (split(row[key], row["lengths"]) for key in ("input_ids", "supervised"))
-    seen = {"pictures": row["pictures"]} if row.get("pictures") else {}
-    return [{"input_ids": ids, "supervised": taught, **seen} for ids, taught in zip(*parts, strict=True)]
 
 
 def supervised_tokens(row: Features) -> list[int]:
@@ -44,7 +37,7 @@ def lay_out_answers(backbone: Backbone, rows: list[Features]) -> dict[str, Tenso
     input_ids [[a B C D e F G]]       predict_at [0 0 2 4 4]
     """
     some = [sequence for row in rows for sequence in sequences(row)]
-    tensors, places = _lay_out(backbone, begun_alike(rows), some)
+    tensors, places = lay_out_alike(backbone, begun_alike(rows), some)
     at, targets, counts = [], [], []
     for place, sequence in zip(places, some, strict=True):
         found = predicted(sequence)
@@ -73,12 +66,13 @@ def spared(row: Features) -> int:
     return (len(ids) - 1) * common(ids) if len(ids) > 1 else 0
 
 
-def _lay_out(
-    backbone: Backbone, alike: list[list[Features]], some: list[Features]
+def lay_out_alike(
+    backbone: Backbone, alike: list[list[Features]], some: list[Features], *, shares: bool = True
 ) -> tuple[dict[str, Tensor], list[Sequence[int]]]:
-    """The tensors of ``some`` sequences, those that may begin ``alike`` side by side, and where their tokens lie."""
+    """The tensors of ``some`` sequences, those that may begin ``alike`` side by side, and where their tokens lie. What
+    they begin with holds all their pictures, which are there once with it."""
     ids = [[sequence["input_ids"] for sequence in parts] for parts in alike]
-    if backbone.shares and any(len(parts) > 1 and common(parts) for parts in ids):
+    if shares and backbone.shares and any(len(parts) > 1 and common(parts) for parts in ids):
         tensors, places = lay_out_branches(ids, backbone.tokenizer.pad_token_id or 0)
         return tensors | backbone.row_media([parts[0] for parts in alike]), [*places]
     tensors = backbone.lay_out(some)

@@ -33,12 +33,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from luthier.data.lengths import sequences
 from luthier.models.backbone import Backbone
 from luthier.models.fingerprint import fingerprint
 from luthier.objectives.likelihood import (
     lay_out_answers,
     per_sequence,
-    sequences,
     spared,
     supervised_tokens,
     token_log_probabilities,

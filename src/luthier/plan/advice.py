@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from luthier.plan.plan import Estimate
+from luthier.plan.estimate import Estimate
 
 SMALLEST = 128  # micro_tokens below this gain nothing
 ENOUGH = 2  # changes that fit alone: more are not looked for

@@ -10,19 +10,18 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from luthier.plan.estimate import Estimate
 from luthier.recipe import ResolvedRecipe, read_recipe
 from luthier.reports.folder import read_run
 from luthier.runs.folder import write_json
 from luthier.types import Refused
-
-if TYPE_CHECKING:
-    from luthier.plan.plan import Estimate
 
 NEWEST = 3
 FEWEST_STEPS = 3
@@ -31,11 +30,11 @@ FORMAT = 1  # of what is kept; another one is planned anew
 Measured = dict[str, Any]
 
 
-def correct(found: Estimate, resolved: ResolvedRecipe) -> None:
-    """Scale ``found`` by the runs beside it, and say so in ``origin``."""
+def correct(found: Estimate, resolved: ResolvedRecipe, estimate: Callable[..., Estimate]) -> None:
+    """Scale ``found`` by the runs beside it, planned by ``estimate`` from their own recipes; say so in ``origin``."""
     out = Path(resolved.recipe.out)
     runs = measured(out, found)
-    planned = [(run, _planned(out, run, found)) for run in runs]
+    planned = [(run, _planned(out, run, found, estimate)) for run in runs]
     memory = [run["peak"] / plan["peak"] for run, plan in planned if plan and run["peak"]]
     steps = [run["step"] / plan["step"] for run, plan in planned if plan and plan["step"] and run["step"]]
     if memory:
@@ -96,10 +95,8 @@ def _measured(folder: Path, run: Any) -> Measured:
     }
 
 
-def _planned(out: Path, run: Measured, found: Estimate) -> dict[str, float] | None:
+def _planned(out: Path, run: Measured, found: Estimate, estimate: Callable[..., Estimate]) -> dict[str, float] | None:
     """What a plan of that run's own recipe says, uncorrected: remembered, or planned now."""
-    from luthier.plan.plan import estimate
-
     path = out / ".cache" / "planned.json"
     known = _read(path)
     key = f"{FORMAT} {version('luthier')} {run['hash']} {found.device.name}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -16,9 +15,12 @@ from luthier.methods.injected import copied_bytes
 from luthier.models import sketch
 from luthier.objectives.online import OnlineObjective
 from luthier.plan import baseline, devices, disk, footprint
+from luthier.plan.advice import advise
+from luthier.plan.calibrate import correct
 from luthier.plan.devices import Device
+from luthier.plan.estimate import MEGABYTE, Estimate
 from luthier.plan.memory import Footprint, weigh
-from luthier.plan.time import Timing, timing
+from luthier.plan.time import timing
 from luthier.plan.trace import Trace
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.conduct import read
@@ -27,75 +29,19 @@ from luthier.runs.prepared import Prepared
 from luthier.runs.writing import DTYPES
 from luthier.types import Finding, Refused
 
-MEGABYTE = 2**20
-
-
-@dataclass
-class Estimate:
-    """Sizes are bytes and times seconds. ``parts`` are held at the worst moment, in phase ``worst``, and add up to
-    ``peak`` before any correction by runs."""
-
-    device: Device
-    recipe: list[tuple[str, Any, str]]
-    model: dict[str, Any]
-    parts: dict[str, float]
-    phases: dict[str, float]
-    worst: str
-    peak: float
-    timing: Timing
-    disk: dict[str, float]
-    notes: list[str]
-    findings: list[Finding]
-    origin: dict[str, str] = field(default_factory=dict)
-    advice: list[dict[str, Any]] = field(default_factory=list)
-    scale: float = 1.0
-    """What measured runs multiplied ``peak`` by."""
-
-    @property
-    def fits(self) -> bool:
-        return self.peak <= self.device.usable
-
-    def as_dict(self) -> dict[str, Any]:
-        """For ``--json``: megabytes (2**20 bytes) and seconds."""
-        megabytes = partial(_scaled, by=MEGABYTE)
-        return {
-            "device": {"name": self.device.name, "usable_mb": round(self.device.usable / MEGABYTE)},
-            "model": self.model,
-            "memory": {
-                "peak_mb": round(self.peak / MEGABYTE, 1),
-                "worst": self.worst,
-                "parts_mb": megabytes(self.parts),
-                "phases_mb": megabytes(self.phases),
-                "origin": self.origin.get("memory", ""),
-            },
-            "time": self.timing.as_dict() | {"origin": self.origin.get("time", self.timing.origin)},
-            "disk_mb": megabytes(self.disk),
-            "fits": self.fits,
-            "advice": self.advice,
-            "notes": self.notes,
-            "findings": [vars(finding) for finding in self.findings],
-        }
-
-
-def _scaled(values: dict[str, float], by: float) -> dict[str, float]:
-    return {name: round(value / by, 1) for name, value in values.items()}
-
 
 def plan(source: Any = None, overrides: Sequence[str] = (), *, device: str | None = None, **keys: Any) -> Estimate:
     """What ``tune`` with the same words would take, on the device found here or on the GPU that ``device`` names.
 
     Only the model's config and tokenizer are needed, no weights. Raises Refused with everything that is wrong.
     """
-    from luthier.plan.advice import advise
-    from luthier.plan.calibrate import correct
-
     resolved, findings = read(source, overrides, keys)
     if resolved is None:
         raise Refused(*findings)
     target = devices.named(device) if device else _here()
     found = estimate(resolved, target, findings)
     if device is None:
-        correct(found, resolved)
+        correct(found, resolved, estimate)
     if not found.fits:
         found.advice = advise(found, lambda more: _again(source, [*overrides, *more], keys, found))
     return found

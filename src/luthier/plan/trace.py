@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 TEMPORARY = "temporary"
 LARGE = 2**14
 """Bytes from which a real tensor that a model is given, such as a batch of pictures, counts as memory."""
+DEVICE = torch.ops.prim.device.default
 READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default}
 
 
@@ -81,6 +82,8 @@ class Trace(TorchDispatchMode):
         self._graphless = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is DEVICE and isinstance(args[0], FakeTensor):
+            return args[0].fake_device  # asked many times for each operation that is one
         kwargs = kwargs or {}
         given = [x for x in (*_flat(args), *_flat(kwargs.values())) if isinstance(x, Tensor)]
         fakes = sum(isinstance(x, FakeTensor) for x in given)

@@ -23,6 +23,7 @@ PATHS = {
     "model.template",
     "data.train",
     "data.eval",
+    "data.images",
     "data.index",
     "samples.prompts",
     "distill.teacher",
@@ -57,8 +58,9 @@ class ResolvedRecipe:
             values.pop("samples")
         if self.recipe.augment == AugmentSection():
             values.pop("augment")
-        if self.recipe.batch_norm == "auto":  # nothing asks for it
-            values.pop("batch_norm")
+        for key in ("batch_norm", "image_backend"):
+            if values[key] == "auto":  # nothing asks for it
+                values.pop(key)
         for name, options in self._sections():
             dumped = options.model_dump()
             if dumped:

@@ -45,7 +45,17 @@ class ModelSection(Options):
             first == "image" and "audio" in given
         ):
             raise ValueError("a composed model has `image` (or `audio`) and `text`, a folder or a hub id each")
-        return {"name": "+".join(given[role].rstrip("/").split("/")[-1] for role in (first, "text")), **given}
+        name = "+".join(given[role].rstrip("/").split("/")[-1] for role in (first, "text"))
+        if given.get("name", name) != name:
+            raise ValueError(f"`name: {given['name']}` is a model by itself, and `{first}` and `text` compose another")
+        return {**given, "name": name}
+
+    @field_validator("fuse", mode="before")
+    @classmethod
+    def one_way(cls, given: Any) -> Any:
+        if not isinstance(given, str | None) and not (isinstance(given, dict) and len(given) == 1):
+            raise ValueError("name one way to join them, or one with its options")
+        return given
 
     @property
     def fusion(self) -> tuple[str, dict[str, Any]]:
@@ -76,8 +86,8 @@ class DataSection(Options):
     )
     format: str | None = Field(None, description="messages, sharegpt, alpaca, ...; default: recognised")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: the file's column")
-    images: str | None = Field(
-        None, description="the folder of pictures that do not lie beside the file that names them"
+    images: str | list[str] | None = Field(
+        None, description="the folder, or folders, of pictures that do not lie beside the file that names them"
     )
     index: str | None = Field(
         None, description="a folder that `luthier index` made: what it finds for a row's question is the row's context"
@@ -171,10 +181,13 @@ class Recipe(Options):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of the computation; what trains is fp32")
     matmul: Literal["auto", "default", "onednn"] = Field("auto", description="the library of matrix products on a CPU")
+    image_backend: Literal["auto", "pil", "torchvision"] = Field(
+        "auto", description="what makes pixels of pictures: Pillow or torchvision; auto: torchvision where it is"
+    )
     batch_norm: Literal["auto", "batch", "frozen"] = Field(
         "auto",
         description="the statistics that batch normalisation takes in training: each batch's own, or the checkpoint's; "
-        "auto: each batch's own under `full`, where a step is computed in one go",
+        "auto: each batch's own under `full`, where a step is computed in one go, or one in each of several processes",
     )
     gradient_checkpointing: bool = Field(False, description="less memory, more time, the same result")
 

@@ -121,9 +121,11 @@ def _match(run: dict[str, Any]) -> str:
     names = ", ".join(sorted({kind, "AutoImageProcessor", "AutoTokenizer"} - ({kind} if ours.strip() else set())))
     start = f"import torch\nfrom PIL import Image\nfrom transformers import {names}\n{ours}"
     opened = f'folder = "."  # the folder that holds this card\nmodel = {kind}.from_pretrained(folder).eval()\n'
-    readers = "".join(
-        f"{name} = Auto{reader}.from_pretrained(folder)\n"
-        for name, reader in (("tokenizer", "Tokenizer"), ("processor", "ImageProcessor"))
+    backend = run.get("machine", {}).get("image_backend")
+    same = f", backend={json.dumps(backend)}" if backend else ""  # the pixels that it learned from
+    readers = (
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        f"processor = AutoImageProcessor.from_pretrained(folder{same})\n"
     )
     length = model.get("text_length")  # of a model that reads its pads too
     padded = f'padding="max_length", max_length={length}' if length else "padding=True"

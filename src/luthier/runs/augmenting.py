@@ -22,8 +22,10 @@ from luthier.models.multimodal import MultimodalBackbone
 from luthier.models.processed import ProcessedPictures
 from luthier.models.recordings import Recordings
 from luthier.models.sounds import Clip, Sounds
+from luthier.objectives.online import OnlineObjective
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.prepared import Prepared
+from luthier.runs.reference import keeps_reference
 from luthier.types import Features, Finding, Refused
 
 
@@ -109,6 +111,11 @@ def augmented(prepared: Prepared, rows: list[Any], batch_size: int) -> Augmented
 def check_augmenting(prepared: Prepared) -> list[Finding]:
     """What the recipe wants of sounds can be done with this model, and transcripts fit the fastest of them."""
     recipe, backbone = prepared.resolved.recipe, prepared.backbone
+    objective = prepared.objective
+    if recipe.augment.pictures and (keeps_reference(objective) or isinstance(objective, OnlineObjective)):
+        what = "answers are compared with what was made of a picture before: of a varied one that would be another"
+        mend = "leave it out, or choose an objective without a reference (`simpo`, `orpo`, `cpo`)"
+        return [Finding("recipe.combination", "augment", what, mend)]
     if not recipe.augment.sounds:
         return []
     if not isinstance(backbone, HearingBackbone | MultimodalBackbone) or backbone.sounds is None:

@@ -26,7 +26,7 @@ from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import REAL, prepare
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import give_references
-from luthier.runs.result import finish
+from luthier.runs.result import SAMPLES, finish
 from luthier.runs.run import Run
 from luthier.runs.stages import check_stages, tune_stages
 from luthier.runs.teaching import changed, closed, teacher_score, weaker
@@ -146,9 +146,8 @@ def _conduct(prepared: Prepared, folder: Path, processes: Processes, console: Co
         outcome |= prepared.adaptation.told()
     if processes.main:
         after |= predictor.generated(prepared.evaluation)
-        if rows:
-            keep_errors(prepared, predictor, folder, outputs)
-        finish(prepared, predictor, folder, before, after, outcome)
+        samples = keep_errors(prepared, predictor, folder, outputs, SAMPLES)
+        finish(prepared, predictor, folder, before, after, outcome, samples)
         console.finish(Run(folder).result, folder)
     processes.barrier()
 

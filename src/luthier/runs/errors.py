@@ -14,16 +14,28 @@ from luthier.runs.prepared import Prepared
 WORST = 16
 
 
-def keep_errors(prepared: Prepared, predictor: Predictor, folder: Path, outputs: Sequence[Any]) -> None:
+def keep_errors(
+    prepared: Prepared, predictor: Predictor, folder: Path, outputs: Sequence[Any], first: int
+) -> list[dict[str, Any]]:
     """errors.jsonl: the rows of highest loss that are not right, worst first; confusion.json where answers are
-    classes. ``outputs`` are those of the evaluation's rows."""
-    pairs = predictor.task.confused(outputs, prepared.evaluation.rows)
-    if pairs is not None:
-        write_json(folder / "confusion.json", confusion(pairs))
-    chosen = _worst(prepared, predictor, outputs, pairs)
-    answered = predictor.alone().told([prepared.evaluation.examples[at] for at, _ in chosen])
-    lines = [row | {"loss": loss} for row, (_, loss) in zip(answered, chosen, strict=True) if row["right"] is not True]
-    write_lines(folder / "errors.jsonl", lines)
+    classes. ``outputs`` are those of the evaluation's rows.
+
+    Returned are the ``first`` examples with the model's answers. What is written for an example is slow, so that each
+    is answered once, for both.
+    """
+    examples, chosen = prepared.evaluation.examples, []
+    if rows := prepared.evaluation.rows:
+        pairs = predictor.task.confused(outputs, rows)
+        if pairs is not None:
+            write_json(folder / "confusion.json", confusion(pairs))
+        chosen = _worst(prepared, predictor, outputs, pairs)
+    shown = range(min(first, len(examples)))
+    places = list(dict.fromkeys([*shown, *(at for at, _ in chosen)]))
+    answered = dict(zip(places, predictor.alone().told([examples[at] for at in places]), strict=True))
+    if rows:
+        lines = [answered[at] | {"loss": loss} for at, loss in chosen if answered[at]["right"] is not True]
+        write_lines(folder / "errors.jsonl", lines)
+    return [answered[at] for at in shown]
 
 
 def confusion(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -10,18 +10,18 @@ from transformers import AutoConfig, AutoTokenizer
 
 from luthier.evaluate.outputs import MICRO_TOKENS, Reader
 from luthier.methods.members import other_base
-from luthier.models import composed
 from luthier.models.backbone import Backbone
 from luthier.models.ears import hears, own_letters
-from luthier.models.images import reads_pictures_alone
 from luthier.models.load import load, unreadable
 from luthier.models.locate import locate, weight_findings
+from luthier.models.registered import register_composed
 from luthier.objectives import objective_class
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.composing import locate_model, open_base
 from luthier.runs.critic import open_value
 from luthier.runs.embedder import load_own
 from luthier.runs.passages import Passages
+from luthier.runs.pixels import warn_of_others
 from luthier.runs.predictor import Predictor
 from luthier.runs.reference import refer_later
 from luthier.runs.rollouts import judged_by
@@ -43,19 +43,22 @@ def open_final(final: Path, resolved: ResolvedRecipe, base: dict[str, Any]) -> P
         path, findings = _began_with(resolved, base)
     if findings:
         raise Refused(*findings)
-    config, tokenizer = _saved(final)
+    config = _saved(final)
     task.from_config(config)
     if isinstance(task, Keeps):
         task.recall(final)
     dtype = "bfloat16" if recipe.precision == "bf16" and not methods.whole else "float32"
     kind = objective_class(str(recipe.objective), task.objective())
     needs = methods.needs(kind.needs)
-    backbone = load(recipe.model.name, path, needs, config=task.config(), dtype=dtype, revision=recipe.model.revision)
+    backbone = load(
+        recipe.model.name, path, needs, config=task.config(), dtype=dtype, revision=recipe.model.revision,
+        image_backend=recipe.image_backend,
+    )  # fmt: skip
+    warn_of_others(recipe.image_backend, backbone)
     plain = not methods.whole and not methods.load_kwargs()
     if plain and base.get("fingerprint", backbone.fingerprint) != backbone.fingerprint:
         raise Refused(other_base(final, base["name"], backbone))
-    if tokenizer is not None:
-        backbone.tokenizer = tokenizer
+    _give_words(backbone, config, final)
     backbone.place(device)
     backbone.choose_layout(recipe.packing)
     solved = None if methods.whole else methods.attach(backbone, final)
@@ -94,15 +97,21 @@ def _began_with(resolved: ResolvedRecipe, base: dict[str, Any]) -> tuple[str, li
     return locate(base["path"], resolved.base) if findings else (path, findings)
 
 
-def _saved(final: Path) -> tuple[Any, Any]:
-    """The config and the tokenizer of a final model."""
-    composed.register()
+def _saved(final: Path) -> Any:
+    """The config of a final model."""
+    register_composed()
     try:
-        config = AutoConfig.from_pretrained(final, trust_remote_code=False)
+        return AutoConfig.from_pretrained(final, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise Refused(unreadable(str(final), error)) from None
+
+
+def _give_words(backbone: Backbone, config: Any, final: Path) -> None:
+    """The tokenizer, or the letters, that were saved beside a final model of this config."""
+    try:
         if hears(config):
-            return config, own_letters(final)
-        return config, None if reads_pictures_alone(config) else AutoTokenizer.from_pretrained(
-            final, trust_remote_code=False
-        )
+            backbone.tokenizer = own_letters(final) or backbone.tokenizer
+        elif backbone.reads_text:
+            backbone.tokenizer = AutoTokenizer.from_pretrained(final, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise Refused(unreadable(str(final), error)) from None

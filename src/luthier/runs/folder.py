@@ -6,14 +6,16 @@ import json
 import os
 import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from luthier.engine.precision import machine
+from luthier.models.pictures import backend_of
 from luthier.runs.prepared import Prepared
 from luthier.runs.run import read_info
 from luthier.runs.teacher import teacher_of
@@ -94,7 +96,7 @@ def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str
             **backbone.described(),
         },
         "luthier": version("luthier"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}, **_readers()},
         "machine": {
             "device": str(device),
             "name": machine(device),
@@ -102,7 +104,17 @@ def describe(prepared: Prepared, device: torch.device, folder: Path) -> dict[str
             "threads": torch.get_num_threads(),
             "precision": recipe.precision,
             "matmul": recipe.matmul,
+            "image_backend": backend_of(backbone.pictures) or None,
         },
         "created": datetime.now().isoformat(timespec="seconds"),
         "recipe_hash": prepared.identity,
     }
+
+
+def _readers() -> dict[str, str]:
+    """The versions of what reads pictures, of those that are installed."""
+    found = {}
+    for name in ("pillow", "torchvision"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

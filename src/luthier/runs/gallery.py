@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,16 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from luthier.data.formats import read_examples
-from luthier.data.pictures import ENDINGS, BadPicture
+from luthier.data.audio import ENDINGS as HEARD
+from luthier.data.formats import ReadResult, read_examples
+from luthier.data.pictures import ENDINGS, BadPicture, missing
 from luthier.data.read import READERS, suffix_of
 from luthier.engine.precision import choose_matmul
 from luthier.evaluate.outputs import MICRO_TOKENS, Reader
-from luthier.models import composed
 from luthier.models.dual import DualBackbone, compares
 from luthier.models.load import load
 from luthier.models.locate import locate
+from luthier.models.registered import register_composed
 from luthier.models.sounds import Clip
 from luthier.objectives import objective_class
 from luthier.objectives.image_text import Options
@@ -38,25 +39,28 @@ from luthier.search.passages import file_digest
 from luthier.tasks import TASKS
 from luthier.types import INLINE, Example, Finding, Refused
 
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 TEXTS = (".txt", ".md")
 ROWS = 512  # entries encoded at a time
 
 
 @dataclass
 class Matcher:
-    """A model that gives a vector of a picture and of a text; ``fingerprint`` tells it from any other."""
+    """A model that gives a vector of a picture and of a text; ``fingerprint`` tells it from any other.
+
+    ``columns``: how the rows that it learned from name theirs.
+    """
 
     name: str
     backbone: DualBackbone
     objective: Any
     reader: Reader
     fingerprint: str
+    columns: dict[str, str] = field(default_factory=dict)
 
     @property
     def endings(self) -> tuple[str, ...]:
         """Of the files that it sees, or hears."""
-        return SOUNDS if self.backbone.sounds else ENDINGS
+        return HEARD if self.backbone.sounds else ENDINGS
 
     def vectors(self, examples: Sequence[Example]) -> np.ndarray:
         """(N, D) of length 1; each example is a picture alone or a text alone."""
@@ -74,7 +78,7 @@ def is_matcher(model: str) -> bool:
     if run.is_file():
         return Run(model).info.get("needs") == "vectors"
     path, missing = locate(model, Path.cwd())
-    composed.register()
+    register_composed()
     try:
         return not missing and compares(AutoConfig.from_pretrained(path, trust_remote_code=False))
     except (OSError, ValueError):
@@ -86,7 +90,8 @@ def open_matcher(model: str) -> Matcher:
         run = Run(model)
         weights = sorted((run.folder / "final").rglob("*.safetensors"))
         told = [run.predictor.backbone.fingerprint, *(file_digest(path) for path in weights)]
-        return Matcher(model, run.predictor.backbone, run.predictor.objective, run.predictor.reader, _fingerprint(told))  # type: ignore[arg-type]
+        opened, columns = run.predictor, run.resolved.recipe.data.columns
+        return Matcher(model, opened.backbone, opened.objective, opened.reader, _fingerprint(told), columns)  # type: ignore[arg-type]
     path, _ = locate(model, Path.cwd())
     backbone = load(model, path, "vectors")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -161,9 +166,9 @@ def _entries(path: Path, matcher: Matcher) -> list[dict[str, Any]]:
     if path.suffix.lower() in TEXTS:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         return [{"text": line.strip(), "file": str(path), "line": n} for n, line in enumerate(lines, 1) if line.strip()]
-    read = read_examples(
-        str(path.resolve()), base=Path("/"), fmt="audio-text" if matcher.backbone.sounds else "image-caption"
-    )
+    read = _captions(path, matcher)
+    if read is None:
+        return []
     if errors := [finding for finding in read.findings if finding.severity == "error"]:
         raise Refused(*errors)
     return [
@@ -171,6 +176,17 @@ def _entries(path: Path, matcher: Matcher) -> list[dict[str, Any]]:
         for example in read.examples
         for caption in example.targets or []
     ]
+
+
+def _captions(path: Path, matcher: Matcher) -> ReadResult | None:
+    """Rows with what is said of pictures (or of sounds); None where most rows of a file say nothing of any."""
+    fmt = "audio-text" if matcher.backbone.sounds else "image-caption"
+    for columns in ([matcher.columns] if matcher.columns else []) + [{}]:
+        read = read_examples(str(path.resolve()), base=Path("/"), columns=columns, prefer=[fmt])
+        if read.format == fmt:
+            return read
+    unknown = ("data.unknown-format", "data.mixed-formats")
+    return read if read.format is None and any(one.code not in unknown for one in read.findings) else None
 
 
 def _example(entry: dict[str, Any]) -> Example:
@@ -199,6 +215,8 @@ def search(model: str, query: str, k: int, folder: Path, find: str = "") -> list
         raise Refused(Finding("search.find", "--find", f"there are no {find} in this index", f"leave it out: {there}"))
     found.first_N = found.first_N & wanted_N
     is_picture = Path(query).suffix.lower() in matcher.endings and Path(query).is_file()
+    if lost := missing(query, matcher.endings):
+        raise Refused(lost)
     if is_picture:
         _check(matcher, [Path(query)])
     kind = "audio" if matcher.backbone.sounds else "image"

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from luthier.data.files import Row
+from luthier.data.reading import Row
 from luthier.data.rows import reads_contexts
 from luthier.data.split import normalised
 from luthier.recipe import ResolvedRecipe

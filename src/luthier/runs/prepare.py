@@ -31,6 +31,7 @@ from luthier.runs.composing import locate_model
 from luthier.runs.critic import give_value
 from luthier.runs.mixing import give_mixture
 from luthier.runs.normalising import choose_statistics
+from luthier.runs.pixels import settle_backend
 from luthier.runs.prepared import Prepared
 from luthier.runs.reference import bind_reference
 from luthier.runs.rollouts import check_rollouts, judged_by, repeats
@@ -160,12 +161,10 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
     from luthier.engine.precision import choose_matmul
 
     recipe = resolved.recipe
-    precision, origin = means.precision(recipe.precision, device)
-    if origin != "given":
-        resolved.set("precision", precision, origin)
-    matmul, origin = choose_matmul(recipe.matmul, device)
-    if origin != "given":
-        resolved.set("matmul", matmul, origin)
+    precision = means.precision(recipe.precision, device)
+    for key, (value, origin) in {"precision": precision, "matmul": choose_matmul(recipe.matmul, device)}.items():
+        if origin != "given":
+            resolved.set(key, value, origin)
     if isinstance(task, Meets):
         task.meet(path)
     if recipe.objective is None:
@@ -176,12 +175,13 @@ def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: M
     methods = resolved.methods
     needs = methods.needs(kind.needs)
     # Frozen weights may be held in bf16; those that train are fp32, so a method that trains them loads them so.
-    dtype = "bfloat16" if precision == "bf16" and not methods.whole else "float32"
+    dtype = "bfloat16" if precision[0] == "bf16" and not methods.whole else "float32"
     extra = methods.load_kwargs()
     backbone = means.load(
         recipe.model.name, path, needs, revision=recipe.model.revision, config=task.config(), dtype=dtype,
-        seed=recipe.seed, init=recipe.model.init, **extra,
+        seed=recipe.seed, init=recipe.model.init, image_backend=recipe.image_backend, **extra,
     )  # fmt: skip
+    settle_backend(resolved, backbone)
     if needs == "token_logits" and not backbone.causal:
         what = f"in {recipe.model.name} every token sees those after it, so it can't learn to write the next one"
         mend = "choose a decoder (such as Llama, Qwen or GPT-2), or use this model with `task: classify`"

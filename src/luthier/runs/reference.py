@@ -29,12 +29,20 @@ def bind_reference(objective: Any, adaptation: Adaptation, name: str) -> list[Fi
     """Where the reference is to be read each time: the model with its method switched off."""
     if not _compares(objective) or objective.options.reference != "switched" or not adaptation.parameters:
         return []
-    if adaptation.base is None:
+    if adaptation.base is None or joins_anew(objective.backbone, adaptation):
         what = f"`{adaptation.method}` changes the weights themselves: there is nothing to switch off"
+        if adaptation.base is not None:
+            what = "what joins the two towers is new and trains: the reference would change with it"
         mend = "leave it out: the reference is then computed once, before training"
         return [Finding("prefer.reference", f"{name}.reference", what, mend)]
     objective.reference = Frozen(objective.backbone, BASE, objective.fingerprint, base=adaptation.base)
     return []
+
+
+def joins_anew(backbone: Backbone, adaptation: Adaptation) -> bool:
+    """Whether what joins two towers is new and trains: it is no part of a method that is switched off."""
+    new = {id(parameter) for parameter in backbone.joining_parameters().values()}
+    return any(id(parameter) in new for parameter in adaptation.parameters.values())
 
 
 @dataclass

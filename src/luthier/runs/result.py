@@ -30,13 +30,13 @@ MARKS |= {f".lora_{side}.{NAME}.": "value" for side in "AB"}
 
 
 def finish(
-    prepared: Prepared, predictor: Predictor, folder: Path, before: Any, after: Any, outcome: dict[str, Any]
-) -> None:
+    prepared: Prepared, predictor: Predictor, folder: Path, before: Any, after: Any, outcome: dict[str, Any],
+    samples: list[dict[str, Any]],
+) -> None:  # fmt: skip
     """Final model, samples, result, card and report."""
 
     final = folder / "final"
     _save_final(prepared, predictor, final)
-    samples = predictor.alone().samples(prepared.evaluation, SAMPLES)
     if "mixing" in outcome:
         outcome["mixing"] = tell_mixing(folder, prepared, outcome["mixing"], samples)
     _write_samples(folder / "samples.jsonl", before["samples"], samples)

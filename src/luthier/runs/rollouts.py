@@ -27,6 +27,7 @@ from luthier.objectives.preference import REFERENCE, TokenReader
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.composing import locate_model, open_base
 from luthier.runs.prepared import Prepared
+from luthier.runs.reference import joins_anew
 from luthier.runs.served import check_server
 from luthier.runs.writing import Own, Writer, writer_of
 from luthier.types import Adaptation, Features, Finding, Refused
@@ -247,7 +248,8 @@ def check_rollouts(objective: Any, adaptation: Adaptation, resolved: ResolvedRec
 def _check_reference(objective: OnlineObjective, adaptation: Adaptation, name: str) -> list[Finding]:
     if not objective.compares or not adaptation.parameters:
         return []
-    if objective.options.reference != "switched" or adaptation.base is not None:
+    still = adaptation.base is not None and not joins_anew(objective.backbone, adaptation)
+    if objective.options.reference != "switched" or still:
         return []
     what = f"`{adaptation.method}` changes the weights themselves: there is nothing to switch off"
     mend = "leave it out (a frozen copy is then held), or set `beta: 0`"
@@ -268,7 +270,8 @@ def rollouts_of(prepared: Prepared, reader: Reader, processes: Processes, emit: 
 def _reference(prepared: Prepared, objective: OnlineObjective, reader: Reader) -> Callable[[list[Features]], list[Any]]:
     """Reads rows under the model as it came: the method switched off, or a frozen copy beside the one that trains."""
     base = prepared.adaptation.base
-    if base is not None and objective.options.reference != "copy":
+    still = not joins_anew(prepared.backbone, prepared.adaptation)
+    if base is not None and still and objective.options.reference != "copy":
 
         def switched(rows: list[Features]) -> list[Any]:
             with base():

@@ -15,6 +15,7 @@ from luthier.models.backbone import Backbone
 from luthier.models.sounds import Clip
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.passages import Passages
+from luthier.runs.run import picture_folders
 from luthier.types import Example, Finding, Refused
 
 EVAL_SHARE = 0.1
@@ -43,13 +44,17 @@ def read_labelled(
     paths: Sequence[Any],
     base: Path | None = None,
     passages: Passages | None = None,
+    images: Sequence[Path] | None = None,
 ) -> ReadResult:
-    """Files of rows as the recipe says that they are to be read; paths are relative to its folder, or to ``base``."""
+    """Files of rows as the recipe says that they are to be read; paths are relative to its folder, or to ``base``.
+
+    ``images``: folders of pictures, in place of those of the recipe.
+    """
     data = resolved.recipe.data
     return read_examples(
         paths, base=base or resolved.base, columns=data.columns or None, fmt=data.format, prefer=task.formats,
         change=passages.into_rows if passages else None,
-        images=resolved.base / Path(data.images).expanduser() if data.images else None,
+        images=picture_folders(resolved) if images is None else images,
     )  # fmt: skip
 
 

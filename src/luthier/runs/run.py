@@ -28,6 +28,14 @@ def read_info(path: Path) -> dict[str, Any]:
         raise Refused(Finding("run.corrupt", str(path), f"this file is damaged ({error})", mend)) from None
 
 
+def picture_folders(resolved: ResolvedRecipe, images: Sequence[str] = ()) -> list[Path]:
+    """Where pictures are that do not lie beside the file that names them: as asked for, else as the recipe says."""
+    if images:
+        return [Path.cwd() / Path(one).expanduser() for one in images]
+    told = resolved.recipe.data.images
+    return [resolved.base / Path(one).expanduser() for one in ([told] if isinstance(told, str) else told or [])]
+
+
 class Run:
     """A run folder: what it reached, and its model to predict with."""
 
@@ -79,24 +87,43 @@ class Run:
         """Answers for inputs: strings, rows, or (for chat) lists of messages."""
         return self.predictor.answers(list(inputs), **options)
 
-    def evaluate(self, data: str | Sequence[str]) -> dict[str, Any]:
-        """The task's metrics with 95 % intervals on files of labelled rows. Raises Refused for bad rows."""
+    def typed(self, lines: Sequence[str]) -> list[Any]:
+        """Inputs as they are typed: texts, or rows as JSON objects."""
+        from luthier.runs.typed import typed_inputs
+
+        return typed_inputs(lines, self.predictor.task.formats)
+
+    def rows(self, path: str, images: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """The rows of a file, to be answered; ``images``: as of ``evaluate``. Raises Refused."""
+        from luthier.runs.typed import rows_to_answer
+
+        recipe = self.resolved.recipe.data
+        return rows_to_answer(path, recipe.columns, picture_folders(self.resolved, images))
+
+    def evaluate(self, data: str | Sequence[str], images: Sequence[str] = ()) -> dict[str, Any]:
+        """The task's metrics with 95 % intervals on files of labelled rows. Raises Refused for bad rows.
+
+        ``images``: folders of pictures that do not lie beside the file; default: those of the recipe.
+        """
         from luthier.data.encode import encode
         from luthier.runs.rows import read_labelled
 
         paths, predictor = [data] if isinstance(data, str) else list(data), self.predictor
-        passages = predictor.passages
-        read = read_labelled(self.resolved, predictor.task, paths, base=Path.cwd(), passages=passages)
+        passages, folders = predictor.passages, picture_folders(self.resolved, images)
+        read = read_labelled(self.resolved, predictor.task, paths, Path.cwd(), passages, folders)
         findings = [*read.findings, *predictor.task.unknown(read.examples)]
         if any(finding.severity == "error" for finding in findings):
             raise Refused(*findings)
         recipe = self.resolved.recipe
-        encoded = encode(
-            predictor.objective, read.examples, recipe.max_length or 2048, recipe.overlong or "truncate", "data"
-        )
+        skip = recipe.data.max_bad_rows if recipe.data.on_bad_row == "skip" else None
+        limit, overlong = recipe.max_length or 2048, recipe.overlong or "truncate"
+        encoded = encode(predictor.objective, read.examples, limit, overlong, "data", skip)
+        unusable = [one for one in encoded.findings if one.severity == "error" and one.code != "data.too-long"]
+        if unusable and encoded.rows:
+            raise Refused(*unusable)
         if not encoded.rows:
             raise Refused(
-                *encoded.findings, Finding("data.empty", str(data), "no row to evaluate", "give labelled rows")
+                *encoded.findings, Finding("data.empty", ", ".join(paths), "no row to evaluate", "give labelled rows")
             )
         metrics = predictor.judged(encoded.rows) | predictor.generated(encoded)
         found = {"passages": passages.counted("data")[0]} if passages else {}

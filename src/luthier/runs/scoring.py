@@ -25,7 +25,7 @@ from luthier.runs.critic import HEAD, find_run, head_of
 from luthier.runs.predictor import Predictor
 from luthier.runs.run import Run
 from luthier.tasks import TASKS
-from luthier.types import INLINE, Example, Finding, Message, Refused
+from luthier.types import INLINE, Example, Finding, Message, Picture, Refused
 
 KEY = "reinforce.rewards"
 
@@ -75,13 +75,17 @@ class Scorer:
             raise Refused(*found) from None
 
     def __call__(
-        self, prompts: Sequence[list[Message]], answers: Sequence[str], expected: Sequence[str]
-    ) -> list[float] | list[list[float]]:
-        """A score for each answer; of a model that judges steps, how probable it is that each of them is right."""
+        self, prompts: Sequence[list[Message]], answers: Sequence[str], expected: Sequence[str],
+        shown: Sequence[Sequence[Picture]] | None = None,
+    ) -> list[float] | list[list[float]]:  # fmt: skip
+        """A score for each answer, to a prompt in which pictures are ``shown``; of a model that judges steps, how
+        probable it is that each of them is right."""
         asked = [
-            Example(INLINE, messages=prompt, chosen=[{"role": "assistant", "content": answer}])
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
+            Example(
+                INLINE, messages=prompt, images=[*images] or None, chosen=[{"role": "assistant", "content": answer}]
+            )
+            for prompt, answer, images in zip(prompts, answers, shown or [()] * len(answers), strict=True)
+        ]  # fmt: skip
         return [output.get("steps") or float(output["score"]) for output in self.predictor.outputs(asked)]
 
 
@@ -97,7 +101,8 @@ def _open(name: str, adapter: str, resolved: ResolvedRecipe, backbone: Backbone)
         mend = f"set `reinforce.separator` to {separators[0]!r}"
         raise Refused(Finding("reinforce.reward-model", KEY, what, mend))
     same = run.info["model"].get("fingerprint") == backbone.fingerprint
-    if not (same and holds_beside(resolved.methods) and _fits(run)):
+    reads_text_alone = backbone.pictures is None and backbone.sounds is None
+    if not (same and reads_text_alone and holds_beside(resolved.methods) and _fits(run)):
         predictor = run.predictor
         predictor.backbone.model.requires_grad_(False)
         return predictor

@@ -18,7 +18,7 @@ from luthier.models.frozen import Frozen
 from luthier.objectives.distill import Taught
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.run import Run
-from luthier.types import Adaptation, Example, Finding, Refused
+from luthier.types import Adaptation, Example, Features, Finding, Refused
 
 BASE = "base"
 KEY = "distill.teacher"
@@ -73,16 +73,20 @@ def give_teacher(
 
 
 def encode_for(objective: Any, task: Any, backbone: Backbone, limit: int, policy: str) -> None:
-    """A classifier with another tokenizer reads ids of its own."""
+    """A classifier with another tokenizer reads ids of its own; one that sees or hears, what its processor makes."""
     teacher = teacher_of(objective)
-    if teacher is None or teacher.columns is None or same_words(teacher.backbone, backbone):
+    if teacher is None or teacher.columns is None:
         return
-    encode = task.encoder(teacher.backbone, min(limit, teacher.backbone.max_positions or limit), policy)
+    theirs = teacher.backbone
+    senses = theirs.pictures is not None or theirs.sounds is not None
+    if not senses and backbone.reads_text and same_words(theirs, backbone):
+        return
+    encode = task.encoder(theirs, min(limit, theirs.max_positions or limit), policy)
 
-    def ids(example: Example) -> list[int]:
-        return list(encode(example)[0]["input_ids"])
+    def read(example: Example) -> Features:
+        return encode(example)[0]  # type: ignore[no-any-return]
 
-    teacher.encode = ids
+    teacher.encode = read
 
 
 def bind_base(objective: Any, adaptation: Adaptation) -> list[Finding]:

@@ -1,4 +1,5 @@
 """What the tasks on judged answers share: a row as the sequences of its answers, by the template that `chat` renders.
+Both have the pictures of what is asked in their places.
 
 Supervised is the answer with its terminator: of turns that follow the prompt the assistant's.
 """
@@ -14,7 +15,9 @@ from luthier.data.lengths import cut_text
 from luthier.data.render import render
 from luthier.data.template import encode_chat
 from luthier.models.backbone import Backbone
-from luthier.types import INLINE, Example, Features, Finding, Message
+from luthier.tasks.pictures import in_places, read_among_words
+from luthier.tasks.shown_turns import no_room, placed
+from luthier.types import INLINE, Example, Features, Finding, Message, Refused
 
 SIDES = ("chosen", "rejected")
 
@@ -34,22 +37,32 @@ def encode_answer(
     made = encode_chat(
         backbone.tokenizer, [*prompt, *answer], tools=example.tools, train_on=learned, where=where
     )  # fmt: skip
-    ids, supervised = made.input_ids[:limit], made.supervised[:limit]
-    ends = made.turn_ends if len(ids) == len(made.input_ids) else []
-    return {
-        "input_ids": ids, "supervised": supervised, "turn_ends": ends, "full_length": len(made.input_ids),
+    row: Features = {
+        "input_ids": made.input_ids, "supervised": made.supervised, "turn_ends": made.turn_ends,
+        "full_length": len(made.input_ids),
     }  # fmt: skip
+    if example.images:
+        row = placed(backbone, example, row, limit, where)
+    ids = row["input_ids"][:limit]
+    ends = row["turn_ends"] if len(ids) == row["full_length"] else []
+    return row | {"input_ids": ids, "supervised": row["supervised"][:limit], "turn_ends": ends}
 
 
 def encode_whole(
     backbone: Backbone, example: Example, answer: Sequence[Message], side: str, limit: int | None
 ) -> Features:
     """The same as a text that the tokenizer opens and closes as its model knows it; all of it is read."""
-    text = render(
-        backbone.tokenizer, [*(example.messages or []), *answer], tools=example.tools, where=f"{example.source}:{side}"
-    ).text
-    ids, full = cut_text(backbone.tokenizer, text, limit)
-    return {"input_ids": ids, "supervised": [True] * len(ids), "turn_ends": [], "full_length": full}
+    where = f"{example.source}:{side}"
+    text = render(backbone.tokenizer, [*(example.messages or []), *answer], tools=example.tools, where=where).text
+    if not example.images:
+        ids, full = cut_text(backbone.tokenizer, text, limit)
+        return {"input_ids": ids, "supervised": [True] * len(ids), "turn_ends": [], "full_length": full}
+    reader, images = read_among_words(backbone, example)
+    ids, full = cut_text(backbone.tokenizer, text, None if limit is None else limit - reader.room_taken(images))
+    if len(ids) < full and ids.count(reader.mark_id) < len(images):
+        raise Refused(no_room(reader, limit, where))
+    row = in_places(reader, {"input_ids": ids, "full_length": full}, images, where)
+    return row | {"supervised": [token != reader.image_id for token in row["input_ids"]], "turn_ends": []}
 
 
 def pair_rows(
@@ -76,6 +89,7 @@ def one_row(parts: Sequence[Features], example: Example) -> Features:
         "input_ids": [token for part in parts for token in part["input_ids"]],
         "supervised": [one for part in parts for one in part["supervised"]], "lengths": lengths, "turn_ends": ends,
         "weight": example.weight, "full_length": max(part["full_length"] for part in parts),
+        **({"pictures": parts[0]["pictures"], "cost": sum(part["cost"] for part in parts)} if example.images else {}),
     }  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from luthier.data.audio import AUDIO
+from luthier.data.audio import ENDINGS as HEARD
+from luthier.data.pictures import ENDINGS, missing
 from luthier.evaluate import matching
 from luthier.evaluate.intervals import Metrics, mean_interval
 from luthier.models.backbone import Backbone
@@ -179,6 +181,8 @@ class Task:
         """A picture's path (or a sound's), a text, or a row: ``image`` (or ``audio``) with ``texts`` or ``labels`` to
         choose from."""
         if isinstance(given, str) and not os.path.isfile(given):
+            if lost := missing(given, HEARD if self.listens else ENDINGS):
+                raise Refused(lost)
             return Example(INLINE, targets=[given])
         row = given if isinstance(given, dict) else {"audio" if self.listens else "image": given}
         named = AUDIO if self.listens else ("image", "images")

@@ -28,6 +28,9 @@ def read_pictures(backbone: Backbone, example: Example, limit: int | None) -> Fe
     if not isinstance(backbone, ImageBackbone | MultimodalBackbone):
         what = f"{backbone.name} reads text alone, and these rows have pictures"
         mend = "choose a model that reads pictures (such as ViT, DINOv2, ConvNeXt or MobileNet)"
+        if isinstance(backbone, Illustrated):
+            what = f"{backbone.name} reads pictures in a conversation, and these rows are none"
+            mend = "use `task: vqa` or `chat`, or classify by an image encoder"
         raise Refused(Finding("model.no-pictures", "model.name", what, mend))
     if not example.images and not backbone.reads_text:
         what = f"{backbone.name} reads pictures, and this row has none"
@@ -107,7 +110,9 @@ def pictures_of(row: dict[str, Any], columns: Sequence[str] = IMAGE) -> list[Pic
 
 
 def given_pictures(named: list[Any]) -> list[Picture]:
-    return [one if isinstance(one, bytes) else Path(str(one)) for one in named]
+    """Paths, or bytes, also as data sets on a hub hold them: ``{"bytes": ..., "path": ...}``."""
+    held = [(one.get("bytes") or one.get("path")) if isinstance(one, dict) else one for one in named]
+    return [one if isinstance(one, bytes) else Path(str(one)) for one in held]
 
 
 def told_pictures(example: Example) -> list[str]:

@@ -15,6 +15,7 @@ from luthier.data.turns import with_system
 from luthier.evaluate import preference
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
+from luthier.models.illustrated import Illustrated
 from luthier.options import Options as Section
 from luthier.tasks import chat
 from luthier.tasks.answers import (
@@ -55,7 +56,10 @@ class Task(chat.Task):
         return "kto" if self.unpaired else "dpo"
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
-        """A row with two answers is both, prompt and answer end to end; one with a thumb is that one."""
+        """A row with two answers is both, prompt and answer end to end; one with a thumb is that one. Raises Refused
+        where the model reads one prompt and writes one answer."""
+        if isinstance(backbone, Illustrated):
+            backbone.check_conversations()
         cut = limit if overlong == "truncate" else None
 
         def encode(example: Example) -> list[Features]:
@@ -67,7 +71,7 @@ class Task(chat.Task):
     def parse(self, given: Any) -> Example:
         """As `chat`; of a row with judged answers its prompt."""
         if isinstance(given, dict) and (row := parsed_row(given, self.formats)) is not None:
-            return Example(row.source, messages=row.messages, tools=row.tools)
+            return Example(row.source, messages=row.messages, tools=row.tools, images=row.images)
         return super().parse(given)
 
     def taught(self, example: Example, text: str) -> Example | None:

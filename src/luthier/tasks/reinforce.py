@@ -17,7 +17,18 @@ from luthier.data.steps import SEPARATOR, step_ends, step_texts
 from luthier.data.template import encode_prompt
 from luthier.data.turns import before_answer, with_system
 from luthier.evaluate.intervals import Metrics, mean_interval
-from luthier.evaluate.rewards import KEY, Answer, Function, Reward, Rewarded, judge, load_function, served, verifier
+from luthier.evaluate.rewards import (
+    KEY,
+    Answer,
+    Function,
+    Reward,
+    Rewarded,
+    in_columns,
+    judge,
+    load_function,
+    served,
+    verifier,
+)
 from luthier.evaluate.tested import INSTRUCTION, passes
 from luthier.evaluate.verifiers import VERIFIERS, last_number
 from luthier.models.backbone import Backbone
@@ -139,7 +150,7 @@ class Task(chat.Task):
             function, told = self._function(kind, setting)
             same = sum(reward.name.partition("-")[0] == told for reward in self.rewards)
             name = f"{told}-{same + 1}" if same else told
-            self.rewards.append(Reward(name, weight, function, whole=kind == "tests", steps=steps))
+            self.rewards.append(Reward(name, weight, function, whole=kind in ("tests", "model"), steps=steps))
         if len(self.rewards) > 1:
             self.metrics = {**self.metrics, **{f"reward_{reward.name}": True for reward in self.rewards}}
 
@@ -150,8 +161,13 @@ class Task(chat.Task):
         if kind == "function":
             return load_function(setting, self.options._base), setting.rpartition(":")[2]
         if kind == "model":
-            return (lambda *given: self.scorers[setting](*given)), kind
+            return (lambda answers: self.scorer(setting, answers)), kind
         return (served(setting) if kind == "server" else verifier(kind, setting)), kind
+
+    def scorer(self, name: str, answers: Sequence[Answer]) -> Any:
+        """What a reward model gives for answers, which it reads beside the pictures that they are about."""
+        asks: Any = self.scorers[name]
+        return asks(*in_columns(answers))
 
     @property
     def reward_models(self) -> list[str]:
@@ -185,7 +201,7 @@ class Task(chat.Task):
                 "input_ids": [*ids, *answer], "supervised": [False] * len(ids) + [True] * len(answer),
                 "lengths": [len(ids) + len(answer)], "prompt": len(ids), "turn_ends": [], "weight": example.weight,
                 "messages": turns, "expected": expected(example), "where": str(example.source),
-                "problem": example.problem,
+                "problem": example.problem, "images": example.images or (),
             }  # fmt: skip
             return [made | {key: shown[key] for key in ("pictures", "cost") if key in shown}]
 
@@ -200,7 +216,7 @@ class Task(chat.Task):
             texts = [str(tokenizer.decode(one["ids"], skip_special_tokens=True)).strip() for one in outputs]
             counts = [len(step_texts(text, separator)) for text in texts]
             written = [
-                Answer(row["messages"], text, row["expected"], row["where"], row["problem"], count)
+                Answer(row["messages"], text, row["expected"], row["where"], row["problem"], count, row["images"])
                 for row, text, count in zip(rows, texts, counts, strict=True)
             ]
             for output, found in zip(outputs, judge(self.rewards, written), strict=True):

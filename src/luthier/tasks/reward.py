@@ -13,6 +13,7 @@ from luthier.data.turns import with_system
 from luthier.evaluate import preference, stepwise
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
+from luthier.models.illustrated import Illustrated
 from luthier.options import Options as Section
 from luthier.tasks.answers import (
     encode_answer,
@@ -25,6 +26,7 @@ from luthier.tasks.answers import (
     told_rows,
 )
 from luthier.tasks.common import Ask, Encoder
+from luthier.tasks.shown_turns import asked_messages
 from luthier.types import INLINE, Example, Features, Finding, Message, Refused
 
 DEFAULTS = {"batch_size": 16, "overlong": "error", "epochs": 1.0}
@@ -73,7 +75,10 @@ class Task:
 
     def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
         """A row is prompt and answer, for each answer that it has. A decoder reads them as one that writes would; an
-        encoder as a text of its own, between the tokens that open and close one."""
+        encoder as a text of its own, between the tokens that open and close one. Raises Refused where the model reads
+        one prompt and writes one answer."""
+        if isinstance(backbone, Illustrated):
+            backbone.check_conversations()
         cut = limit if overlong == "truncate" else None
         encode_one = encode_answer if backbone.causal and not backbone.encoder_decoder else encode_whole
 
@@ -111,6 +116,11 @@ class Task:
         said = next((given[name] for name in ANSWERS if name in given), None) if isinstance(given, dict) else None
         if isinstance(turns, list) and isinstance(said, str):
             turns = [*turns, {"role": "assistant", "content": said}]
+        if isinstance(turns, list) and isinstance(given, dict):
+            shown = asked_messages(turns, given)
+            if _answered(shown.messages or []):
+                *asked, last = shown.messages or []
+                return replace(shown, messages=asked, chosen=[last], tools=None)
         if not isinstance(turns, list) or not _answered(turns):
             what = "there is no answer to score"
             mend = 'give turns that end in the assistant\'s, or a row such as {"prompt": "Hi", "completion": "Hello!"}'

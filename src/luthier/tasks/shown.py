@@ -14,7 +14,7 @@ from pydantic import Field
 from luthier.data.document import one_text
 from luthier.models.backbone import Backbone
 from luthier.models.illustrated import Illustrated
-from luthier.tasks.common import Ask, Encoder
+from luthier.tasks.common import Ask
 from luthier.tasks.pictures import in_places, picture_example, read_among_words, told_at, told_pictures
 from luthier.tasks.source import FromSource, WritingOptions
 from luthier.types import Example, Features, Finding, Refused
@@ -23,28 +23,26 @@ from luthier.types import Example, Features, Finding, Refused
 class PictureOptions(WritingOptions):
     scored: int = Field(500, gt=0, description="held-out rows that are answered and scored at the end of a run")
     prompt: str = Field("", description="what is asked where a row has no text")
+    closing: str = Field("", description="after each answer, learned with it and not told: Donut's `</s_answer>`")
 
 
 class FromPicture(FromSource):
-    asks = False
-    """Whether each row asks something of its picture."""
-
     def __init__(self, options: Any):
         super().__init__(options)
         self.scored = options.scored
-
-    def encoder(self, backbone: Backbone, limit: int, overlong: str) -> Encoder:
-        """Raises Refused where the model can't be asked anything, and the task asks."""
-        if self.asks and isinstance(backbone, Illustrated) and not backbone.reads_questions:
-            raise Refused(_unasked(backbone, "model.name"))
-        return super().encoder(backbone, limit, overlong)
 
     def source(self, example: Example) -> str:
         return (example.text or "").strip() or self.options.prompt
 
     def row(self, backbone: Backbone, example: Example, target: str | None, limit: int) -> Features:
-        source = self.options.prefix + self.source(example)
-        return shown_source(backbone, example, source, self.options.separator, target, limit)
+        unasked = isinstance(backbone, Illustrated) and backbone.begins_unasked
+        asked = (example.text or "").strip() if unasked else self.source(example)
+        if target is not None:
+            target = target.strip() + self.options.closing
+        return shown_source(backbone, example, self.options.prefix + asked, self.options.separator, target, limit)
+
+    def written(self, row: Features, answer: dict[str, Any]) -> dict[str, Any]:
+        return answer | {"text": answer["text"].removesuffix(self.options.closing).rstrip()}
 
     def answer(self, ask: Ask, examples: Sequence[Example], **options: Any) -> list[dict[str, Any]]:
         """As for any source; rows are short, and many are written at a time."""
@@ -58,20 +56,12 @@ class FromPicture(FromSource):
         return " ".join([*told_pictures(example), asked]), target
 
 
-def _unasked(reader: Illustrated, where: str) -> Finding:
-    what = f"{reader.name} writes of a picture alone: its decoder reads no text that asks something"
-    mend = "use `task: caption` with rows of a picture and a caption, or compose: `model: {image: ..., text: ...}`"
-    return Finding("model.no-text", where, what, mend)
-
-
 def shown_source(
     backbone: Backbone, example: Example, source: str, separator: str, target: str | None, limit: int
 ) -> Features:
     """Pictures or sounds, where no mark says otherwise before the ``source``, and what is written of them. Raises
     Refused where the model takes none, one can't be used, or there is no room for text beside them."""
     reader, shown = read_among_words(backbone, example)
-    if example.text and not reader.reads_questions:
-        raise Refused(_unasked(reader, f"{example.source}:text"))
     if reader.mark not in source:
         source = reader.mark * len(shown) + source
     room = limit - reader.room_taken(shown)

@@ -10,6 +10,7 @@ from luthier.data.rows import IMAGE
 from luthier.data.template import encode_chat
 from luthier.data.turns import MARK, MARKS, SOUND_MARK, mark_first, marks, read_turns
 from luthier.models.backbone import Backbone
+from luthier.models.illustrated import Illustrated
 from luthier.tasks.language import features_of
 from luthier.tasks.pictures import given_pictures, in_places, pictures_of, read_among_words
 from luthier.types import INLINE, Example, Features, Finding, Message, Refused
@@ -20,20 +21,31 @@ def shown_row(
     overlong: str,
 ) -> Features:  # fmt: skip
     """Raises Refused where the model reads no pictures, one can't be used, or a cut would take one away."""
-    reader, images = read_among_words(backbone, example)
     where = f"{example.source}:messages"
     encoded = encode_chat(backbone.tokenizer, messages, tools=example.tools, train_on=train_on, where=where)
     row = features_of(encoded, example) | {"full_length": len(encoded.input_ids)}
-    room = limit - reader.room_taken(images)
-    if overlong in ("truncate", "split") and row["full_length"] > room:
+    return placed(backbone, example, row, limit if overlong in ("truncate", "split") else None, where, overlong)
+
+
+def placed(
+    backbone: Backbone, example: Example, row: Features, limit: int | None, where: str, overlong: str = "truncate"
+) -> Features:
+    """A row with marks with the tokens of its pictures or sounds; where there is a ``limit`` its end is cut. Raises
+    Refused where the model reads none, one can't be used, or a cut would take one away."""
+    reader, images = read_among_words(backbone, example)
+    room = None if limit is None else limit - reader.room_taken(images)
+    if room is not None and row["full_length"] > room:
         kept = max(0, room)
         if overlong == "split" or reader.mark_id in row["input_ids"][kept:]:
-            what = f"is over {limit} tokens, and its {reader.shows} can't be cut"
-            mend = "raise `max_length`, or set `overlong: drop`"
-            raise Refused(Finding("data.picture-room", where, what, mend))
+            raise Refused(no_room(reader, limit, where))
         row |= {name: row[name][:kept] for name in ("input_ids", "supervised")}
         row["turn_ends"] = [end if end < kept else -1 for end in row["turn_ends"]]
     return in_places(reader, row, images, where)
+
+
+def no_room(reader: Illustrated, limit: int | None, where: str) -> Finding:
+    what = f"is over {limit} tokens, and its {reader.shows} can't be cut"
+    return Finding("data.picture-room", where, what, "raise `max_length`, or set `overlong: drop`")
 
 
 def shown_prompt(backbone: Backbone, example: Example, messages: Sequence[Message], ids: list[int]) -> Features:

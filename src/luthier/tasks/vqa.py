@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field
 
@@ -10,7 +11,7 @@ from luthier.evaluate import vqa
 from luthier.evaluate.intervals import Metrics
 from luthier.tasks.shown import FromPicture, PictureOptions
 from luthier.tasks.source import scored_part
-from luthier.types import Example, Finding
+from luthier.types import Example, Finding, Refused
 
 DEFAULTS = {"batch_size": 32, "overlong": "truncate", "epochs": 3.0}
 
@@ -22,8 +23,15 @@ class Options(PictureOptions):
 
 class Task(FromPicture):
     formats = ("image-question-answer",)
-    asks = True
     columns = ("question", "text", "sentence")
+
+    def parse(self, given: Any) -> Example:
+        example = super().parse(given)
+        if not self.source(example):
+            what = "a question about a picture is answered, and there is none: give a row with `image` and `question`"
+            mend = """such as '{"image": "photo.jpg", "question": "what colour is it?"}'"""
+            raise Refused(Finding("run.question", "input", what, mend))
+        return example
 
     def study(self, train: Sequence[Example], evaluation: Sequence[Example]) -> list[Finding]:
         return scored_part("task.vqa", evaluation, "the share of right answers", "", self.scored)
