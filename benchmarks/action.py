@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import luthier
-from luthier.runs.closed_loop import BLIND, rollout
+from luthier.runs.acting.closed_loop import BLIND, rollout
 from side_by_side import finished
 
 HERE = Path(__file__).resolve().parent

@@ -57,7 +57,7 @@ def encoder(kind: str) -> str:
 
 def index_of(kind: str, corpus: str) -> Path:
     """An index of paragraphs, brought up to date."""
-    from luthier.runs.search import index
+    from luthier.runs.finding.search import index
 
     folder = KEPT / f"index-{kind}-{corpus}"
     texts = write(KEPT / f"{corpus}.jsonl", [{"text": text} for text in paragraphs(corpus)])
@@ -67,7 +67,7 @@ def index_of(kind: str, corpus: str) -> Path:
 
 def asked(cell: Cell, folder: Path | None) -> dict[str, float]:
     """The score of a reader that is asked with what the cell tells."""
-    from luthier.runs.passages import Passages
+    from luthier.runs.finding.passages import Passages
 
     train, test = data()
     if cell["taught"] == "found":

@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 def split(data: str, tokenizer: Any) -> tuple[list[Row], list[Row]]:
     """Rows for training and those held out; all fit."""
-    from luthier.data.problems import read_python
+    from luthier.data.files.problems import read_python
 
     if data == "python:stdlib":
         rows = [row for _, row in read_python(data)[0]]

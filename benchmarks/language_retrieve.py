@@ -92,8 +92,8 @@ def luthier_side(name: str, memory: str) -> dict[str, Any]:
 
 
 def passages_missed(name: str) -> list[dict[str, Any]]:
-    from luthier.runs.passages import Passages
-    from luthier.runs.search import index
+    from luthier.runs.finding.passages import Passages
+    from luthier.runs.finding.search import index
     from luthier.types import INLINE
 
     corpus, found = WORK / "data" / f"{name}-corpus.jsonl", []

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 import luthier
-from luthier.data.template import encode_prompt
+from luthier.data.text.template import encode_prompt
 from luthier.evaluate.generate import generate, terminators
 from luthier.evaluate.outputs import Reader
 from luthier.evaluate.rewards import verifier
@@ -83,7 +83,7 @@ def write(backbone: Backbone, prompts: list[str], times: int, seed: int) -> list
 
 
 def ends(backbone: Backbone) -> list[int]:
-    from luthier.data.template import turn_terminators
+    from luthier.data.text.template import turn_terminators
 
     return sorted({*terminators(backbone), *turn_terminators(backbone.tokenizer)})
 

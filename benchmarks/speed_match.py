@@ -49,7 +49,7 @@ def prepare(folder: Path, cell: dict[str, int]) -> None:
     """The model, and what the rows are, for everyone: captions, and ids and pixels as transformers makes them."""
     import transformers
 
-    from luthier.data.pictures import decode
+    from luthier.data.media.pictures import decode
     from luthier.engine.batching import Order
     from side_by_side import starter
 

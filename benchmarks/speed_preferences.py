@@ -162,7 +162,7 @@ def rollouts(objective: Any, reader: Any, rows: list[Any], adaptation: Any, emit
     """Answers by the model as it is, their reward, and the reference with the adapter off: as a run makes them."""
     from luthier.engine.parallel import Processes
     from luthier.evaluate.rewards import Rewarded
-    from luthier.runs.rollouts import Rollouts
+    from luthier.runs.online.rollouts import Rollouts
 
     def score(written: list[dict[str, Any]], _: Any) -> list[float]:
         for answer in written:

@@ -40,7 +40,7 @@ Told = dict[str, Any]
 
 def prepare(folder: Path) -> None:
     """The start for both, and the rows: recordings learned, recordings held out, and the rows of each step."""
-    from luthier.data.spoken import words
+    from luthier.data.media.spoken import words
     from luthier.engine.batching import Order
     from luthier.models.load import load
 

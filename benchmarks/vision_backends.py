@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from luthier.data.pictures import decode
-from luthier.models.pixels import made_by, open_pixels
+from luthier.data.media.pictures import decode
+from luthier.models.vision.pixels import made_by, open_pixels
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"

@@ -100,7 +100,7 @@ def trainer_side(
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments, set_seed
 
-    from luthier.data.pictures import decode
+    from luthier.data.media.pictures import decode
 
     torch.set_num_threads(1)
     set_seed(cell["seed"])

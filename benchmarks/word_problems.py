@@ -23,7 +23,7 @@ from typing import Any
 
 import luthier
 from learning_from_rewards import ends, said, spread
-from luthier.data.template import encode_prompt
+from luthier.data.text.template import encode_prompt
 from luthier.evaluate.generate import generate
 from luthier.evaluate.rewards import verifier
 from luthier.models.backbone import Backbone

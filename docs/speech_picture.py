@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 import luthier
-from luthier.data.tones import RATE, dialled
-from luthier.models.hearing import HearingBackbone
+from luthier.data.media.tones import RATE, dialled
+from luthier.models.audio.hearing import HearingBackbone
 from luthier.tasks.letters import Letters
 from luthier.types import Waveform
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from luthier.comparison.conduct import Comparison, compare
     from luthier.runs.conduct import check, tune
+    from luthier.runs.finished.switch import Switch
     from luthier.runs.run import Run, load
-    from luthier.runs.switch import Switch
     from luthier.types import Finding, Refused
 
 __all__ = ["Comparison", "Finding", "Refused", "Run", "Switch", "check", "compare", "load", "tune"]
 
 _HOMES = {"Run": "runs.run", "load": "runs.run", "tune": "runs.conduct", "check": "runs.conduct"}
-_HOMES |= {"Comparison": "comparison.conduct", "compare": "comparison.conduct", "Switch": "runs.switch"}
+_HOMES |= {"Comparison": "comparison.conduct", "compare": "comparison.conduct", "Switch": "runs.finished.switch"}
 _HOMES |= {"Finding": "types", "Refused": "types"}
 
 

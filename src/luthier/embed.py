@@ -19,8 +19,8 @@ def embed_file(model: str, data: str, to: str, pooling: str | None = None, kind:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from luthier.data.read import read_rows
-    from luthier.runs.embedder import FILE, open_embedder
+    from luthier.data.files.read import read_rows
+    from luthier.runs.finding.embedder import FILE, open_embedder
 
     target = Path(to)
     if target.suffix not in (".npy", ".safetensors"):

@@ -16,7 +16,7 @@ from typing import Any
 from tiny_tokenizers import byte_level
 from tokenizers import AddedToken
 
-from luthier.data.render import fix_options, load_template
+from luthier.data.text.render import fix_options, load_template
 
 TEMPLATES = Path(__file__).parent / "shapes"
 Messages = Sequence[dict[str, Any]]

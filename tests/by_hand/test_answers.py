@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from luthier.data.collate import lay_out
-from luthier.data.formats import recognise, to_example
+from luthier.data.formats.choose import recognise, to_example
 from luthier.evaluate.answers import exact, f1, normalised, plain, scores, with_intervals
 from luthier.objectives.span import Objective, Options, best_spans
 from luthier.tasks.answer import Options as TaskOptions

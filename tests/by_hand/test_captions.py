@@ -8,7 +8,7 @@ from typing import Any
 
 import luthier
 import tiny
-from luthier.data.formats import ReadResult, read_examples
+from luthier.data.formats.choose import ReadResult, read_examples
 
 COCO: dict[str, Any] = {
     "info": {"description": "COCO 2017 Dataset"}, "licenses": [{"id": 1, "name": "CC BY 2.0"}],

@@ -15,10 +15,10 @@ from tiny_tokenizers import byte_level, token_bytes
 
 import luthier
 import tiny
-from luthier.data.dialogue import Dialogue, Rows
-from luthier.data.formats import read_examples
-from luthier.data.render import fix_options, load_template, render
-from luthier.data.template import Encoded
+from luthier.data.formats.choose import read_examples
+from luthier.data.text.dialogue import Dialogue, Rows
+from luthier.data.text.render import fix_options, load_template, render
+from luthier.data.text.template import Encoded
 from luthier.tasks.shown_turns import asked_messages
 from luthier.types import Refused
 

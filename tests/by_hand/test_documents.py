@@ -12,7 +12,7 @@ from tiny_tokenizers import byte_level
 from transformers import AutoTokenizer
 
 import tiny
-from luthier.data.document import one_text, source_and_target
+from luthier.data.text.document import one_text, source_and_target
 
 EOS = 1  # of the tokenizer of `tiny`
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tiny
-from luthier.data.formats import read_examples, recognise, to_example
+from luthier.data.formats.choose import read_examples, recognise, to_example
 from luthier.data.statistics import Known, Scale, read_known
 from luthier.tasks.actions import Reading, asked_steps, chunk_of, foreign_units
 from luthier.types import Example, Finding, Refused, Source, Step

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthier.data.formats import FORMATS, read_examples, recognise, to_example
+from luthier.data.formats.choose import FORMATS, read_examples, recognise, to_example
 from luthier.types import Example, Finding, Source, Waveform
 
 SOURCE = Source("a.jsonl", 7)

@@ -76,7 +76,7 @@ def test_it_is_drawn_by_its_width_and_not_by_the_text_model() -> None:
     standard deviation is 1/sqrt(3 n). The text model's own is 0.02, half of it where n is 192."""
     from transformers import BertConfig, ViTConfig
 
-    from luthier.models.composed import ComposedConfig, ComposedForSequenceClassification
+    from luthier.models.joined.composed import ComposedConfig, ComposedForSequenceClassification
 
     size = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     config = ComposedConfig(

@@ -16,9 +16,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 import luthier
 import tiny
-from luthier.data.augment import Augment, Draw, part
-from luthier.data.formats import read_examples
-from luthier.data.read import read_rows
+from luthier.data.files.read import read_rows
+from luthier.data.formats.choose import read_examples
+from luthier.data.media.augment import Augment, Draw, part
 
 
 def packed(path: Path, parts: list[tuple[str, bytes]], mode: str = "w") -> str:

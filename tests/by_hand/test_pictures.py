@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from luthier.data.formats import recognise, to_example
-from luthier.data.pictures import BadPicture, decode
+from luthier.data.formats.choose import recognise, to_example
+from luthier.data.media.pictures import BadPicture, decode
 from luthier.data.split import content_key
 from luthier.fusion.common import by_row, mean_by_row
-from luthier.models.pictures import Pictures
+from luthier.models.vision.pictures import Pictures
 from luthier.types import Example, Source
 
 SOURCE = Source("rows.jsonl", 1)

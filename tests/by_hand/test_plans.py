@@ -11,7 +11,7 @@ import pytest
 
 import luthier
 import tiny
-from luthier.data.formats import recognise, to_example
+from luthier.data.formats.choose import recognise, to_example
 from luthier.evaluate import plans
 from luthier.types import Example, Finding, Source
 

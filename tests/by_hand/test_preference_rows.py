@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from luthier.data.formats import recognise, to_example
+from luthier.data.files.transcripts import apart, read_transcript
+from luthier.data.formats.choose import recognise, to_example
 from luthier.data.split import duplicates, row_key, split
-from luthier.data.transcripts import apart, read_transcript
 from luthier.tasks.answers import pair_rows
 from luthier.types import Example, Finding, Source
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from luthier.data.formats import ReadResult, read_examples
-from luthier.data.rows import to_example
+from luthier.data.formats.choose import ReadResult, read_examples
+from luthier.data.formats.rows import to_example
 from luthier.types import Example, Source
 
 SOURCE = Source("rows.jsonl", 1)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from luthier.data.read import bad_rows, read_rows
+from luthier.data.files.read import bad_rows, read_rows
 from luthier.types import Finding
 
 

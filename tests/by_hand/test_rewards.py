@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from luthier.data.formats import recognise, to_example
+from luthier.data.formats.choose import recognise, to_example
 from luthier.evaluate.rewards import Answer, Reward, judge, load_function, verifier
 from luthier.evaluate.verifiers import last_number, normalised
 from luthier.types import Example, Refused, Source

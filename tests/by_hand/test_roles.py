@@ -14,7 +14,7 @@ import tiny
 from luthier.engine.optimizer import build, set_learning_rate
 from luthier.engine.schedule import learning_rate
 from luthier.models.backbone import Backbone
-from luthier.models.compose import compose
+from luthier.models.joined.compose import compose
 from luthier.models.load import load
 from luthier.types import Refused
 

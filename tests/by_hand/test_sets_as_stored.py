@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from luthier.data.read import read_rows
-from luthier.data.shard_names import shard_names
+from luthier.data.files.read import read_rows
+from luthier.data.files.shard_names import shard_names
 from luthier.recipe import read_recipe
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthier.data.formats import recognise, to_example
+from luthier.data.formats.choose import recognise, to_example
 from luthier.data.split import row_key
 from luthier.types import Example, Source
 

@@ -18,15 +18,15 @@ import families
 import tiny
 from luthier.engine.accumulate import loss_of
 from luthier.evaluate.outputs import Reader
-from luthier.models.compose import compose
+from luthier.models.joined.compose import compose
+from luthier.models.joined.multimodal import MultimodalBackbone
 from luthier.models.load import load
-from luthier.models.multimodal import MultimodalBackbone
-from luthier.models.vision_language import VisionLanguageBackbone
+from luthier.models.vision.vision_language import VisionLanguageBackbone
 from luthier.objectives import OBJECTIVES
 from luthier.objectives.likelihood import supervised_tokens
 from luthier.objectives.preference import REFERENCE
+from luthier.runs.beside.scoring import Scorer
 from luthier.runs.predictor import Predictor
-from luthier.runs.scoring import Scorer
 from luthier.tasks import prefer, reward
 from luthier.types import Example, Features, Refused, Source
 

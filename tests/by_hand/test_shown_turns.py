@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import tiny
-from luthier.data.parts import in_parts
-from luthier.data.rows import to_example
+from luthier.data.formats.rows import to_example
+from luthier.data.text.parts import in_parts
 from luthier.types import Example, Source
 
 SOURCE = Source("rows.jsonl", 1)

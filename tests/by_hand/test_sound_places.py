@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from luthier.data.parts import in_parts
-from luthier.data.rows import to_example
+from luthier.data.formats.rows import to_example
+from luthier.data.text.parts import in_parts
 from luthier.fusion import projection
 from luthier.fusion.common import Sizes, by_row, mean_of
 from luthier.types import Example, Source

@@ -12,10 +12,10 @@ import soundfile
 import transformers
 
 import tiny
-from luthier.data.augment_sound import draw, places
-from luthier.data.sounds import BadSound, cuts, decode, faster, resample
-from luthier.data.spoken import words
-from luthier.models.sounds import Clip, Sounds
+from luthier.data.media.augment_sound import draw, places
+from luthier.data.media.sounds import BadSound, cuts, decode, faster, resample
+from luthier.data.media.spoken import words
+from luthier.models.audio.sounds import Clip, Sounds
 from luthier.types import Waveform
 
 RATE = 16000
@@ -157,7 +157,7 @@ def test_the_same_content_has_one_set_of_features(tmp_path: Path) -> None:
 
 def test_a_sound_is_decoded_once_for_all_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("luthier.models.sounds.decode", lambda one: (asked.append(one), decode(one))[1])
+    monkeypatch.setattr("luthier.models.audio.sounds.decode", lambda one: (asked.append(one), decode(one))[1])
     paths = [tmp_path / "a.wav", tmp_path / "b.wav"]
     for path, pitch in zip(paths, (440.0, 880.0), strict=True):
         soundfile.write(path, tone(8000, 3.0, pitch), 8000, subtype="FLOAT")
@@ -197,8 +197,8 @@ def test_the_normaliser() -> None:
 def test_telephone_keys_sound_as_they_should() -> None:
     """Key 5 is 770 and 1336 Hz, key 0 is 941 and 1336 (ITU-T Q.23). Of row 1 the spectrum of each key alone has its two
     pitches; rows are the same each time, and are as many as asked for."""
-    from luthier.data.read import read_rows
-    from luthier.data.tones import TONES
+    from luthier.data.files.read import read_rows
+    from luthier.data.media.tones import TONES
 
     assert (TONES["5"], TONES["0"], TONES["1"], TONES["#"]) == ((770, 1336), (941, 1336), (697, 1209), (941, 1477))
     rows, findings = read_rows("tones:keypad:3", base=Path("."))

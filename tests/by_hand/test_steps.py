@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import tiny
-from luthier.data.formats import recognise, to_example
-from luthier.data.steps import step_ends, step_texts
+from luthier.data.formats.choose import recognise, to_example
+from luthier.data.formats.steps import step_ends, step_texts
 from luthier.evaluate.rewards import Answer, Reward, Rewarded, judge
 from luthier.evaluate.stepwise import plain
 from luthier.models.backbone import Backbone

@@ -13,7 +13,7 @@ from tiny_tokenizers import byte_level, metaspace, token_bytes, wordpiece
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from luthier.data.template import encode_chat, encode_prompt, load_template, terminator_supervised
+from luthier.data.text.template import encode_chat, encode_prompt, load_template, terminator_supervised
 from luthier.types import Refused
 
 STORIES = Path(__file__).parents[2].parent / "shared" / "models" / "stories260k"

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from luthier.data.collate import lay_out
-from luthier.data.formats import to_example
-from luthier.data.tags import broken, entities, scheme_of
-from luthier.data.words import tokens_of
+from luthier.data.formats.choose import to_example
+from luthier.data.text.tags import broken, entities, scheme_of
+from luthier.data.text.words import tokens_of
 from luthier.evaluate import tagging
 from luthier.objectives.tags import Objective, Options
 from luthier.types import Source

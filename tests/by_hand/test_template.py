@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_tokenizers import byte_level, metaspace
 
-from luthier.data.template import (
+from luthier.data.text.template import (
     decode_marked,
     encode_chat,
     encode_prompt,

@@ -17,7 +17,7 @@ import pytest
 from chat_shapes import SHAPES, Refuses, Segment, Shape, calls_of, text_of
 from tiny_tokenizers import token_bytes
 
-from luthier.data.dialogue import Dialogue
+from luthier.data.text.dialogue import Dialogue
 from luthier.types import Refused
 
 Row = list[tuple[str, bool]]

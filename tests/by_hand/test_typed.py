@@ -11,10 +11,10 @@ import pytest
 
 import luthier
 import tiny
-from luthier.data.formats import read_examples
-from luthier.data.pictures import BadPicture, decode, missing
+from luthier.data.formats.choose import read_examples
+from luthier.data.media.pictures import BadPicture, decode, missing
 from luthier.reports.loading import loading_code
-from luthier.runs.gallery import _captions
+from luthier.runs.finding.gallery import _captions
 from luthier.runs.typed import rows_to_answer, turns, typed_inputs
 from luthier.tasks.pictures import given_pictures
 from luthier.types import Refused

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from luthier.data import videos
-from luthier.data.formats import read_examples
+from luthier.data.files import videos
+from luthier.data.formats.choose import read_examples
 
 LENGTHS, FPS, CAMERA = (5, 7, 12), 10, "observation.images.top"
 

@@ -13,9 +13,9 @@ import tiny_tokenizers
 import transformers
 
 import tiny
-from luthier.data.continued import begun, goes_on
-from luthier.data.formats import read_examples
-from luthier.data.problems import STDLIB, read_python
+from luthier.data.files.problems import STDLIB, read_python
+from luthier.data.formats.choose import read_examples
+from luthier.data.text.continued import begun, goes_on
 from luthier.evaluate import code
 from luthier.sandbox import Verdict
 

@@ -15,9 +15,9 @@ import tiny
 from luthier.cli.adapters import adapters as adapters_verb
 from luthier.cli.main import parse
 from luthier.recipe import read_recipe
-from luthier.runs import adapters
+from luthier.runs.finished import adapters
+from luthier.runs.finished.switch import Switch, requests
 from luthier.runs.rows import read_rows
-from luthier.runs.switch import Switch, requests
 from luthier.types import Refused
 
 

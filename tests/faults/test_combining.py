@@ -13,8 +13,8 @@ import torch
 import luthier
 import tiny
 from luthier.methods.combine import Methods
-from luthier.runs import adapters
-from luthier.runs.switch import Switch, requests
+from luthier.runs.finished import adapters
+from luthier.runs.finished.switch import Switch, requests
 from luthier.types import Refused
 
 ROWS = [{"text": f"{word} {i}", "label": "ab"[i % 2]} for i, word in enumerate(tiny.WORDS * 2)]

@@ -22,8 +22,8 @@ from luthier.engine.fit import fit
 from luthier.engine.parallel import Processes
 from luthier.engine.plan import Plan, Progress
 from luthier.evaluate.outputs import Reader
+from luthier.runs.online.rollouts import Rollouts, rollouts_of
 from luthier.runs.prepared import Prepared
-from luthier.runs.rollouts import Rollouts, rollouts_of
 
 BETA_1 = 0.9
 PLAN = Plan(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import luthier
 import tiny
-from luthier.models.composed import ComposedModel
+from luthier.models.joined.composed import ComposedModel
 from luthier.runs import training
 
 PROJECTOR = {"full": {}, "learning_rate": 1e-2}

@@ -15,7 +15,7 @@ import tiny
 from luthier.engine.checkpoint import latest
 from luthier.engine.parallel import Processes
 from luthier.objectives.preference import REFERENCE
-from luthier.runs.reference import give_references
+from luthier.runs.beside.reference import give_references
 
 STEPS = 6
 OBJECTIVES = ("dpo", "ipo", "simpo", "orpo", "cpo", "kto")

@@ -14,9 +14,9 @@ from luthier.evaluate import generate as writing
 from luthier.evaluate.generate import generate
 from luthier.evaluate.prefill import first_asked
 from luthier.models.backbone import Backbone
-from luthier.models.compose import compose
-from luthier.models.illustrated import Illustrated
+from luthier.models.joined.compose import compose
 from luthier.models.load import load
+from luthier.models.vision.illustrated import Illustrated
 from luthier.types import Features
 
 LONG = [*range(20, 31)]  # longer than the sliding windows of the small models

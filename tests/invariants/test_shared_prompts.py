@@ -17,9 +17,9 @@ from luthier.data.branches import common, lay_out_branches
 from luthier.engine.accumulate import loss_of
 from luthier.engine.batching import micro_batches
 from luthier.models.backbone import Backbone
-from luthier.models.compose import compose
-from luthier.models.illustrated import Illustrated
+from luthier.models.joined.compose import compose
 from luthier.models.load import load
+from luthier.models.vision.illustrated import Illustrated
 from luthier.objectives import bradley_terry, dpo, grpo
 from luthier.objectives.likelihood import lay_out_answers
 from luthier.objectives.online import ADVANTAGE

@@ -12,7 +12,7 @@ from helpers import Trial, asked_rows, assert_same_gradient, ready, reinforced, 
 
 import luthier
 import tiny
-from luthier.data.steps import step_ends
+from luthier.data.formats.steps import step_ends
 from luthier.objectives.online import ADVANTAGE
 from luthier.objectives.ppo import PLACED, SCORE
 from luthier.types import Refused

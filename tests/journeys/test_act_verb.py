@@ -14,10 +14,10 @@ import pytest
 from typed import REPOSITORY, session
 
 import luthier
-from luthier.data.formats import read_examples
+from luthier.data.formats.choose import read_examples
 from luthier.environments.world import Observation
-from luthier.runs.closed_loop import rollout
-from luthier.runs.policy import Memory, Policy
+from luthier.runs.acting.closed_loop import rollout
+from luthier.runs.acting.policy import Memory, Policy
 from luthier.types import Refused
 
 pytest.importorskip("minigrid")
@@ -128,8 +128,8 @@ def post(address: str, given: Any) -> tuple[int, dict[str, Any]]:
 
 def test_the_server_answers_as_predict_does(run: str) -> None:
     from luthier.environments.world import World, png
-    from luthier.runs.policy import open_policy
-    from luthier.runs.serve import server
+    from luthier.runs.acting.policy import open_policy
+    from luthier.runs.acting.serve import server
 
     policy = open_policy(run)
     pixels = World(LEVEL).reset(1).pixels

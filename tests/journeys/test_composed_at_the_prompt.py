@@ -14,7 +14,7 @@ from typed import session
 
 import luthier
 import tiny
-from luthier.models.dual_encoder import ComposedDualEncoder
+from luthier.models.joined.dual_encoder import ComposedDualEncoder
 
 
 @pytest.fixture

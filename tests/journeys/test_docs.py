@@ -95,8 +95,8 @@ def test_every_method_task_and_objective_is_on_its_page(page: str, registry: dic
 
 
 def test_every_format_is_on_its_page() -> None:
-    from luthier.data.formats import FORMATS
-    from luthier.data.read import READERS
+    from luthier.data.files.read import READERS
+    from luthier.data.formats.choose import FORMATS
 
     text = read("data.md")
     assert [name for name in FORMATS if f"| `{name}` |" not in text] == []
@@ -107,7 +107,7 @@ def test_the_rows_on_the_formats_page_have_those_formats() -> None:
     """The block has one row of each format, in the order of the table."""
     import json
 
-    from luthier.data.formats import FORMATS, recognise, to_example
+    from luthier.data.formats.choose import FORMATS, recognise, to_example
     from luthier.types import Example, Source
 
     (block,) = re.findall(r"```text\n(.*?)```", read("data.md"), re.DOTALL)

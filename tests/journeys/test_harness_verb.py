@@ -109,7 +109,7 @@ def test_the_numbers_are_those_of_the_harness_own_model(
     text, so ours are taken out: a chat's answers end at theirs."""
     from lm_eval.models.huggingface import HFLM
 
-    from luthier.runs.harness_model import RunModel
+    from luthier.runs.finished.harness_model import RunModel
 
     run = tuned(tmp_path, tiny_folder(model))
     run.export("merged", tmp_path / "merged")
@@ -129,7 +129,7 @@ def test_the_numbers_are_those_of_the_harness_own_model(
 
 @there
 def test_turns_are_written_as_they_were_taught(tiny_folder: Callable[..., str], tmp_path: Path) -> None:
-    from luthier.runs.harness_model import RunModel
+    from luthier.runs.finished.harness_model import RunModel
 
     model = RunModel(tuned(tmp_path, tiny_folder("llama"), chat={"system": "be old"}))
     asked = [{"role": "user", "content": "the cat"}]
@@ -142,7 +142,7 @@ def test_turns_are_written_as_they_were_taught(tiny_folder: Callable[..., str], 
 @there
 def test_what_can_not_be_asked_is_refused(tiny_folder: Callable[..., str], tmp_path: Path) -> None:
     """A run that sorts texts; a way of writing that we have no word for."""
-    from luthier.runs.harness_model import RunModel, settings_of
+    from luthier.runs.finished.harness_model import RunModel, settings_of
 
     tiny.write_jsonl(tmp_path / "rows.jsonl", [{"text": word, "label": at % 2} for at, word in enumerate(tiny.WORDS)])
     run = luthier.tune(

@@ -12,7 +12,7 @@ import yaml
 from typed import REPOSITORY, session, talker
 
 import luthier
-from luthier.data.formats import read_examples
+from luthier.data.formats.choose import read_examples
 from luthier.recipe import read_recipe
 from luthier.recipe.stages import split
 from luthier.tasks import TASKS

@@ -31,7 +31,7 @@ def test_problems_with_a_final_number_are_read_as_they_are(
     words = f"check --task reinforce --model {model} --data {shared(f'data/{name}')} overlong=drop max_length=2048"
     (checked,) = session(tmp_path, f"{words} grpo.max_new_tokens=8 --json")
     assert [one for one in checked.json["findings"] if one["severity"] == "error"] == []
-    from luthier.data.formats import read_examples
+    from luthier.data.formats.choose import read_examples
 
     read = read_examples([str(shared(f"data/{name}"))], base=tmp_path, prefer=("checkable",))
     assert (read.format, read.findings) == ("checkable", [])

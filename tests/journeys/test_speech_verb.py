@@ -88,7 +88,7 @@ def test_transcripts_that_can_not_be_said_are_named(tmp_path: Path) -> None:
 
 def test_letters_that_a_model_lacks(tmp_path: Path) -> None:
     """A model with capital letters alone is taught in capitals; digits it has none for."""
-    from luthier.models.ears import made_of
+    from luthier.models.audio.ears import made_of
 
     model = tiny.save_sound_model("wav2vec2", tmp_path / "model", vocab_size=5, pad_token_id=0)
     made_of(["A", "B"]).save_pretrained(model)
@@ -154,7 +154,7 @@ def test_a_known_text_is_laid_over_its_sound(transcriber: Path) -> None:
 def test_long_sounds_are_answered_in_parts(transcriber: Path) -> None:
     """Five sounds with pauses between them, in windows of 1.5 seconds: what is said is what is said in each part, had
     it been a file of its own, and words are told at the seconds of the whole."""
-    from luthier.data.sounds import cuts
+    from luthier.data.media.sounds import cuts
 
     rows = [json.loads(line) for line in (transcriber / "train.jsonl").read_text().splitlines()][:5]
     samples = [soundfile.read(transcriber / row["audio"])[0] for row in rows]

@@ -19,7 +19,7 @@ import luthier
 import tiny
 from forks import forks
 from luthier import Run, load
-from luthier.data.tagged import untagged
+from luthier.data.formats.tagged import untagged
 from luthier.types import Example, Refused
 
 STEPS = 18

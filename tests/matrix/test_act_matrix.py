@@ -99,7 +99,7 @@ def errors(asked: dict[str, Any]) -> set[str]:
 def test_what_means_nothing_is_refused(
     model: dict[str, Any], data: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from luthier.models.composed import ComposedModel
+    from luthier.models.joined.composed import ComposedModel
 
     names = recipe("classes", "lora", model, data, tmp_path)
     assert errors(names | {"act": {"predicts": "regression"}}) == {"task.actions"}

@@ -48,7 +48,7 @@ def recipe(task: str, out: Path, ear: str, fuse: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_a_row_has_the_places_of_what_it_hears(task: str, ear: str, fuse: Any, tmp_path: Path) -> None:
     """As if the sound had been that fast in its file: the same tokens, labels and ends; the same again when asked."""
-    from luthier.models.sounds import Clip
+    from luthier.models.audio.sounds import Clip
 
     _, prepared = luthier.check(**recipe(task, tmp_path, ear, fuse), augment=CHANGED)
     assert prepared is not None

@@ -99,7 +99,7 @@ def test_a_transcript_is_written_and_opens_again_the_same(
     assert [again.predict([sound])[0]["text"] for sound in sounds] == ["red", "green"] * 2
     assert [answer["text"] for answer in again.predict(sounds, num_beams=2)] == ["red", "green"] * 2
     backbone = again.predictor.backbone
-    from luthier.models.writer import ComposedForCausalLM
+    from luthier.models.joined.writer import ComposedForCausalLM
 
     whole = ComposedForCausalLM.from_pretrained(run.folder / "final").eval()
     keys = [backbone.pictures.key(Path(sound)) for sound in sounds]
@@ -162,7 +162,7 @@ def test_frozen_ears_are_heard_once(
 ) -> None:
     """Roles: the audio tower stays bit by bit, its states are computed once, and the losses are those of a run that
     computes them anew at each step."""
-    from luthier.models.composed import ComposedModel
+    from luthier.models.joined.composed import ComposedModel
 
     keys = recipe("transcribe", towers, folder, tmp_path, method=ROLES)
     calls, seen = [], ComposedModel.seen
@@ -208,7 +208,7 @@ def test_sounds_between_turns(towers: dict[str, str], folder: Path, tmp_path: Pa
 def test_a_model_that_does_not_listen_is_refused(
     fuse: str, towers: dict[str, str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from luthier.models.composed import ComposedModel
+    from luthier.models.joined.composed import ComposedModel
 
     pictures = ComposedModel.pictures
     monkeypatch.setattr(ComposedModel, "pictures", lambda self, given: 0 * pictures(self, given))

@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_refused(
 def test_a_tower_that_no_gradient_reaches_is_named(
     model: str, models: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from luthier.models.images import ImageBackbone
+    from luthier.models.vision.images import ImageBackbone
 
     given = recipe(model, "lora", models, folder, tmp_path) | {"method": {"vision": "lora", "head": "full"}}
     findings, _ = luthier.check(**given)
@@ -156,7 +156,7 @@ def test_a_tower_that_no_gradient_reaches_is_named(
 def test_a_model_that_does_not_look_is_refused(
     models: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from luthier.models.composed import ComposedModel
+    from luthier.models.joined.composed import ComposedModel
 
     pictures = ComposedModel.pictures
     monkeypatch.setattr(ComposedModel, "pictures", lambda self, pixels: 0 * pictures(self, pixels))

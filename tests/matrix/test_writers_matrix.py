@@ -134,7 +134,7 @@ def test_the_picture_decides_what_is_written(
 def test_a_model_that_does_not_look_is_refused(
     fuse: str, towers: dict[str, str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from luthier.models.composed import ComposedModel
+    from luthier.models.joined.composed import ComposedModel
 
     pictures = ComposedModel.pictures
     monkeypatch.setattr(ComposedModel, "pictures", lambda self, pixels: 0 * pictures(self, pixels))

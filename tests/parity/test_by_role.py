@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForImageClassification
 
 import luthier
 import tiny
-from luthier.models.composed import ComposedForSequenceClassification
+from luthier.models.joined.composed import ComposedForSequenceClassification
 
 
 @pytest.fixture

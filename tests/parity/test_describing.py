@@ -14,7 +14,7 @@ from PIL import Image
 
 import families
 from luthier.evaluate.generate import generate
-from luthier.models.describing import DescribingBackbone
+from luthier.models.vision.describing import DescribingBackbone
 from luthier.objectives.next_token import Objective, Options
 from luthier.tasks import caption, vqa
 from luthier.types import Example, Refused, Source

@@ -11,10 +11,10 @@ import torch
 import transformers
 
 import tiny
-from luthier.data.pictures import decode
+from luthier.data.media.pictures import decode
 from luthier.methods import METHODS
-from luthier.models.compose import compose
-from luthier.models.composed import ComposedForSequenceClassification
+from luthier.models.joined.compose import compose
+from luthier.models.joined.composed import ComposedForSequenceClassification
 from luthier.models.load import load
 from luthier.objectives.classification import Objective, Options
 from luthier.types import Batch, Features, Refused

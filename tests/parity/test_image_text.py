@@ -15,11 +15,11 @@ import transformers
 
 import luthier
 import tiny
-from luthier.data.pictures import decode
+from luthier.data.media.pictures import decode
 from luthier.methods import METHODS
-from luthier.models.compose import compose
-from luthier.models.dual_encoder import ComposedDualEncoder
 from luthier.models.inserted import longer_mask
+from luthier.models.joined.compose import compose
+from luthier.models.joined.dual_encoder import ComposedDualEncoder
 from luthier.models.load import load
 from luthier.objectives.image_text import Objective, Options
 from luthier.tasks import match

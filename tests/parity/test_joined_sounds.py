@@ -12,8 +12,8 @@ import transformers
 from torch import Tensor
 
 import tiny
-from luthier.models.compose import compose
-from luthier.models.writer import ComposedForCausalLM
+from luthier.models.joined.compose import compose
+from luthier.models.joined.writer import ComposedForCausalLM
 
 POOL = 3
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import families
 from luthier.evaluate.generate import generate
-from luthier.models.leading import LeadingBackbone
+from luthier.models.vision.leading import LeadingBackbone
 from luthier.objectives.next_token import Objective, Options
 from luthier.tasks import vqa
 from luthier.types import Example, Refused, Source

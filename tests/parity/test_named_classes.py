@@ -14,7 +14,7 @@ import transformers
 
 import luthier
 import tiny
-from luthier.data.pictures import decode
+from luthier.data.media.pictures import decode
 from luthier.evaluate.matching import settle_pairs
 from luthier.types import Example, Refused, Source
 

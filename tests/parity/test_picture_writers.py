@@ -17,10 +17,10 @@ import transformers
 import tiny
 from luthier.evaluate.generate import generate
 from luthier.fusion.cross_attention import Gated
-from luthier.models.compose import compose
+from luthier.models.joined.compose import compose
+from luthier.models.joined.multimodal import MultimodalBackbone
+from luthier.models.joined.writer import ComposedForCausalLM
 from luthier.models.load import load
-from luthier.models.multimodal import MultimodalBackbone
-from luthier.models.writer import ComposedForCausalLM
 from luthier.objectives.next_token import Objective, Options
 from luthier.types import Features, Refused
 

@@ -20,7 +20,7 @@ import families
 import luthier
 import tiny
 from luthier.models.load import load
-from luthier.models.pixels import made_by, open_pixels
+from luthier.models.vision.pixels import made_by, open_pixels
 from luthier.runs.pixels import APART, OtherPixels
 from luthier.types import Refused
 

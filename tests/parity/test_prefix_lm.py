@@ -13,7 +13,7 @@ import transformers
 
 import families
 from luthier.evaluate.generate import generate
-from luthier.models.prefix_lm import PrefixBackbone
+from luthier.models.vision.prefix_lm import PrefixBackbone
 from luthier.objectives.next_token import Objective, Options
 from luthier.tasks import caption, vqa
 from luthier.types import Example, Refused, Source

@@ -56,7 +56,7 @@ def test_every_case_that_was_recorded_is_compared() -> None:
 
 
 def test_the_starter_gives_the_peers_vectors() -> None:
-    from luthier.runs.embedder import open_embedder
+    from luthier.runs.finding.embedder import open_embedder
 
     vectors_KD = open_embedder("starter:minilm").passages(TOLD["texts"])
     np.testing.assert_allclose(vectors_KD, np.array(TOLD["vectors"]), atol=1e-5)

@@ -16,7 +16,7 @@ from luthier.engine.accumulate import loss_of
 from luthier.models.backbone import Backbone
 from luthier.models.frozen import Frozen
 from luthier.models.load import load
-from luthier.models.vision_language import VisionLanguageBackbone
+from luthier.models.vision.vision_language import VisionLanguageBackbone
 from luthier.objectives import OBJECTIVES
 from luthier.objectives.preference import REFERENCE
 from luthier.types import Features

@@ -10,10 +10,10 @@ import torch
 import transformers
 
 import tiny
-from luthier.models.hearing import HearingBackbone
-from luthier.models.hiding import masks_of
+from luthier.models.audio.hearing import HearingBackbone
+from luthier.models.audio.hiding import masks_of
+from luthier.models.audio.sounds import Clip
 from luthier.models.load import load
-from luthier.models.sounds import Clip
 from luthier.objectives import classification, ctc
 from luthier.types import Batch, Features
 
@@ -98,7 +98,7 @@ def test_classes_are_transformers_own(kind: str, sounds: list[Path], tmp_path: P
 def test_masks_hide_what_they_say(kind: str, sounds: list[Path], tmp_path: Path) -> None:
     """Bare samples: the frames that transformers' own ``mask_time_indices`` hides. Spectrograms: steps and bands at
     the mean, in both of the frames that lie beside each other in a step (Wav2Vec2-BERT), and time last (Whisper)."""
-    from luthier.data.augment_sound import Change
+    from luthier.data.media.augment_sound import Change
 
     needs = "sequence_logits" if kind == "whisper" else "frame_logits"
     backbone = opened(kind, needs, LABELS if kind == "whisper" else LETTERS, tmp_path)
@@ -140,7 +140,7 @@ def test_masks_hide_what_they_say(kind: str, sounds: list[Path], tmp_path: Path)
 
 def test_time_is_hidden_only_where_there_is_sound(sounds: list[Path], tmp_path: Path) -> None:
     """Of the 0.3 s of a second that Whisper always hears."""
-    from luthier.data.augment_sound import Change
+    from luthier.data.media.augment_sound import Change
 
     backbone = opened("whisper", "sequence_logits", LABELS, tmp_path)
     masks = masks_of(backbone.sounds, Change(1.0, ((0.0, 1.0),), ()), 50, Clip(sounds[1]))
@@ -151,7 +151,7 @@ def test_time_is_hidden_only_where_there_is_sound(sounds: list[Path], tmp_path: 
 def test_whisper_is_transformers_own(sounds: list[Path], tmp_path: Path) -> None:
     """The loss of transcripts with language, task and no times, as transformers takes it of its own labels; hidden
     states are computed at the labels alone, and a batch of several is each by itself."""
-    from luthier.models.speech import SpeechBackbone
+    from luthier.models.audio.speech import SpeechBackbone
     from luthier.objectives import next_token
 
     backbone = opened("whisper", "token_logits", {}, tmp_path)
@@ -180,7 +180,7 @@ def test_whisper_is_transformers_own(sounds: list[Path], tmp_path: Path) -> None
 
 def test_whisper_writes_what_transformers_writes(sounds: list[Path], tmp_path: Path) -> None:
     """Greedily, after the same opening: start, language, task, no times."""
-    from luthier.models.speech import SpeechBackbone
+    from luthier.models.audio.speech import SpeechBackbone
 
     backbone = opened("whisper", "token_logits", {}, tmp_path)
     assert isinstance(backbone, SpeechBackbone)
@@ -205,7 +205,7 @@ def test_a_sound_has_one_vector_whatever_is_beside_it(kind: str, sounds: list[Pa
     """Two towers of one's own: the vector of each sound is the projected mean of what the tower, as transformers opens
     it, makes of that sound alone; the loss is InfoNCE both ways, written out."""
     from luthier.engine.accumulate import loss_of
-    from luthier.models.compose import compose
+    from luthier.models.joined.compose import compose
     from luthier.objectives import image_text
 
     audio, text = tiny.save_sound_model(kind, tmp_path / "audio"), tiny.save("bert", tmp_path / "text")

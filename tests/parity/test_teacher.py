@@ -23,7 +23,7 @@ from luthier.models.frozen import Frozen
 from luthier.objectives import chunked
 from luthier.objectives.distill import LOGITS, Classes, Objective, Options
 from luthier.objectives.divergence import divergence
-from luthier.runs.teaching import read
+from luthier.runs.beside.teaching import read
 
 Opened = Callable[..., Backbone]
 RECORDED = json.loads((Path(__file__).parent / "gkd" / "fixtures.json").read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ import families
 import tiny
 from luthier.evaluate.generate import generate
 from luthier.models.load import load
-from luthier.models.vision_language import VisionLanguageBackbone
+from luthier.models.vision.vision_language import VisionLanguageBackbone
 from luthier.objectives.next_token import Objective, Options
 from luthier.tasks.chat import Options as ChatOptions
 from luthier.tasks.chat import Task
@@ -142,7 +142,7 @@ def test_towers_are_found_by_their_configs(backbone: VisionLanguageBackbone) -> 
 
 
 def test_a_processor_that_lays_pictures_elsewhere_is_refused(tmp_path: Path) -> None:
-    from luthier.models.processed import ProcessedPictures
+    from luthier.models.vision.processed import ProcessedPictures
     from luthier.types import Refused
 
     words = tiny.tokenizer(encoder=False)
@@ -161,7 +161,7 @@ def test_a_processor_that_lays_pictures_elsewhere_is_refused(tmp_path: Path) -> 
 
 
 def test_a_processor_that_needs_more_than_is_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.models.processors import open_processor
+    from luthier.models.vision.processors import open_processor
     from luthier.types import Refused
 
     def needs(*_: Any, **__: Any) -> None:

@@ -11,7 +11,7 @@ from luthier.engine.accumulate import loss_of
 from luthier.engine.fit import choose, train_mode
 from luthier.models.modes import statistics
 from luthier.models.stacks import stacks
-from luthier.runs.reference import with_reference
+from luthier.runs.beside.reference import with_reference
 from luthier.types import Features, Finding
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.engine.precision import autocast
-from luthier.models.illustrated import Illustrated
 from luthier.models.modes import evaluating
+from luthier.models.vision.illustrated import Illustrated
 from luthier.objectives.online import OnlineObjective
 from luthier.objectives.preference import PreferenceObjective
 from luthier.types import Batch, Features, Finding

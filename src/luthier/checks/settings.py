@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.rows import reads_contexts
+from luthier.data.formats.rows import reads_contexts
 from luthier.reports.trackers import load_packages
 from luthier.types import Finding, Refused
 

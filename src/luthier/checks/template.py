@@ -6,8 +6,8 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from luthier.data.parts import EACH
-from luthier.data.render import code_of, render
+from luthier.data.text.parts import EACH
+from luthier.data.text.render import code_of, render
 from luthier.types import Finding, Refused
 
 if TYPE_CHECKING:

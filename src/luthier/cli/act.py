@@ -9,7 +9,7 @@ from luthier.cli.say import say
 
 
 def rollout(given: argparse.Namespace) -> int:
-    from luthier.runs.closed_loop import rollout
+    from luthier.runs.acting.closed_loop import rollout
 
     told = rollout(
         given.run, given.env, episodes=given.episodes, seed=given.seed, record=given.record, to=given.to,
@@ -43,7 +43,7 @@ def demonstrate(given: argparse.Namespace) -> int:
 
 
 def serve(given: argparse.Namespace) -> int:
-    from luthier.runs.serve import serve
+    from luthier.runs.acting.serve import serve
 
     serve(given.run, given.port, lambda address: print(f"{given.run}: POST {address}/act", flush=True))
     return 0

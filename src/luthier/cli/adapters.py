@@ -34,7 +34,7 @@ def _alike(told: dict[str, Any]) -> str:
 
 
 def adapters(given: argparse.Namespace) -> int:
-    from luthier.runs.adapters import average, listing, stack
+    from luthier.runs.finished.adapters import average, listing, stack
 
     if not given.average and not given.stack:
         rows = listing(given.runs)
@@ -68,7 +68,7 @@ def _weights(text: str) -> list[float]:
 
 
 def switch(given: argparse.Namespace) -> int:
-    from luthier.runs.switch import Switch, requests
+    from luthier.runs.finished.switch import Switch, requests
 
     one = Switch(given.runs)
     asked = requests(one, given.use, given.data, given.text or (None if given.data else given_lines()))

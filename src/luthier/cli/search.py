@@ -9,7 +9,7 @@ from luthier.cli.say import say
 
 
 def index(given: argparse.Namespace) -> int:
-    from luthier.runs.search import index
+    from luthier.runs.finding.search import index
 
     told = index(given.run, given.documents, given.to, tokens=given.tokens, overlap=given.overlap, size=given.size)
     if given.json:
@@ -29,7 +29,7 @@ def index(given: argparse.Namespace) -> int:
 
 def search(given: argparse.Namespace) -> int:
     from luthier.reports.gallery import write_gallery
-    from luthier.runs.search import search
+    from luthier.runs.finding.search import search
 
     found = search(given.run, given.query, given.k, folder=given.index, backend=given.backend, find=given.find or "")
     if given.page:

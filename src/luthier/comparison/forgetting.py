@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data.encode import encode
-from luthier.data.formats import read_examples
+from luthier.data.formats.choose import read_examples
 from luthier.objectives import OBJECTIVES
 from luthier.runs.predictor import Predictor
 from luthier.tasks import TASKS

@@ -14,10 +14,10 @@ from typing import Any
 from luthier.comparison.forgetting import Retention
 from luthier.data.encode import Encoded, encode
 from luthier.evaluate.paired import replicates
+from luthier.runs.beside.reference import share_reference
 from luthier.runs.composing import locate_model, open_base
 from luthier.runs.folder import write_json
 from luthier.runs.predictor import Predictor
-from luthier.runs.reference import share_reference
 from luthier.runs.rows import read_rows
 from luthier.runs.run import Run
 from luthier.types import Features, Finding, Refused

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from luthier.data.reading import Row
+from luthier.data.files.reading import Row
 from luthier.environments.world import World, png
 from luthier.types import Finding, Refused, Source
 

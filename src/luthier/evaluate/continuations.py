@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from luthier.data.template import encode_text
+from luthier.data.text.template import encode_text
 from luthier.evaluate.generate import generate
 from luthier.evaluate.outputs import Reader
 from luthier.models.backbone import Backbone

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from luthier.models.hearing import HearingBackbone
+from luthier.models.audio.hearing import HearingBackbone
 from luthier.models.modes import evaluating
 from luthier.types import Batch, Features
 

@@ -10,9 +10,9 @@ import torch
 from luthier.data.collate import lay_out
 from luthier.evaluate.prefill import prefilled
 from luthier.models.backbone import Backbone
-from luthier.models.describing import DescribingBackbone
 from luthier.models.draws import begin_at
 from luthier.models.modes import evaluating
+from luthier.models.vision.describing import DescribingBackbone
 from luthier.types import Features, Prompt
 
 

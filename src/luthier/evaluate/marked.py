@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from luthier.data.tags import entities
-from luthier.data.words import Place
+from luthier.data.text.tags import entities
+from luthier.data.text.words import Place
 from luthier.types import Features
 
 Tagged = dict[int, tuple[int, float]]

@@ -17,9 +17,9 @@ from luthier.engine.accumulate import row_groups
 from luthier.engine.parallel import Processes
 from luthier.engine.precision import autocast, matmul_route
 from luthier.models.backbone import Backbone
-from luthier.models.dual import DualBackbone
+from luthier.models.joined.dual import DualBackbone
+from luthier.models.joined.multimodal import MultimodalBackbone
 from luthier.models.modes import evaluating
-from luthier.models.multimodal import MultimodalBackbone
 from luthier.models.pooling import pool
 from luthier.types import Batch, Features
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from luthier.models.backbone import Backbone
-from luthier.models.multimodal import MultimodalBackbone
-from luthier.models.writer import CACHE
+from luthier.models.joined.multimodal import MultimodalBackbone
+from luthier.models.joined.writer import CACHE
 from luthier.types import Features
 
 

@@ -2,7 +2,7 @@
 
 A function is called as ``function(prompts, answers, expected)``, three lists of one length (a prompt is a list of
 turns, the others are texts; ``expected`` is "" where a row has none), and returns for each answer a number, or a list
-of numbers, one for each of its steps (``data/steps.py``). What it gives is looked at before anything is trained on: no
+of numbers, one for each step (``formats/steps.py``). What it gives is looked at before anything is trained on: no
 number, NaN, another count, or an exception is an error at its row.
 """
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from luthier.data.tags import entities
+from luthier.data.text.tags import entities
 from luthier.evaluate.intervals import Metrics, interval, mean_interval
 
 # The metrics of each kind, and whether higher is better.

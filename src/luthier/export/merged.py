@@ -10,10 +10,10 @@ from typing import Any
 from luthier.evaluate.outputs import Reader
 from luthier.export.parity import compare, probes
 from luthier.models.load import load
-from luthier.runs.embedder import load_own, save_embedding
+from luthier.runs.beside.reference import share_reference
 from luthier.runs.final import open_final
+from luthier.runs.finding.embedder import load_own, save_embedding
 from luthier.runs.predictor import Predictor
-from luthier.runs.reference import share_reference
 from luthier.runs.run import Run
 from luthier.tasks.common import Keeps
 from luthier.types import Finding, Refused

@@ -30,8 +30,8 @@ from luthier.methods.common import (
     save_adapter,
 )
 from luthier.models.backbone import Backbone
-from luthier.models.images import ImageBackbone
 from luthier.models.inserted import insert, states_before_blocks
+from luthier.models.vision.images import ImageBackbone
 from luthier.types import Adaptation, Finding, Refused
 
 DEFAULTS = {"learning_rate": 3e-2}

@@ -23,17 +23,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from luthier.data.collate import lay_out
 from luthier.models.attention import PACKED
+from luthier.models.audio.sounds import Sounds
 from luthier.models.heads import head_logits, positions_read
 from luthier.models.modes import evaluating
 from luthier.models.packing import ends_of, laid_out_by_row, layout_inputs, packing_offset, sharing_problem
-from luthier.models.pictures import Pictures
 from luthier.models.prefixed import Switch
 from luthier.models.probes import closing_norms, row_of
 from luthier.models.roles import Addressed
-from luthier.models.sounds import Sounds
 from luthier.models.stacks import decode, is_encoder_decoder
 from luthier.models.switched import Switched
 from luthier.models.virtual import lengthened
+from luthier.models.vision.pictures import Pictures
 from luthier.types import Batch, Features
 
 OWN_HEADS = ("sequence_logits", "tag_logits", "span_logits", "action_flow", "frame_logits")

@@ -24,10 +24,10 @@ def load(
 
     from luthier.models.attention import register
     from luthier.models.backbone import OWN_HEADS
-    from luthier.models.composed import ComposedConfig
     from luthier.models.fingerprint import fingerprint
-    from luthier.models.images import image_tower
-    from luthier.models.registered import register_composed
+    from luthier.models.joined.composed import ComposedConfig
+    from luthier.models.joined.registered import register_composed
+    from luthier.models.vision.images import image_tower
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -85,8 +85,8 @@ def read_by(
     path: str, config: Any, needs: str, letters: Any = None, image_backend: str = "auto", **where: Any
 ) -> Reading:  # fmt: skip
     """Raises Refused, OSError and ValueError where it can't be opened."""
-    from luthier.models.ears import ears, hears
-    from luthier.models.towers import describes
+    from luthier.models.audio.ears import ears, hears
+    from luthier.models.vision.towers import describes
 
     if hears(config):
         tokenizer, sounds, more = ears(path, needs, letters, **where)
@@ -97,18 +97,18 @@ def read_by(
 
 def kind_of(needs: str, reading: Reading) -> tuple[type[Any], dict[str, Any]]:
     """The kind of Backbone for a model whose rows are read so, and what it is given beside a tokenizer."""
+    from luthier.models.audio.hearing import HearingBackbone
+    from luthier.models.audio.speech import SpeechBackbone
     from luthier.models.backbone import Backbone
-    from luthier.models.describing import DescribingBackbone
-    from luthier.models.dual import DualBackbone
-    from luthier.models.hearing import HearingBackbone
-    from luthier.models.images import ImageBackbone, NoText
-    from luthier.models.leading import LeadingBackbone, LeadingPictures, SourcePictures
-    from luthier.models.leading_source import LeadingSourceBackbone
-    from luthier.models.multimodal import MultimodalBackbone
-    from luthier.models.prefix_lm import PrefixBackbone, PrefixPictures
-    from luthier.models.processed import ProcessedPictures
-    from luthier.models.speech import SpeechBackbone
-    from luthier.models.vision_language import VisionLanguageBackbone
+    from luthier.models.joined.dual import DualBackbone
+    from luthier.models.joined.multimodal import MultimodalBackbone
+    from luthier.models.vision.describing import DescribingBackbone
+    from luthier.models.vision.images import ImageBackbone, NoText
+    from luthier.models.vision.leading import LeadingBackbone, LeadingPictures, SourcePictures
+    from luthier.models.vision.leading_source import LeadingSourceBackbone
+    from luthier.models.vision.prefix_lm import PrefixBackbone, PrefixPictures
+    from luthier.models.vision.processed import ProcessedPictures
+    from luthier.models.vision.vision_language import VisionLanguageBackbone
 
     if reading.sounds is not None:
         kind = SpeechBackbone if needs == "token_logits" else HearingBackbone
@@ -155,14 +155,14 @@ def readers(path: str, config: Any, needs: str, image_backend: str = "auto", **w
     """What turns rows into numbers: the tokenizer, and ``Pictures`` of a model that reads them."""
     import transformers
 
-    from luthier.models.composed import ComposedConfig
-    from luthier.models.ears import open_sounds
-    from luthier.models.images import NoText, reads_pictures_alone
-    from luthier.models.pictures import Pictures
-    from luthier.models.pixels import open_pixels
-    from luthier.models.processors import open_processor
-    from luthier.models.recordings import Recordings
-    from luthier.models.towers import describes, writes_of_pictures
+    from luthier.models.audio.ears import open_sounds
+    from luthier.models.audio.recordings import Recordings
+    from luthier.models.joined.composed import ComposedConfig
+    from luthier.models.vision.images import NoText, reads_pictures_alone
+    from luthier.models.vision.pictures import Pictures
+    from luthier.models.vision.pixels import open_pixels
+    from luthier.models.vision.processors import open_processor
+    from luthier.models.vision.towers import describes, writes_of_pictures
 
     alone = reads_pictures_alone(config, needs)
     tokenizer = (
@@ -203,14 +203,14 @@ def auto_class(needs: str, config: Any) -> Any:
     """
     import transformers
 
-    from luthier.models.action_expert import ComposedForActionFlow
-    from luthier.models.composed import ComposedConfig
-    from luthier.models.dual import compares
-    from luthier.models.dual_encoder import ComposedDualEncoder
-    from luthier.models.ears import ears_class, hears, refuse_both
-    from luthier.models.images import reads_pictures_alone
-    from luthier.models.judges import judge_class, judges
-    from luthier.models.towers import describes, writes_of_pictures
+    from luthier.models.audio.ears import ears_class, hears, refuse_both
+    from luthier.models.joined.action_expert import ComposedForActionFlow
+    from luthier.models.joined.composed import ComposedConfig
+    from luthier.models.joined.dual import compares
+    from luthier.models.joined.dual_encoder import ComposedDualEncoder
+    from luthier.models.vision.images import reads_pictures_alone
+    from luthier.models.vision.judges import judge_class, judges
+    from luthier.models.vision.towers import describes, writes_of_pictures
 
     refuse_both(config)
     if hears(config):
@@ -246,8 +246,8 @@ def auto_class(needs: str, config: Any) -> Any:
 
 def _refuse(needs: str, config: Any, composed: bool, compares: bool) -> None:
     """Raises Refused where no such head stands on a model of this config; ``compares`` pictures with texts."""
-    from luthier.models.images import image_tower
-    from luthier.models.towers import describes, reads_pictures_apart
+    from luthier.models.vision.images import image_tower
+    from luthier.models.vision.towers import describes, reads_pictures_apart
 
     if needs == "token_logits" and reads_pictures_apart(config) and not describes(config):
         what = f"a model of this kind ({config.model_type}) writes of a picture that has no place among its tokens"

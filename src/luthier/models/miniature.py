@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from luthier.models.backbone import Backbone
-from luthier.models.multimodal import MultimodalBackbone
-from luthier.models.vision_language import VisionLanguageBackbone
+from luthier.models.joined.multimodal import MultimodalBackbone
+from luthier.models.vision.vision_language import VisionLanguageBackbone
 
 LAYERS, HEADS, HEAD_WIDTH, VOCABULARY = 2, 2, 16, 256
 TEXT = (Backbone, MultimodalBackbone, VisionLanguageBackbone)

@@ -27,15 +27,15 @@ from transformers.initialization import no_init_weights
 from luthier.data.lengths import sequences
 from luthier.models import load as opening
 from luthier.models.attention import PACKED, PACKED_AS_ON_GPU, register
-from luthier.models.compose import Towers, is_bare
-from luthier.models.dual import DualBackbone, contents
-from luthier.models.images import image_tower
+from luthier.models.audio.recordings import Recordings
+from luthier.models.joined.compose import Towers, is_bare
+from luthier.models.joined.dual import DualBackbone, contents
+from luthier.models.joined.multimodal import MultimodalBackbone, text_key
+from luthier.models.joined.registered import register_composed
 from luthier.models.locate import WEIGHTS_ONLY
 from luthier.models.locate import locate as locate_files
 from luthier.models.miniature import TEXT, built, miniature
-from luthier.models.multimodal import MultimodalBackbone, text_key
-from luthier.models.recordings import Recordings
-from luthier.models.registered import register_composed
+from luthier.models.vision.images import image_tower
 from luthier.types import Batch, Features, Finding, Refused
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from luthier.models.composed import ComposedModel
-from luthier.models.towers import describes, towers_of, writer_of, writes_from_source, writes_of_pictures
+from luthier.models.joined.composed import ComposedModel
+from luthier.models.vision.towers import describes, towers_of, writer_of, writes_from_source, writes_of_pictures
 from luthier.types import Finding, Refused
 
 

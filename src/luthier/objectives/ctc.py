@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from luthier.evaluate.ctc import collapse, log_softmax
-from luthier.models.hearing import HearingBackbone
+from luthier.models.audio.hearing import HearingBackbone
 from luthier.options import Options as Section
 from luthier.types import Batch, Example, Features, LossTerms
 

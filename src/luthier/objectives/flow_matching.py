@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from luthier.models.backbone import Backbone
-from luthier.models.multimodal import MultimodalBackbone
+from luthier.models.joined.multimodal import MultimodalBackbone
 from luthier.objectives.chunk_regression import known_terms
 from luthier.objectives.sequence import SequenceObjective
 from luthier.options import Options as Section

@@ -39,7 +39,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from luthier.evaluate.matching import settle_pairs
-from luthier.models.dual import DualBackbone
+from luthier.models.joined.dual import DualBackbone
 from luthier.objectives.coupled import Coupled
 from luthier.objectives.similarity import info_nce, not_negative, pair_sigmoid
 from luthier.options import Options as Section

@@ -1,6 +1,6 @@
 """What the objectives on a model's own answers share: prompts as rows, and the answers that were written to them.
 
-A row as it is read is a prompt. Before a step its prompts are answered (``runs/rollouts.py``), and a row of the step is
+A row as it is read is a prompt. Before a step its prompts are answered (``online/rollouts.py``); a row of the step is
 one of these answers, with what it is to be learned by:
 
 | features | |

@@ -111,7 +111,7 @@ class Objective(OnlineObjective):
     per_token = (OLD, REFERENCE, GAP, ADVANTAGES, RETURNS, VALUES)
 
     def __init__(self, options: Any, backbone: Backbone, encoder: Callable[[Example], list[Features]] | None):
-        """``value`` is given afterwards, when the method has changed the model: see ``runs/critic.py``."""
+        """``value`` is given afterwards, when the method has changed the model: see ``runs/beside/critic.py``."""
         super().__init__(options, backbone, encoder)
         self.value: Scored | None = None
         self.state[BETA] = options.beta

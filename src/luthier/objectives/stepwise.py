@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from luthier.data.steps import SEPARATOR, step_ends, step_texts
+from luthier.data.formats.steps import SEPARATOR, step_ends, step_texts
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.types import Batch, Example, Features, Finding, LossTerms, Refused

@@ -26,10 +26,10 @@ from luthier.objectives.likelihood import supervised_tokens
 from luthier.objectives.preference import REFERENCE
 from luthier.objectives.sequence import SequenceObjective
 from luthier.plan.trace import Trace, Work
+from luthier.runs.beside.reference import keeps_reference
+from luthier.runs.beside.teacher import teacher_of
+from luthier.runs.beside.teaching import read
 from luthier.runs.prepared import Prepared
-from luthier.runs.reference import keeps_reference
-from luthier.runs.teacher import teacher_of
-from luthier.runs.teaching import read
 from luthier.runs.training import all_different, still_towers
 from luthier.types import Features
 

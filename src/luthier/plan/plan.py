@@ -24,9 +24,9 @@ from luthier.plan.time import timing
 from luthier.plan.trace import Trace
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.conduct import read
+from luthier.runs.online.writing import DTYPES
 from luthier.runs.prepare import Means, prepare
 from luthier.runs.prepared import Prepared
-from luthier.runs.writing import DTYPES
 from luthier.types import Finding, Refused
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.data.shard_names import shard_names
+from luthier.data.files.shard_names import shard_names
 from luthier.methods.by_role import ByRole
 from luthier.methods.combine import Methods
 from luthier.recipe.sections import AugmentSection, Recipe

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.data.pictures import BadPicture, decode
+from luthier.data.media.pictures import BadPicture, decode
 from luthier.reports.markup import element, join
 from luthier.types import Picture
 

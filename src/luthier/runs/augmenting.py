@@ -12,20 +12,20 @@ from typing import Any
 
 from torch import Tensor
 
-from luthier.data.augment import Augment
-from luthier.data.augment_sound import Change, draw
-from luthier.data.pictures import BadPicture
+from luthier.data.media.augment import Augment
+from luthier.data.media.augment_sound import Change, draw
+from luthier.data.media.pictures import BadPicture
+from luthier.models.audio.hearing import HearingBackbone
+from luthier.models.audio.hiding import masks_of
+from luthier.models.audio.recordings import Recordings
+from luthier.models.audio.sounds import Clip, Sounds
 from luthier.models.backbone import Backbone
-from luthier.models.hearing import HearingBackbone
-from luthier.models.hiding import masks_of
-from luthier.models.multimodal import MultimodalBackbone
-from luthier.models.processed import ProcessedPictures
-from luthier.models.recordings import Recordings
-from luthier.models.sounds import Clip, Sounds
+from luthier.models.joined.multimodal import MultimodalBackbone
+from luthier.models.vision.processed import ProcessedPictures
 from luthier.objectives.online import OnlineObjective
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.beside.reference import keeps_reference
 from luthier.runs.prepared import Prepared
-from luthier.runs.reference import keeps_reference
 from luthier.types import Features, Finding, Refused
 
 

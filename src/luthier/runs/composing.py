@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.models.backbone import Backbone
-from luthier.models.compose import Towers, compose, is_bare, key_of
+from luthier.models.joined.compose import Towers, compose, is_bare, key_of
 from luthier.models.load import load, unreadable
 from luthier.models.locate import WEIGHTS_ONLY, locate
 from luthier.recipe import ResolvedRecipe

@@ -18,19 +18,19 @@ from luthier.recipe.read import validated
 from luthier.recipe.stages import KEY
 from luthier.reports.console import Console
 from luthier.runs.before import measure_before
+from luthier.runs.beside.reference import give_references
+from luthier.runs.beside.teaching import changed, closed, teacher_score, weaker
 from luthier.runs.errors import keep_errors
+from luthier.runs.finding.passages import Passages
 from luthier.runs.folder import describe, find_folder, first_folder, set_status, write_json
 from luthier.runs.fused import mixing
-from luthier.runs.passages import Passages
 from luthier.runs.pixels import stopped_otherwise
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepare import REAL, prepare
 from luthier.runs.prepared import Prepared
-from luthier.runs.reference import give_references
 from luthier.runs.result import SAMPLES, finish
 from luthier.runs.run import Run
 from luthier.runs.stages import check_stages, tune_stages
-from luthier.runs.teaching import changed, closed, teacher_score, weaker
 from luthier.runs.training import solve, train
 from luthier.types import Finding, Refused
 

@@ -10,22 +10,22 @@ from transformers import AutoConfig, AutoTokenizer
 
 from luthier.evaluate.outputs import MICRO_TOKENS, Reader
 from luthier.methods.members import other_base
+from luthier.models.audio.ears import hears, own_letters
 from luthier.models.backbone import Backbone
-from luthier.models.ears import hears, own_letters
+from luthier.models.joined.registered import register_composed
 from luthier.models.load import load, unreadable
 from luthier.models.locate import locate, weight_findings
-from luthier.models.registered import register_composed
 from luthier.objectives import objective_class
 from luthier.recipe import ResolvedRecipe
+from luthier.runs.beside.critic import open_value
+from luthier.runs.beside.reference import refer_later
+from luthier.runs.beside.scoring import bind_scores
 from luthier.runs.composing import locate_model, open_base
-from luthier.runs.critic import open_value
-from luthier.runs.embedder import load_own
-from luthier.runs.passages import Passages
+from luthier.runs.finding.embedder import load_own
+from luthier.runs.finding.passages import Passages
+from luthier.runs.online.rollouts import judged_by
 from luthier.runs.pixels import warn_of_others
 from luthier.runs.predictor import Predictor
-from luthier.runs.reference import refer_later
-from luthier.runs.rollouts import judged_by
-from luthier.runs.scoring import bind_scores
 from luthier.tasks import TASKS
 from luthier.tasks.common import Keeps
 from luthier.types import Finding, Refused

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from luthier.engine.precision import machine
-from luthier.models.pictures import backend_of
+from luthier.models.vision.pictures import backend_of
+from luthier.runs.beside.teacher import teacher_of
 from luthier.runs.prepared import Prepared
 from luthier.runs.run import read_info
-from luthier.runs.teacher import teacher_of
 
 FORMAT = 1
 

@@ -8,8 +8,8 @@ import warnings
 from pathlib import Path
 
 from luthier.models.backbone import Backbone
-from luthier.models.pictures import backend_of
-from luthier.models.pixels import AUTO
+from luthier.models.vision.pictures import backend_of
+from luthier.models.vision.pixels import AUTO
 from luthier.recipe import ResolvedRecipe
 from luthier.runs.run import read_info
 from luthier.types import Finding, Refused

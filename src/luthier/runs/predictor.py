@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from luthier.data.encode import Encoded
 from luthier.evaluate.outputs import Reader
 from luthier.models.backbone import Backbone
-from luthier.runs.passages import Passages
+from luthier.runs.finding.passages import Passages
 from luthier.tasks.common import Marks
 from luthier.types import Example, Features, Solved
 

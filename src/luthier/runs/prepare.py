@@ -19,27 +19,27 @@ from luthier.methods.by_role import ByRole
 from luthier.methods.combine import Methods
 from luthier.methods.common import LEAST_ROOM
 from luthier.models.backbone import Backbone
-from luthier.models.compose import Towers
+from luthier.models.joined.compose import Towers
 from luthier.models.load import load
 from luthier.models.locate import locate
 from luthier.models.probes import head_problem
 from luthier.objectives import OBJECTIVES, objective_class
 from luthier.recipe import ResolvedRecipe
-from luthier.runs.answers import with_answers
 from luthier.runs.augmenting import check_augmenting, give_augment
+from luthier.runs.beside.answers import with_answers
+from luthier.runs.beside.critic import give_value
+from luthier.runs.beside.reference import bind_reference
+from luthier.runs.beside.scoring import digest, open_scores
+from luthier.runs.beside.teacher import bind_base, encode_for, give_teacher
 from luthier.runs.composing import locate_model
-from luthier.runs.critic import give_value
 from luthier.runs.mixing import give_mixture
 from luthier.runs.normalising import choose_statistics
+from luthier.runs.online.rollouts import check_rollouts, judged_by, repeats
 from luthier.runs.pixels import settle_backend
 from luthier.runs.prepared import Prepared
-from luthier.runs.reference import bind_reference
-from luthier.runs.rollouts import check_rollouts, judged_by, repeats
 from luthier.runs.rows import Rows, decode, read_rows, tell
 from luthier.runs.sampling import read_prompts
-from luthier.runs.scoring import digest, open_scores
 from luthier.runs.sharing import settle_sharing
-from luthier.runs.teacher import bind_base, encode_for, give_teacher
 from luthier.tasks import TASKS
 from luthier.tasks.common import Meets
 from luthier.types import Adaptation, Finding, Refused
@@ -157,7 +157,7 @@ def _defaults(resolved: ResolvedRecipe) -> None:
 
 
 def _model(resolved: ResolvedRecipe, task: Any, path: str, device: Any, means: Means) -> tuple[Backbone, Any]:
-    from luthier.data.render import fix_options, load_template
+    from luthier.data.text.render import fix_options, load_template
     from luthier.engine.precision import choose_matmul
 
     recipe = resolved.recipe

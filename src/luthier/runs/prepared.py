@@ -15,7 +15,7 @@ from luthier.engine.cache import rows_hash
 from luthier.engine.coupled import own_parameters
 from luthier.models.backbone import Backbone
 from luthier.recipe import ResolvedRecipe
-from luthier.runs.teacher import teacher_of
+from luthier.runs.beside.teacher import teacher_of
 from luthier.types import Adaptation, Features, Finding
 
 

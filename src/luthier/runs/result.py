@@ -14,13 +14,13 @@ from luthier.methods.by_role import ByRole
 from luthier.methods.common import CONFIG
 from luthier.reports.card import model_card
 from luthier.reports.html import write_report
-from luthier.runs.critic import NAME
-from luthier.runs.embedder import save_embedding
+from luthier.runs.beside.critic import NAME
+from luthier.runs.finding.embedder import save_embedding
+from luthier.runs.finding.thumbnails import keep_thumbnails
 from luthier.runs.folder import set_status, write_json, write_lines
 from luthier.runs.fused import tell_mixing
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
-from luthier.runs.thumbnails import keep_thumbnails
 from luthier.tasks.common import Keeps
 
 SAMPLES = 24

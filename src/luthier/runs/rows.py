@@ -9,12 +9,12 @@ from typing import Any
 
 from luthier.data.encode import Encoded
 from luthier.data.few import few
-from luthier.data.formats import ReadResult, read_examples
+from luthier.data.formats.choose import ReadResult, read_examples
 from luthier.data.split import duplicates, row_key, split
+from luthier.models.audio.sounds import Clip
 from luthier.models.backbone import Backbone
-from luthier.models.sounds import Clip
 from luthier.recipe import ResolvedRecipe
-from luthier.runs.passages import Passages
+from luthier.runs.finding.passages import Passages
 from luthier.runs.run import picture_folders
 from luthier.types import Example, Finding, Refused
 

@@ -130,8 +130,8 @@ class Run:
         return {"rows": len(encoded.examples), "skipped": encoded.skipped, "metrics": metrics, **found}
 
     def harness(self, tasks: Sequence[str], **options: Any) -> dict[str, Any]:
-        """Tasks of lm-evaluation-harness, where it is installed (see `runs/harness.py`). Raises Refused."""
-        from luthier.runs.harness import harness
+        """Tasks of lm-evaluation-harness, where it is installed (see `runs/finished/harness.py`). Raises Refused."""
+        from luthier.runs.finished.harness import harness
 
         return harness(self, tasks, **options)
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from luthier.data.read import read_rows
+from luthier.data.files.read import read_rows
 from luthier.engine.plan import Plan
 from luthier.recipe import ResolvedRecipe
 from luthier.reports.trackers import truncate

@@ -15,18 +15,18 @@ from luthier.engine.fit import fit, trunk_is_frozen
 from luthier.engine.parallel import Processes
 from luthier.engine.plan import Plan
 from luthier.engine.schedule import warmup_steps
-from luthier.models.dual import DualBackbone
-from luthier.models.multimodal import MultimodalBackbone
+from luthier.models.joined.dual import DualBackbone
+from luthier.models.joined.multimodal import MultimodalBackbone
 from luthier.models.stacks import stacks
 from luthier.objectives.sequence import SequenceObjective
 from luthier.reports.console import Console
 from luthier.reports.trackers import Metrics
 from luthier.runs.augmenting import augmented, augments
+from luthier.runs.beside.teaching import with_logits
+from luthier.runs.online.rollouts import repeats, rollouts_of
 from luthier.runs.predictor import Predictor
 from luthier.runs.prepared import Prepared
-from luthier.runs.rollouts import repeats, rollouts_of
 from luthier.runs.sampling import Sampling
-from luthier.runs.teaching import with_logits
 from luthier.types import Features
 
 

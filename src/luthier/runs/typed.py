@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.data.audio import AUDIO
-from luthier.data.read import read_rows
-from luthier.data.rows import FORMATS, IMAGE
+from luthier.data.files.read import read_rows
+from luthier.data.formats.audio import AUDIO
+from luthier.data.formats.rows import FORMATS, IMAGE
 from luthier.tasks.chat import asked_of
 from luthier.types import Refused
 

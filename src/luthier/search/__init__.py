@@ -1,5 +1,5 @@
 """Search by meaning: documents cut into passages, an index of their vectors, exact search, passages put into rows.
 
 An index holds entries and one vector for each, whatever an entry is; who makes the vectors is given by the caller
-(``runs/embedder.py`` for texts).
+(``runs/finding/embedder.py`` for texts).
 """

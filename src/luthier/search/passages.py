@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.data.read import READERS, read_rows, suffix_of
+from luthier.data.files.read import READERS, read_rows, suffix_of
 from luthier.types import Finding, Refused
 
 TEXTS = (".txt", ".md", ".rst", ".text")

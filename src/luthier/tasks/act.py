@@ -20,7 +20,7 @@ from luthier.data.statistics import Known, Scale, middle_of, read_known
 from luthier.evaluate import actions as scores
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
-from luthier.models.multimodal import MultimodalBackbone
+from luthier.models.joined.multimodal import MultimodalBackbone
 from luthier.options import Options as Section
 from luthier.tasks.actions import (
     Reading,

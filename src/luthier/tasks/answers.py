@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from luthier.data.formats import recognise, to_example
+from luthier.data.formats.choose import recognise, to_example
 from luthier.data.lengths import cut_text
-from luthier.data.render import render
-from luthier.data.template import encode_chat
+from luthier.data.text.render import render
+from luthier.data.text.template import encode_chat
 from luthier.models.backbone import Backbone
 from luthier.tasks.pictures import in_places, read_among_words
 from luthier.tasks.shown_turns import no_room, placed

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.data.dialogue import Dialogue
-from luthier.data.template import encode_prompt, turn_terminators
-from luthier.data.turns import before_answer, has_system, with_system
+from luthier.data.text.dialogue import Dialogue
+from luthier.data.text.template import encode_prompt, turn_terminators
+from luthier.data.text.turns import before_answer, has_system, with_system
 from luthier.models.backbone import Backbone
-from luthier.models.illustrated import Illustrated
+from luthier.models.vision.illustrated import Illustrated
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.language import LanguageTask, cut, features_of

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from luthier.data.continued import begun, goes_on
-from luthier.data.template import encode_chat, encode_prompt, turn_terminators
-from luthier.data.turns import before_answer
+from luthier.data.text.continued import begun, goes_on
+from luthier.data.text.template import encode_chat, encode_prompt, turn_terminators
+from luthier.data.text.turns import before_answer
 from luthier.evaluate import code
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from luthier.data.template import encode_text
+from luthier.data.text.template import encode_text
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from luthier.data.template import Encoded
+from luthier.data.text.template import Encoded
 from luthier.evaluate import language
 from luthier.evaluate.generate import generate, terminators
 from luthier.evaluate.intervals import Metrics

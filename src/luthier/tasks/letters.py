@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from luthier.data.sounds import cuts
+from luthier.data.media.sounds import cuts
 from luthier.evaluate.ctc import align, beam_search, collapse, log_probabilities
-from luthier.models.hearing import HearingBackbone
-from luthier.models.sounds import Clip
+from luthier.models.audio.hearing import HearingBackbone
+from luthier.models.audio.sounds import Clip
 from luthier.types import Features, Sound
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from luthier.data.audio import AUDIO
-from luthier.data.audio import ENDINGS as HEARD
-from luthier.data.pictures import ENDINGS, missing
+from luthier.data.formats.audio import AUDIO
+from luthier.data.formats.audio import ENDINGS as HEARD
+from luthier.data.media.pictures import ENDINGS, missing
 from luthier.evaluate import matching
 from luthier.evaluate.intervals import Metrics, mean_interval
 from luthier.models.backbone import Backbone
-from luthier.models.dual import DualBackbone
+from luthier.models.joined.dual import DualBackbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.matched import several, shown_by, unusable

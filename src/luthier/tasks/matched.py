@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.models.dual import DualBackbone
+from luthier.models.joined.dual import DualBackbone
 from luthier.tasks.pictures import bad_pictures
 from luthier.types import Example, Finding, Picture, Sound
 

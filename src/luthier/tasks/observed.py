@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from luthier.data.episodes import BESIDE_EPISODE, EPISODE, IMAGE
-from luthier.data.formats import to_example
+from luthier.data.formats.choose import to_example
+from luthier.data.formats.episodes import BESIDE_EPISODE, EPISODE, IMAGE
 from luthier.types import INLINE, Example, Refused
 
 SHOWN = 40  # actions of an episode

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from luthier.data.pictures import BadPicture
-from luthier.data.rows import IMAGE
-from luthier.data.texts import TEXT
+from luthier.data.formats.rows import IMAGE
+from luthier.data.formats.texts import TEXT
+from luthier.data.media.pictures import BadPicture
 from luthier.models.backbone import Backbone
-from luthier.models.illustrated import Illustrated
-from luthier.models.images import ImageBackbone
-from luthier.models.multimodal import MultimodalBackbone
+from luthier.models.joined.multimodal import MultimodalBackbone
+from luthier.models.vision.illustrated import Illustrated
+from luthier.models.vision.images import ImageBackbone
 from luthier.types import INLINE, Example, Features, Finding, Picture, Refused
 
 CHOOSE = {

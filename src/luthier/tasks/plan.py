@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from luthier.data.plans import LINE
+from luthier.data.formats.plans import LINE
 from luthier.evaluate import plans
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone

@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import Field
 
-from luthier.data.turns import with_system
+from luthier.data.text.turns import with_system
 from luthier.evaluate import preference
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
-from luthier.models.illustrated import Illustrated
+from luthier.models.vision.illustrated import Illustrated
 from luthier.options import Options as Section
 from luthier.tasks import chat
 from luthier.tasks.answers import (

@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, field_validator
 
-from luthier.data.steps import SEPARATOR, step_ends, step_texts
-from luthier.data.template import encode_prompt
-from luthier.data.turns import before_answer, with_system
+from luthier.data.formats.steps import SEPARATOR, step_ends, step_texts
+from luthier.data.text.template import encode_prompt
+from luthier.data.text.turns import before_answer, with_system
 from luthier.evaluate.intervals import Metrics, mean_interval
 from luthier.evaluate.rewards import (
     KEY,

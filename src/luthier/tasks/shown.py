@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import Field
 
-from luthier.data.document import one_text
+from luthier.data.text.document import one_text
 from luthier.models.backbone import Backbone
-from luthier.models.illustrated import Illustrated
+from luthier.models.vision.illustrated import Illustrated
 from luthier.tasks.common import Ask
 from luthier.tasks.pictures import in_places, picture_example, read_among_words, told_at, told_pictures
 from luthier.tasks.source import FromSource, WritingOptions

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from luthier.data.audio import AUDIO
-from luthier.data.rows import IMAGE
-from luthier.data.template import encode_chat
-from luthier.data.turns import MARK, MARKS, SOUND_MARK, mark_first, marks, read_turns
+from luthier.data.formats.audio import AUDIO
+from luthier.data.formats.rows import IMAGE
+from luthier.data.text.template import encode_chat
+from luthier.data.text.turns import MARK, MARKS, SOUND_MARK, mark_first, marks, read_turns
 from luthier.models.backbone import Backbone
-from luthier.models.illustrated import Illustrated
+from luthier.models.vision.illustrated import Illustrated
 from luthier.tasks.language import features_of
 from luthier.tasks.pictures import given_pictures, in_places, pictures_of, read_among_words
 from luthier.types import INLINE, Example, Features, Finding, Message, Refused

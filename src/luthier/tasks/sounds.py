@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from luthier.data.audio import AUDIO
-from luthier.data.sounds import BadSound
+from luthier.data.formats.audio import AUDIO
+from luthier.data.media.sounds import BadSound
+from luthier.models.audio.hearing import HearingBackbone
+from luthier.models.audio.sounds import Clip
 from luthier.models.backbone import Backbone
-from luthier.models.hearing import HearingBackbone
-from luthier.models.sounds import Clip
 from luthier.types import INLINE, Example, Features, Finding, Refused, Sound
 
 
@@ -37,7 +37,7 @@ def bad_sound(example: Example, bad: BadSound) -> Finding:
 
 def sound_of(given: Any) -> list[Sound]:
     """A sound as a person gives it: its path, its bytes, or a row in the columns of training rows."""
-    from luthier.data.rows import to_example
+    from luthier.data.formats.rows import to_example
 
     if not isinstance(given, dict):
         return [given if isinstance(given, bytes) else Path(str(given))]

@@ -1,7 +1,7 @@
 """What the tasks share that write a target from a source: how a row is laid out, how an answer is searched for, and the
 metrics of what is written.
 
-A row is encoded by ``data/document.py``: as one text for a decoder, as source and target for an encoder-decoder. Of
+A row is encoded by ``text/document.py``: as one text for a decoder, as source and target for an encoder-decoder. Of
 several targets of one source the first is learned, or what a task says: a source counts once; all stay references.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from luthier.data.document import one_text, source_and_target
+from luthier.data.text.document import one_text, source_and_target
 from luthier.evaluate.intervals import Metrics
 from luthier.models.backbone import Backbone
 from luthier.options import Options as Section

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.data.tagged import places_of, tags_of, untagged
-from luthier.data.tags import OUTSIDE, broken, has_entities, parted, scheme_of
-from luthier.data.words import windows
+from luthier.data.formats.tagged import places_of, tags_of, untagged
+from luthier.data.text.tags import OUTSIDE, broken, has_entities, parted, scheme_of
+from luthier.data.text.words import windows
 from luthier.evaluate import tagging
 from luthier.evaluate.intervals import Metrics
 from luthier.evaluate.marked import Tagged, answered, expected, marked, spans

@@ -9,17 +9,17 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.data.sounds import BadSound
-from luthier.data.spoken import NORMALIZERS
+from luthier.data.media.sounds import BadSound
+from luthier.data.media.spoken import NORMALIZERS
 from luthier.evaluate import language, speech
 from luthier.evaluate.ctc import least_frames
 from luthier.evaluate.generate import generate, terminators
 from luthier.evaluate.intervals import Metrics
+from luthier.models.audio.ears import objective_of, writes_by
+from luthier.models.audio.hearing import HearingBackbone
+from luthier.models.audio.speech import SpeechBackbone
 from luthier.models.backbone import Backbone
-from luthier.models.ears import objective_of, writes_by
-from luthier.models.hearing import HearingBackbone
-from luthier.models.multimodal import MultimodalBackbone
-from luthier.models.speech import SpeechBackbone
+from luthier.models.joined.multimodal import MultimodalBackbone
 from luthier.options import Options as Section
 from luthier.tasks.common import Ask, Encoder
 from luthier.tasks.letters import Heard, Letters, parts

@@ -1,0 +1,1 @@
+"""Files to raw rows, each with the place that it came from."""

@@ -1,0 +1,1 @@
+"""The formats of rows: what the columns of a row mean."""

@@ -1,0 +1,1 @@
+"""Pictures and sounds: as stored, as they are learned, as they are varied."""

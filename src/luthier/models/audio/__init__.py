@@ -1,0 +1,1 @@
+"""Models that hear: classes, letters or words of a sound."""

@@ -1,0 +1,1 @@
+"""Towers joined into one model: composed ones, and those that compare two vectors."""

@@ -1,0 +1,1 @@
+"""A finished run of `act` at work: in an environment, over HTTP."""

@@ -1,0 +1,1 @@
+"""What is found: texts, pictures and passages by their vectors."""

@@ -1,0 +1,1 @@
+"""Finished runs in use: combined, switched, put to benchmarks."""
