@@ -41,5 +41,10 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
     assert source - shipped == set()
     assert {name for name in shipped if ".dist-info/" not in name} - source == set()
     assert [name for name in shipped if name.endswith("licenses/LICENSE")]
-    for name in ("recipes/data/sentiment/train.jsonl", "data/templates/chatml.jinja", "reports/report.css", "py.typed"):
+    for name in (
+        "recipes/data/sentiment/train.jsonl",
+        "data/text/templates/chatml.jinja",
+        "reports/report.css",
+        "py.typed",
+    ):
         assert f"luthier/{name}" in shipped
