@@ -127,12 +127,13 @@ ANSWERED = (*tiny.VISION_LANGUAGE, "smolvlm", "qwen2_5_vl")
 
 
 def _preferred(model: str, method: str) -> str | None:
-    family = method.partition(":")[0]
+    if method.partition(":")[0] == "features":
+        return "method.combination"
     if model in seers.ONE_ANSWER:
         return "model.encoder-decoder" if model == "vit-gpt2" else "model.processor"
     if model == "qwen2_5_vl" and "prompt" in method:
         return "method.no-target"  # it tells pictures by ids
-    return _talked(model, method) if family != "features" else "method.combination"
+    return _talked(model, method)
 
 
 PREFER = Table(
