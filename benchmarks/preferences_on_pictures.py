@@ -24,9 +24,22 @@ from typing import Any
 
 from learning_from_rewards import spread
 from luthier.objectives import OBJECTIVES
-from rewards_on_pictures import ASKED, BATCH, STARTING, STEPS, answers, exact, method, rows_of, tuned, write
+from rewards_on_pictures import (
+    ASKED,
+    BATCH,
+    STARTING,
+    STEPS,
+    answers,
+    exact,
+    keep,
+    method,
+    rows_of,
+    started,
+    swapped,
+    tuned,
+    write,
+)
 from vision import questions
-from vision_write import encoder
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results/preferences_on_pictures.json"
@@ -66,14 +79,6 @@ def paired(rows: Rows, said: list[str], draw: random.Random) -> Rows:
     return made
 
 
-def exchanged(rows: Rows) -> Rows:
-    """Each with the picture of a pair that is far away."""
-    made = json.loads(json.dumps(rows))
-    for row, other in zip(made, [*rows[len(rows) // 2 :], *rows[: len(rows) // 2]], strict=True):
-        row["prompt"][0]["content"][0] = other["prompt"][0]["content"][0]
-    return made
-
-
 def preferred(run: Any, rows: Rows) -> float:
     """Of a model that writes: in how many pairs the chosen answer is likelier; of one that scores, scored higher."""
     predictor = run.predictor
@@ -99,14 +104,14 @@ def preferred(run: Any, rows: Rows) -> float:
 def measure(
     name: str, seed: int, run: Any, parts: dict[str, Rows], spent: float, results: Path, *, writes: bool
 ) -> None:  # fmt: skip
-    shares = {"preferred": preferred(run, parts["judged"]), "exchanged": preferred(run, exchanged(parts["judged"]))}
+    shares = {
+        "preferred": preferred(run, parts["judged"]),
+        "exchanged": preferred(run, swapped(parts["judged"], "prompt")),
+    }
     if writes and run.info["task"] != "reward":
         told = exact(parts["test"], answers(run, parts["test"], 1, 0.0, seed))
         shares["greedy"] = mean(some[0] for some in told)
-    told_before = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
-    told_before[f"{name} {seed}"] = {**shares, "cpu_seconds": spent}
-    results.write_text(json.dumps(told_before, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    print(name, told_before[f"{name} {seed}"], flush=True)
+    keep(results, name, seed, {**shares, "cpu_seconds": spent})
 
 
 def learn(seed: int, out: Path, trial: list[float]) -> None:
@@ -116,15 +121,8 @@ def learn(seed: int, out: Path, trial: list[float]) -> None:
         return
     parts = split(out, bool(trial))
     files = {name: write(out / f"{name}-of-pairs.jsonl", rows) for name, rows in parts.items()}
-    shared: dict[str, Any] = {
-        "batch_size": BATCH, "seed": seed, "out": str(out / f"pairs-{seed}"), "final": "last", "eval_every": 1000,
-        "warmup": 0,
-    }  # fmt: skip
-    towers = {"image": encoder(out, 64), "text": "starter:lm", "fuse": "projection"}
-    start, spent = tuned(shared | {
-        "task": "chat", "model": towers, "data": {"train": files["start"], "eval": 0},
-        "method": method(3e-3, 2e-3), "steps": STARTING, "name": "start",
-    })  # fmt: skip
+    begun_with = {"train": files["start"], "eval": 0}
+    shared, start, spent = started(seed, out, out / f"pairs-{seed}", begun_with)
     if f"start {seed}" not in known:
         measure("start", seed, start, parts, spent, results, writes=not trial)
     begun = shared | {"model": str(start.export("merged")["folder"]), "steps": STEPS, "schedule": "constant"}

@@ -65,11 +65,11 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def swapped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each with the picture of a row that is far away."""
+def swapped(rows: list[dict[str, Any]], turns: str = "messages") -> list[dict[str, Any]]:
+    """Each with the picture, in the first of its ``turns``, of a row that is far away."""
     made = json.loads(json.dumps(rows))
     for row, other in zip(made, [*rows[len(rows) // 2 :], *rows[: len(rows) // 2]], strict=True):
-        row["messages"][0]["content"][0] = other["messages"][0]["content"][0]
+        row[turns][0]["content"][0] = other[turns][0]["content"][0]
     return made
 
 
@@ -111,10 +111,14 @@ def measure(name: str, seed: int, run: Any, parts: dict[str, list[dict[str, Any]
     shares: dict[str, Any] = {}
     for kind, (part, temperature) in kinds.items():
         shares[kind] = mean(some[0] for some in exact(parts[part], answers(run, parts[part], 1, temperature, seed)))
-    told = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    told[f"{name} {seed}"] = {**shares, **more}
-    RESULTS.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    print(name, told[f"{name} {seed}"], flush=True)
+    keep(RESULTS, name, seed, {**shares, **more})
+
+
+def keep(results: Path, name: str, seed: int, found: dict[str, Any]) -> None:
+    told = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
+    told[f"{name} {seed}"] = found
+    results.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    print(name, found, flush=True)
 
 
 def tuned(recipe: dict[str, Any]) -> tuple[Any, float]:
@@ -123,18 +127,24 @@ def tuned(recipe: dict[str, Any]) -> tuple[Any, float]:
     return luthier.tune(recipe), round(time.process_time() - began, 1)
 
 
-def learn(seed: int, out: Path) -> None:
-    parts = split(out)
-    files = {name: write(out / f"{name}-rows.jsonl", rows) for name, rows in parts.items()}
+def started(seed: int, out: Path, runs: Path, data: dict[str, Any]) -> tuple[dict[str, Any], Any, float]:
+    """What all runs of a seed have in common, the run that they begin from, and the processor time that it took."""
     shared: dict[str, Any] = {
-        "batch_size": BATCH, "seed": seed, "out": str(out / f"seed-{seed}"), "final": "last", "eval_every": 1000,
-        "warmup": 0,
+        "batch_size": BATCH, "seed": seed, "out": str(runs), "final": "last", "eval_every": 1000, "warmup": 0,
     }  # fmt: skip
     towers = {"image": encoder(out, 64), "text": "starter:lm", "fuse": "projection"}
     start, spent = tuned(shared | {
-        "task": "chat", "model": towers, "data": {"train": files["start"], "eval": files["few"]},
-        "method": method(3e-3, 2e-3), "steps": STARTING, "name": "start",
+        "task": "chat", "model": towers, "data": data, "method": method(3e-3, 2e-3), "steps": STARTING,
+        "name": "start",
     })  # fmt: skip
+    return shared, start, spent
+
+
+def learn(seed: int, out: Path) -> None:
+    parts = split(out)
+    files = {name: write(out / f"{name}-rows.jsonl", rows) for name, rows in parts.items()}
+    begun = {"train": files["start"], "eval": files["few"]}
+    shared, start, spent = started(seed, out, out / f"seed-{seed}", begun)
     measure("start", seed, start, parts, cpu_seconds=spent)
     from_start = shared | {
         "model": str(start.export("merged")["folder"]), "steps": STEPS, "method": method(*RATES),

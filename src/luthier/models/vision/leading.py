@@ -42,6 +42,8 @@ def leads(processor: Any) -> bool:
 
 @dataclass
 class LeadingPictures(ProcessedPictures):
+    one_answer = True
+
     def _find_mark(self) -> tuple[str, int]:
         from PIL import Image
 
@@ -51,10 +53,6 @@ class LeadingPictures(ProcessedPictures):
             mend = "choose a model such as LLaVA, Idefics3 or Gemma 3, or compose one: `model: {image: ..., text: ...}`"
             raise Refused(Finding("model.processor", "model.name", what, mend))
         return str(self.tokenizer.convert_ids_to_tokens(self.image_id)), self.image_id
-
-    def check_scores(self) -> None:
-        what = f"{type(self.processor).__name__} lays out a prompt and one answer: such a model reads no conversation"
-        raise Refused(Finding("model.processor", "model.name", what, "choose a model such as LLaVA or Qwen-VL"))
 
     def _processed(self, image: Any, mark: str) -> tuple[list[int], dict[str, np.ndarray]]:
         made = self.processor(text=BESIDE, images=[image], return_tensors="np")

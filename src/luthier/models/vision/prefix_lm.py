@@ -34,6 +34,7 @@ def lays_out_rows(processor: Any) -> bool:
 class PrefixPictures(ProcessedPictures):
     """``closing``: how many tokens end a prompt, whatever is asked."""
 
+    one_answer = True
     closing: int = 0
     _grey: Any = field(default=None, repr=False)
 
@@ -45,10 +46,6 @@ class PrefixPictures(ProcessedPictures):
         prompt, _ = self.laid_out(self.mark + BESIDE, BESIDE, 1)
         (beside,) = self.tokenizer(BESIDE, add_special_tokens=False)["input_ids"]
         self.closing = len(prompt) - prompt.index(beside) - 1
-
-    def check_scores(self) -> None:
-        what = f"{type(self.processor).__name__} lays out a prompt and one answer: such a model reads no conversation"
-        raise Refused(Finding("model.processor", "model.name", what, "choose a model such as LLaVA or Qwen-VL"))
 
     def _processed(self, image: Any, mark: str) -> tuple[list[int], dict[str, np.ndarray]]:
         made = self.processor(text=mark + BESIDE, suffix=BESIDE, images=[image], return_tensors="np")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,8 +28,9 @@ TEXT_TENSORS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_
 @dataclass
 class ProcessedPictures(Pictures):
     """``image_id`` is the token that a picture's hidden states take the place of; ``mark`` what a text names one by;
-    ``names`` those of the tensors."""
+    ``names`` those of the tensors; ``one_answer``: a row is a prompt and one answer, and no conversation."""
 
+    one_answer: ClassVar[bool] = False
     image_id: int = -1
     mark: str = ""
     mark_id: int = -1
@@ -65,6 +66,10 @@ class ProcessedPictures(Pictures):
 
     def check_scores(self) -> None:
         """Raises Refused where a row can't be scored as one sequence."""
+        if self.one_answer:
+            kind = type(self.processor).__name__
+            what = f"{kind} lays out a prompt and one answer: such a model reads no conversation"
+            raise Refused(Finding("model.processor", "model.name", what, "choose a model such as LLaVA or Qwen-VL"))
 
     def _processed(self, image: Any, mark: str) -> tuple[list[int], dict[str, np.ndarray]]:
         """The tokens of a picture, and its tensors. Raises ValueError where its place can't be told."""
